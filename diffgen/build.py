@@ -1,0 +1,91 @@
+"""Objects from names and plain settings, for Hydra's config and a checkpoint's recipe alike.
+
+Nothing read from a file selects code: a name is looked up among the files of a room of this
+package, and its settings are checked against the annotations of the class found there. Another
+package's class, written `package.module:Class`, needs the user's explicit `trust`.
+"""
+
+import difflib
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from pydantic import ConfigDict, ValidationError, validate_call
+
+from diffgen.errors import UsageError
+
+PACKAGES = {"network": "diffgen.model", "spacing": "diffgen.spacing"}
+
+
+def build(room: str, settings: Mapping[str, Any], trust: Collection[str] = (), **context: Any):
+    """The object that `settings` describes: {"name": file of the room, **arguments of its class}.
+
+    `context` holds the arguments that code supplies, such as the number of channels; those that
+    the class does not take are left out. Unknown names, unknown keys and wrong types raise
+    UsageError.
+    """
+    arguments = dict(settings)
+    name = arguments.pop("name", None)
+    cls = find(room, name, trust)
+    known = inspect.signature(cls).parameters
+    for key in arguments:
+        if key not in known or key in context:
+            raise UsageError(f"no {room}.{key} for {room}={name}{_nearest(key, known)}")
+    arguments |= {key: value for key, value in context.items() if key in known}
+    try:
+        return validate_call(config=_CONFIG)(cls)(**arguments)
+    except ValidationError as error:
+        raise UsageError(_one_line(room, error)) from None
+
+
+def find(room: str, name: object, trust: Collection[str] = ()) -> type:
+    """The one public class of the file `name` in `room`, or a trusted `package.module:Class`."""
+    if isinstance(name, str) and ":" in name:
+        return _foreign(room, name, trust)
+    package = importlib.import_module(PACKAGES.get(room, f"diffgen.{room}"))
+    names = [module.name for module in pkgutil.iter_modules(package.__path__)]
+    if name not in names:
+        raise UsageError(f"no {room}={name}{_nearest(str(name), names)}")
+    module = importlib.import_module(f"{package.__name__}.{name}")
+    classes = [value for value in vars(module).values() if _is_public(value, module.__name__)]
+    if len(classes) != 1:
+        raise UsageError(f"no {room}={name}: that file holds no {room}")
+    return classes[0]
+
+
+def _foreign(room: str, name: str, trust: Collection[str]) -> type:
+    if name not in trust:
+        raise UsageError(
+            f"{room}={name} is code outside diffgen; allow it with trust=['{name}'] if you wrote it"
+        )
+    module, _, attribute = name.partition(":")
+    return getattr(importlib.import_module(module), attribute)
+
+
+def _is_public(value: object, module: str) -> bool:
+    return (
+        inspect.isclass(value)
+        and value.__module__ == module
+        and not value.__name__.startswith("_")
+        and not inspect.isabstract(value)
+    )
+
+
+def _nearest(word: str, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(word, known, 2, 0.6)
+    if near:
+        return f"; did you mean {' or '.join(near)}?"
+    return f"; there is {', '.join(sorted(known))}"
+
+
+def _one_line(room: str, error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in (room, *first["loc"]))
+    if first["type"] == "missing_argument":
+        return f"{where} is missing"
+    return f"{where}={first['input']}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+_CONFIG = ConfigDict(arbitrary_types_allowed=True)

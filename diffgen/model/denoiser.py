@@ -1,0 +1,100 @@
+"""Denoisers: estimates of the image under the noise, the one thing that samplers call.
+
+eps = (x_t - alpha x0) / sigma and score = -eps / sigma are affine in x0, so whatever edits the
+estimate of x0 (guidance, clipping) is a denoiser too, and the other two views follow.
+"""
+
+import abc
+
+import torch
+from torch import Tensor, nn
+
+from diffgen.model.scalings import Scaling
+from diffgen.model.told import Told
+from diffgen.schedule import Schedule
+
+
+class Denoiser(nn.Module, abc.ABC):
+    """x_t (B, C, H, W), t () or (B,) in (0, 1], label (B,) or None -> x0 (B, C, H, W)."""
+
+    schedule: Schedule
+
+    @abc.abstractmethod
+    def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """The estimate of x0; label None means unconditional."""
+
+    def eps(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """The noise that x_t must hold if x0 is right, (B, C, H, W)."""
+        alpha, sigma = self.schedule.at(t, x_t)
+        return (x_t - alpha * self(x_t, t, label)) / sigma
+
+    def score(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """The gradient of ln p_t at x_t by Tweedie's formula, (B, C, H, W)."""
+        alpha, sigma = self.schedule.at(t, x_t)
+        return (alpha * self(x_t, t, label) - x_t) / sigma**2
+
+
+class Preconditioned(Denoiser):
+    """A raw network made a denoiser: x0 = skip x_t + out F(in_ x_t, told, label).
+
+    The arithmetic around the network is float32 even under autocast.
+    """
+
+    def __init__(self, network: nn.Module, schedule: Schedule, scaling: Scaling, told: Told):
+        super().__init__()
+        self.network, self.schedule, self.scaling, self.told = network, schedule, scaling, told
+
+    def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        skip, out, _ = self.coefficients(t, x_t)
+        return skip * x_t + out * self.raw(x_t, t, label)
+
+    def raw(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """The network's own output F (B, C, H, W), in the type of x_t."""
+        *_, in_ = self.coefficients(t, x_t)
+        told = self.told(self.schedule, t.expand(len(x_t)))
+        told = None if told is None else told.to(x_t)
+        return self.network(in_ * x_t, told, label).to(x_t)
+
+    def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, ...]:
+        """skip, out and in_ at t, shaped and cast to multiply `like`."""
+        values = self.scaling(self.schedule.alpha(t), self.schedule.sigma(t))
+        return tuple(match(value, like) for value in values)
+
+
+class Clipped(Denoiser):
+    """A denoiser whose estimate is kept inside the data's range [low, high].
+
+    DDPM clips before it forms the mean (Ho et al. 2020's code); eps follows from the clipped x0.
+    """
+
+    def __init__(self, denoiser: Denoiser, low: float, high: float):
+        super().__init__()
+        self.denoiser, self.schedule = denoiser, denoiser.schedule
+        self.low, self.high = low, high
+
+    def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        return self.denoiser(x_t, t, label).clamp(self.low, self.high)
+
+
+class Thresholded(Denoiser):
+    """Dynamic thresholding (Saharia et al. 2022, section 2.3), about the middle of the range.
+
+    Where the `quantile` of an image's distance from the middle exceeds half the range, the image
+    is clipped there and scaled back into the range.
+    """
+
+    def __init__(self, denoiser: Denoiser, low: float, high: float, quantile: float = 0.995):
+        super().__init__()
+        self.denoiser, self.schedule = denoiser, denoiser.schedule
+        self.middle, self.half, self.quantile = (low + high) / 2, (high - low) / 2, quantile
+
+    def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        x0 = self.denoiser(x_t, t, label) - self.middle
+        reach = torch.quantile(x0.flatten(1).abs(), self.quantile, dim=1).clamp(min=self.half)
+        reach = reach.reshape(-1, *(1,) * (x0.ndim - 1))
+        return self.middle + x0.clamp(-reach, reach) * (self.half / reach)
+
+
+def match(value: Tensor, like: Tensor) -> Tensor:
+    """A coefficient () or (B,) cast and shaped to multiply `like` (B, ...)."""
+    return value.to(like).reshape((*value.shape, *(1,) * (like.ndim - 1)) if value.ndim else ())

@@ -1,0 +1,84 @@
+"""The only change of range: 8-bit pixels <-> the numbers a model sees; and image grids."""
+
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Range:
+    """x = (u / 255 - shift) / scale for a byte u: [-1, 1] by (0.5, 0.5), [0, 1] by (0, 1)."""
+
+    shift: float = 0.5
+    scale: float = 0.5
+
+    @property
+    def low(self) -> float:
+        """What a black pixel becomes."""
+        return -self.shift / self.scale
+
+    @property
+    def high(self) -> float:
+        """What a white pixel becomes."""
+        return (1 - self.shift) / self.scale
+
+    def to_model(self, pixels: Tensor) -> Tensor:
+        """uint8 (...) -> float32 (...)."""
+        return (pixels.float() / 255 - self.shift) / self.scale
+
+    def to_uint8(self, x: Tensor) -> Tensor:
+        """float (...) -> uint8 (...) by clipping and rounding, the one place where that happens."""
+        return ((x * self.scale + self.shift) * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+RANGES = {"symmetric": Range(0.5, 0.5), "unit": Range(0.0, 1.0)}
+
+
+def grid(images: Tensor, columns: int | None = None, gap: int = 1) -> Tensor:
+    """uint8 (N, C, H, W) -> one picture (C, H', W'), row by row, white between."""
+    columns = columns or math.ceil(math.sqrt(len(images)))
+    rows = math.ceil(len(images) / columns)
+    _, channels, height, width = images.shape
+    sheet = images.new_full(
+        (channels, rows * (height + gap) + gap, columns * (width + gap) + gap), 255
+    )
+    for k, image in enumerate(images):
+        top = gap + k // columns * (height + gap)
+        left = gap + k % columns * (width + gap)
+        sheet[:, top : top + height, left : left + width] = image
+    return sheet
+
+
+def enlarge(picture: Tensor, width: int = 512) -> Tensor:
+    """A picture (C, H, W) repeated pixel by pixel until it is about `width` wide."""
+    factor = max(1, round(width / picture.shape[-1]))
+    return picture.repeat_interleave(factor, -1).repeat_interleave(factor, -2)
+
+
+def save_png(picture: Tensor, path: Path) -> None:
+    """Write a picture uint8 (1 or 3, H, W) as a PNG, beside its place and then renamed."""
+    array = picture.cpu().permute(1, 2, 0).squeeze(-1).numpy()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.png")
+    Image.fromarray(array).save(partial)
+    os.replace(partial, path)
+
+
+def save_sheet(images: Tensor, path: Path, columns: int | None = None) -> None:
+    """Write images uint8 (N, C, H, W) as one enlarged grid."""
+    save_png(enlarge(grid(images, columns)), path)
+
+
+def by_class(images: Tensor, labels: Tensor | None, classes: int, rows: int) -> Sequence[int]:
+    """Indices of up to `rows` images of each class, class by class down, for a grid of columns."""
+    if labels is None or classes == 0:
+        return range(min(len(images), rows * rows))
+    found = [(labels == k).nonzero().flatten()[:rows].tolist() for k in range(classes)]
+    depth = min(len(column) for column in found)
+    return [column[r] for r in range(depth) for column in found]

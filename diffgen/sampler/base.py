@@ -1,0 +1,61 @@
+"""What every sampler is, and the two steps that most of them are made of."""
+
+import abc
+from collections.abc import Callable, Iterator
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from diffgen.model import Denoiser
+from diffgen.schedule import Schedule
+
+Noise = Callable[[Tensor], Tensor]
+
+
+class Sampler(abc.ABC):
+    """Frozen settings of a way back; it holds no model, no times and no random state."""
+
+    spacing: ClassVar[str]  # what `spacing=auto` means for it
+
+    @abc.abstractmethod
+    def trajectory(
+        self, denoiser: Denoiser, x: Tensor, times: Tensor, label: Tensor | None, noise: Noise
+    ) -> Iterator[Tensor]:
+        """The state (B, C, H, W) after each interval of `times` (steps + 1,).
+
+        x is the state at times[0]; `noise(x)` draws unit normal noise of the shape of x.
+        """
+
+    @torch.no_grad()
+    def __call__(
+        self, denoiser: Denoiser, x: Tensor, times: Tensor, label: Tensor | None, noise: Noise
+    ) -> Tensor:
+        """The state (B, C, H, W) at times[-1]."""
+        for state in self.trajectory(denoiser, x, times, label, noise):
+            x = state
+        return x
+
+
+def first_order(schedule: Schedule, x: Tensor, x0: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """x at s, for a constant estimate x0 between t and s: DDIM's step (Song et al. 2021, eq. 12).
+
+    x_s = (sigma_s / sigma_t) x + (alpha_s - alpha_t sigma_s / sigma_t) x0, finite at alpha_t = 0
+    and at sigma_s = 0.
+    """
+    ratio = schedule.sigma(s) / schedule.sigma(t)
+    return ratio * x + (schedule.alpha(s) - schedule.alpha(t) * ratio) * x0
+
+
+def added_variance(schedule: Schedule, t: Tensor, s: Tensor) -> Tensor:
+    """Variance that the noising adds from s to t > s: sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2.
+
+    On variance-preserving schedules it is 1 - (alpha_t / alpha_s)^2, DDPM's beta.
+    """
+    shrink = schedule.alpha(t) / schedule.alpha(s)
+    return schedule.sigma(t) ** 2 - shrink**2 * schedule.sigma(s) ** 2
+
+
+def posterior_variance(schedule: Schedule, t: Tensor, s: Tensor) -> Tensor:
+    """Variance of x_s given x_t and x0 (Ho et al. 2020, equation 7): 0 at s = 0."""
+    return (schedule.sigma(s) / schedule.sigma(t)) ** 2 * added_variance(schedule, t, s)

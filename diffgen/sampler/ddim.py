@@ -1,0 +1,34 @@
+"""DDIM (Song et al. 2021, equation 12)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+from torch import Tensor
+
+from diffgen.model import Denoiser
+from diffgen.sampler.base import Noise, Sampler, posterior_variance
+
+
+@dataclass(frozen=True)
+class DDIM(Sampler):
+    """`eta` scales the standard deviation of fresh noise: 0 deterministic, 1 the posterior's.
+
+    With eta = 1 it is DDPM's ancestral sampling with the smaller variance.
+    """
+
+    eta: float = 0.0
+    spacing = "trailing"
+
+    def trajectory(
+        self, denoiser: Denoiser, x: Tensor, times: Tensor, label: Tensor | None, noise: Noise
+    ) -> Iterator[Tensor]:
+        schedule = denoiser.schedule
+        for t, s in pairwise(times):
+            x0 = denoiser(x, t, label)
+            fresh = self.eta * posterior_variance(schedule, t, s).sqrt()
+            kept = (schedule.sigma(s) ** 2 - fresh**2).clamp(min=0).sqrt() / schedule.sigma(t)
+            x = kept * x + (schedule.alpha(s) - kept * schedule.alpha(t)) * x0
+            if fresh > 0:
+                x = x + fresh * noise(x)
+            yield x

@@ -1,0 +1,62 @@
+"""What every schedule is: two functions of time, alpha (signal) and sigma (noise), both scales.
+
+x_t = alpha(t) x0 + sigma(t) eps with t = 0 the image and t = 1 the noise; alpha(0) = 1 and
+sigma(0) = 0 for every schedule, and alpha / sigma falls all the way. Times are float64 on the CPU
+and the arithmetic stays there, so that no device needs float64; `at` alone moves results.
+"""
+
+import abc
+
+import torch
+from torch import Tensor
+
+
+class Schedule(abc.ABC):
+    """A pair of functions alpha(t), sigma(t); subclasses are frozen dataclasses."""
+
+    @property
+    @abc.abstractmethod
+    def t_min(self) -> float:
+        """The smallest time a network ever sees; no time lies inside (0, t_min)."""
+
+    @property
+    @abc.abstractmethod
+    def levels(self) -> int | None:
+        """How many noise levels training uses, level i at t = (i + 1) / levels; None: all times."""
+
+    @abc.abstractmethod
+    def alpha(self, t: Tensor) -> Tensor:
+        """Scale of the signal at t (...), float64, 1 at t = 0."""
+
+    @abc.abstractmethod
+    def sigma(self, t: Tensor) -> Tensor:
+        """Scale of the noise at t (...), float64, 0 at t = 0."""
+
+    def log_snr(self, t: Tensor) -> Tensor:
+        """ln(alpha / sigma) at t (...), float64: +inf at the image, falling with t."""
+        return self.alpha(t).log() - self.sigma(t).log()
+
+    def time(self, log_snr: Tensor) -> Tensor:
+        """The t in [0, 1] (...) at which ln(alpha / sigma) equals `log_snr`, by bisection."""
+        low = torch.zeros_like(log_snr, dtype=torch.float64)
+        high = torch.ones_like(low)
+        for _ in range(64):
+            middle = (low + high) / 2
+            too_clean = self.log_snr(middle) > log_snr
+            low, high = torch.where(too_clean, middle, low), torch.where(too_clean, high, middle)
+        return high
+
+    def level(self, t: Tensor) -> Tensor:
+        """Index of t (...) among the training levels, 0 (least noise) to levels - 1, fractional.
+
+        Values within 1e-6 of a level are that level: truncating t * levels would miss some.
+        """
+        assert self.levels is not None, "a continuous schedule has no levels"
+        level = t * self.levels - 1
+        nearest = level.round()
+        return torch.where((level - nearest).abs() < 1e-6, nearest, level)
+
+    def at(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """alpha and sigma at t, () or (B,), shaped and cast to multiply `like` (B, ...)."""
+        shape = (*t.shape, *(1,) * (like.ndim - 1)) if t.ndim else ()
+        return tuple(f(t).to(like).reshape(shape) for f in (self.alpha, self.sigma))

@@ -1,0 +1,75 @@
+"""What the variance-preserving schedules given by a table of betas share.
+
+DDPM's q(x_k | x_{k-1}) = N(sqrt(1 - beta_k) x_{k-1}, beta_k) gives alpha_k^2 = prod (1 - beta)
+(Ho et al. 2020, equation 4); here level k of T sits at t = k / T.
+"""
+
+import abc
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffgen.errors import UsageError
+from diffgen.schedule.base import Schedule
+
+VISIBLE = 0.05  # above this the last level still shows the image, and sampling starts wrong
+
+
+@dataclass(frozen=True, kw_only=True)
+class Discrete(Schedule):
+    """A variance-preserving schedule from `betas()`; ln alpha is linear in t between levels.
+
+    `zero_snr` shifts and scales alpha so that the last level is pure noise (Lin et al. 2024,
+    algorithm 1); alpha itself is then linear in t between levels.
+    """
+
+    levels: int = 1000
+    zero_snr: bool = False
+
+    def __post_init__(self) -> None:
+        betas = self.betas()
+        if not (betas.min() > 0 and betas.max() < 1):
+            raise UsageError(
+                f"schedule.levels={self.levels} drives beta to {betas.max():.3g}, and it must stay "
+                "below 1; take more levels, or schedule=cosine"
+            )
+        last = self.alpha(torch.tensor(1.0, dtype=torch.float64)).item()
+        if last > VISIBLE:
+            raise UsageError(
+                f"the last level keeps {last:.2f} of the image's scale (limit {VISIBLE}): raise "
+                "the betas, take more levels, or use schedule=cosine"
+            )
+
+    @abc.abstractmethod
+    def betas(self) -> Tensor:
+        """Variance added at each level, (levels,) float64 inside (0, 1)."""
+
+    @property
+    def t_min(self) -> float:
+        return 1 / self.levels
+
+    def alpha(self, t: Tensor) -> Tensor:
+        value = interpolate(self._table, t)
+        return value if self.zero_snr else value.exp()
+
+    def sigma(self, t: Tensor) -> Tensor:
+        value = interpolate(self._table, t)
+        return (1 - value**2).sqrt() if self.zero_snr else (-torch.expm1(2 * value)).sqrt()
+
+    @functools.cached_property
+    def _table(self) -> Tensor:
+        log_alpha = torch.log1p(-self.betas()).cumsum(0) / 2
+        table = torch.cat([log_alpha.new_zeros(1), log_alpha])
+        if not self.zero_snr:
+            return table
+        alpha = table.exp()
+        return (alpha - alpha[-1]) / (1 - alpha[-1])
+
+
+def interpolate(table: Tensor, t: Tensor) -> Tensor:
+    """Values (...) of `table` (n + 1,), held at times k / n, linear in between."""
+    position = t.to(table) * (len(table) - 1)
+    below = position.floor().clamp(0, len(table) - 2).long()
+    return torch.lerp(table[below], table[below + 1], position - below)
