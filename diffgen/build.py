@@ -10,9 +10,9 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, get_type_hints
 
-from pydantic import ConfigDict, ValidationError, validate_call
+from pydantic import ConfigDict, ValidationError, create_model
 
 from diffgen.errors import UsageError
 
@@ -34,10 +34,7 @@ def build(room: str, settings: Mapping[str, Any], trust: Collection[str] = (), *
         if key not in known or key in context:
             raise UsageError(f"no {room}.{key} for {room}={name}{_nearest(key, known)}")
     arguments |= {key: value for key, value in context.items() if key in known}
-    try:
-        return validate_call(config=_CONFIG)(cls)(**arguments)
-    except ValidationError as error:
-        raise UsageError(_one_line(room, error)) from None
+    return cls(**_checked(room, cls, arguments))
 
 
 def find(room: str, name: object, trust: Collection[str] = ()) -> type:
@@ -73,6 +70,20 @@ def _is_public(value: object, module: str) -> bool:
     )
 
 
+def _checked(room: str, cls: type, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The arguments as the annotations of `cls` read them; UsageError where they cannot."""
+    hints = get_type_hints(cls.__init__)
+    parameters = inspect.signature(cls).parameters.values()
+    fields: Any = {
+        p.name: (hints[p.name], ... if p.default is p.empty else p.default) for p in parameters
+    }
+    try:
+        checked = create_model(cls.__name__, __config__=_CONFIG, **fields)(**arguments)
+    except ValidationError as error:
+        raise UsageError(_one_line(room, error)) from None
+    return {key: getattr(checked, key) for key in arguments}
+
+
 def _nearest(word: str, known: Collection[str]) -> str:
     near = difflib.get_close_matches(word, known, 2, 0.6)
     if near:
@@ -83,9 +94,11 @@ def _nearest(word: str, known: Collection[str]) -> str:
 def _one_line(room: str, error: ValidationError) -> str:
     first = error.errors()[0]
     where = ".".join(str(part) for part in (room, *first["loc"]))
-    if first["type"] == "missing_argument":
+    if first["type"] == "missing":
         return f"{where} is missing"
     return f"{where}={first['input']}: {first['msg'][0].lower()}{first['msg'][1:]}"
 
 
-_CONFIG = ConfigDict(arbitrary_types_allowed=True)
+_CONFIG = ConfigDict(
+    arbitrary_types_allowed=True, protected_namespaces=(), revalidate_instances="never"
+)
