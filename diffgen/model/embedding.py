@@ -1,0 +1,84 @@
+"""What a network's layers are told about a noisy image: its noise level and its label."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffgen.errors import UsageError
+from diffgen.model.layers import initialised
+
+
+def sinusoid(told: Tensor, features: int) -> Tensor:
+    """(B, features) float32: sines, then cosines, of told at frequencies from 1 down to 1/10000.
+
+    DDPM's convention: the exponent is divided by features / 2 - 1, so that both ends are reached.
+    """
+    half = features // 2
+    steps = torch.arange(half, dtype=torch.float32, device=told.device)
+    angles = told.float()[:, None] * torch.exp(-math.log(10_000) / (half - 1) * steps)
+    return torch.cat((angles.sin(), angles.cos()), dim=1)
+
+
+class LabelEmbedding(nn.Module):
+    """(B, features): a learned vector per class and one, the last, for "no label"."""
+
+    def __init__(self, num_classes: int, features: int) -> None:
+        super().__init__()
+        self.null = num_classes
+        self.table = nn.Embedding(num_classes + 1, features)
+
+    def forward(self, label: Tensor | None, like: Tensor) -> Tensor:
+        if label is None:
+            label = torch.full((len(like),), self.null, device=like.device)
+        return self.table(label)
+
+
+class Condition(nn.Module):
+    """(B, 4 width): the level through a two-layer perceptron, plus the label's vector, activated.
+
+    DDPM activates this sum inside each residual block; once here is the same.
+    """
+
+    def __init__(self, width: int, num_classes: int, told: bool) -> None:
+        super().__init__()
+        self.width, self.features = width, 4 * width
+        self.level = self._perceptron() if told else None
+        self.label = LabelEmbedding(num_classes, self.features) if num_classes else None
+
+    def _perceptron(self) -> nn.Module:
+        first = initialised(nn.Linear(self.width, self.features))
+        return nn.Sequential(
+            first, nn.SiLU(), initialised(nn.Linear(self.features, self.features))
+        )
+
+    def forward(self, x: Tensor, told: Tensor | None, label: Tensor | None) -> Tensor | None:
+        """None when there is nothing to tell: neither a level nor classes."""
+        refuse_label(label, self.label)
+        parts = []
+        if self.level is not None:
+            if told is None:
+                raise UsageError("this network must be told the noise level, and was not")
+            parts.append(self.level(sinusoid(told, self.width)))
+        if self.label is not None:
+            parts.append(self.label(label, x))
+        return F.silu(sum(parts[1:], parts[0])) if parts else None
+
+
+def refuse_label(label: Tensor | None, embedding: nn.Module | None) -> None:
+    """UsageError for a label handed to a network that was built without classes."""
+    if label is not None and embedding is None:
+        raise UsageError("this network is unconditional: leave the label out (label=None)")
+
+
+class InputMaps(nn.Module):
+    """The image with what is told (B, features) appended as constant maps, (B, C + maps, H, W)."""
+
+    def __init__(self, features: int, maps: int) -> None:
+        super().__init__()
+        self.told = initialised(nn.Linear(features, maps))
+
+    def forward(self, x: Tensor, told: Tensor) -> Tensor:
+        maps = self.told(told)[:, :, None, None].expand(-1, -1, *x.shape[2:])
+        return torch.cat((x, maps.to(x.dtype)), dim=1)

@@ -1,0 +1,110 @@
+"""The smallest parts of a U-Net: initialised layers, group norms, resampling, the head.
+
+Ho et al., Denoising Diffusion Probabilistic Models (2020), appendix B; scale and shift from
+Dhariwal and Nichol, Diffusion Models Beat GANs on Image Synthesis (2021), section 3.
+"""
+
+from typing import TypeVar
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
+
+
+def initialised(layer: Layer, gain: float = 1.0) -> Layer:
+    """The layer with DDPM's start: variance 1 / fan average, uniform, no bias; gain 0 is zero."""
+    nn.init.xavier_uniform_(layer.weight, gain)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer
+
+
+def conv3(inputs: int, outputs: int, gain: float = 1.0, stride: int = 1) -> nn.Conv2d:
+    """A 3 x 3 convolution that keeps the resolution, or with stride 2 expects its own padding."""
+    layer = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1 if stride == 1 else 0)
+    return initialised(layer, gain)
+
+
+def group_norm(channels: int, groups: int) -> nn.GroupNorm:
+    """GroupNorm of at most `groups` groups of at least four channels each.
+
+    The papers' 32 groups stay 32 from 128 channels on. Below, one-channel groups would be an
+    instance norm, which hides every channel's mean from the layers behind it.
+    """
+    most = max(1, min(groups, channels // 4))
+    fitting = next(g for g in range(most, 0, -1) if channels % g == 0)
+    return nn.GroupNorm(fitting, channels, eps=1e-6)
+
+
+class PlainNorm(nn.Module):
+    """A group norm that is told nothing."""
+
+    def __init__(self, channels: int, groups: int) -> None:
+        super().__init__()
+        self.norm = group_norm(channels, groups)
+
+    def forward(self, x: Tensor, told: Tensor | None) -> Tensor:
+        return self.norm(x)
+
+
+class AddedNorm(nn.Module):
+    """A group norm in front of which what is told (B, features) is added to each channel."""
+
+    def __init__(self, channels: int, groups: int, features: int) -> None:
+        super().__init__()
+        self.told = initialised(nn.Linear(features, channels))
+        self.norm = group_norm(channels, groups)
+
+    def forward(self, x: Tensor, told: Tensor) -> Tensor:
+        return self.norm(x + self.told(told)[:, :, None, None])
+
+
+class ScaledNorm(nn.Module):
+    """A group norm behind which what is told (B, features) scales and shifts each channel."""
+
+    def __init__(self, channels: int, groups: int, features: int) -> None:
+        super().__init__()
+        self.told = initialised(nn.Linear(features, 2 * channels))
+        self.norm = group_norm(channels, groups)
+
+    def forward(self, x: Tensor, told: Tensor) -> Tensor:
+        scale, shift = self.told(told)[:, :, None, None].chunk(2, dim=1)
+        return self.norm(x) * (1 + scale) + shift
+
+
+class StridedDown(nn.Module):
+    """Half the resolution by a strided convolution, padded below and right as the paper's."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = conv3(channels, channels, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class PooledDown(nn.AvgPool2d):
+    """Half the resolution by the mean of 2 x 2 pixels; nothing to learn."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(2)
+
+
+class Up(nn.Module):
+    """Twice the resolution: nearest neighbours, then a convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = conv3(channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+class Head(nn.Sequential):
+    """Norm, swish and a convolution to the image that starts at zero."""
+
+    def __init__(self, inputs: int, outputs: int, groups: int) -> None:
+        norm = group_norm(inputs, groups)
+        super().__init__(norm, nn.SiLU(), conv3(inputs, outputs, gain=0.0))
