@@ -28,13 +28,17 @@ def build(room: str, settings: Mapping[str, Any], trust: Collection[str] = (), *
     """
     arguments = dict(settings)
     name = arguments.pop("name", None)
-    cls = find(room, name, trust)
+    return typed(find(room, name, trust), room, arguments, f" for {room}={name}", **context)
+
+
+def typed(cls: type, where: str, arguments: Mapping[str, Any], of: str = "", **context: Any):
+    """An instance of `cls` from settings found under the key `where`, checked by annotation."""
     known = inspect.signature(cls).parameters
     for key in arguments:
         if key not in known or key in context:
-            raise UsageError(f"no {room}.{key} for {room}={name}{_nearest(key, known)}")
-    arguments |= {key: value for key, value in context.items() if key in known}
-    return cls(**_checked(room, cls, arguments))
+            raise UsageError(f"no {where}.{key}{of}{nearest(key, set(known) - set(context))}")
+    supplied = {key: value for key, value in context.items() if key in known}
+    return cls(**_checked(where, cls, {**arguments, **supplied}))
 
 
 def find(room: str, name: object, trust: Collection[str] = ()) -> type:
@@ -44,7 +48,7 @@ def find(room: str, name: object, trust: Collection[str] = ()) -> type:
     package = importlib.import_module(PACKAGES.get(room, f"diffgen.{room}"))
     names = [module.name for module in pkgutil.iter_modules(package.__path__)]
     if name not in names:
-        raise UsageError(f"no {room}={name}{_nearest(str(name), names)}")
+        raise UsageError(f"no {room}={name}{nearest(str(name), names)}")
     module = importlib.import_module(f"{package.__name__}.{name}")
     classes = [value for value in vars(module).values() if _is_public(value, module.__name__)]
     if len(classes) != 1:
@@ -72,7 +76,7 @@ def _is_public(value: object, module: str) -> bool:
 
 def _checked(room: str, cls: type, arguments: dict[str, Any]) -> dict[str, Any]:
     """The arguments as the annotations of `cls` read them; UsageError where they cannot."""
-    hints = get_type_hints(cls.__init__)
+    hints = get_type_hints(cls.__init__ if inspect.isclass(cls) else cls)
     parameters = inspect.signature(cls).parameters.values()
     fields: Any = {
         p.name: (hints[p.name], ... if p.default is p.empty else p.default) for p in parameters
@@ -84,7 +88,7 @@ def _checked(room: str, cls: type, arguments: dict[str, Any]) -> dict[str, Any]:
     return {key: getattr(checked, key) for key in arguments}
 
 
-def _nearest(word: str, known: Collection[str]) -> str:
+def nearest(word: str, known: Collection[str]) -> str:
     near = difflib.get_close_matches(word, known, 2, 0.6)
     if near:
         return f"; did you mean {' or '.join(near)}?"

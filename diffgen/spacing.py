@@ -82,3 +82,13 @@ def _at_most_levels(schedule: Schedule, steps: int) -> int:
 SPACINGS: dict[str, Callable[[Schedule, int], Tensor]] = {
     f.__name__: f for f in (trailing, linspace, leading, quadratic, log_snr, karras)
 }
+
+
+def times_for(name: str, schedule: Schedule, steps: int | None) -> Tensor:
+    """Times (steps + 1,) of the spacing `name`; steps None is one for every training level."""
+    if name not in SPACINGS:
+        raise UsageError(f"no spacing={name}; there is {', '.join(SPACINGS)} and auto")
+    steps = schedule.levels if steps is None else steps
+    if steps is None:
+        raise UsageError("this model has no levels to count: give steps=")
+    return SPACINGS[name](schedule, steps)

@@ -1,0 +1,121 @@
+"""Checkpoints: recipe and weights in one file, data and never code.
+
+They are written by diffgen.training.saving in the layout of diffgen.checkpoint_format. Reading
+runs nothing that the file says: tensors and plain data only, a recipe rebuilt by exact names.
+"""
+
+import hashlib
+import pickle
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffgen.build import nearest
+from diffgen.checkpoint_format import FORMAT, content_hash
+from diffgen.errors import UsageError
+from diffgen.model.denoiser import Preconditioned
+from diffgen.pixels import Range
+from diffgen.recipe import Shape, denoiser_of
+
+PREFIX = "denoiser.network."
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds: `states` maps `raw` and the names of the averages to weights."""
+
+    path: Path
+    hash: str
+    step: int
+    recipe: dict[str, Any]
+    range: Range
+    shape: Shape
+    classes: tuple[str, ...]
+    states: dict[str, dict[str, Tensor]]
+
+    @property
+    def run(self) -> Path:
+        """The folder of the run that wrote it."""
+        folder = self.path.parent
+        return folder.parent if folder.name == "checkpoints" else folder
+
+    def average(self, ema: str | None) -> str:
+        """The name of the weights meant by `ema`: the first average by default, else raw."""
+        name = ema or next((name for name in self.states if name != "raw"), "raw")
+        if name not in self.states:
+            raise UsageError(f"no weights ema={name} in {self.path}{nearest(name, self.states)}")
+        return name
+
+    def denoiser(self, ema: str | None = None, trust: Collection[str] = ()) -> Preconditioned:
+        """The denoiser with these weights, ready to sample: in eval mode, without gradients."""
+        denoiser = denoiser_of(self.recipe, self.shape, len(self.classes), trust)
+        denoiser.network.load_state_dict(self.states["raw"] | self.states[self.average(ema)])
+        return denoiser.eval().requires_grad_(False)
+
+
+def load(path: str | Path) -> Checkpoint:
+    """Read a checkpoint; UsageError where it is missing, damaged, foreign or changed."""
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"no checkpoint at {path}")
+    data = _read(path)
+    header = data["diffgen"]
+    if header["format"] != FORMAT:
+        raise UsageError(
+            f"{path} is of checkpoint format {header['format']}; this diffgen reads {FORMAT}"
+        )
+    if content_hash(data) != header["hash"]:
+        raise UsageError(f"{path} was changed after it was written: its content hash differs")
+    raw = {k.removeprefix(PREFIX): v for k, v in data["state_dict"].items()}
+    return Checkpoint(
+        path=path,
+        hash=header["hash"],
+        step=data["global_step"],
+        recipe=header["recipe"],
+        range=Range(**header["range"]),
+        shape=tuple(header["shape"]),
+        classes=tuple(header["classes"]),
+        states={"raw": raw, **data["ema"]},
+    )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UsageError(
+            f"{path} holds more than plain data and is not read: it may run code, and diffgen "
+            "does not write such files"
+        ) from None
+    except (RuntimeError, EOFError, ValueError, OSError, KeyError):
+        raise UsageError(f"{path} is truncated or no checkpoint at all") from None
+    wanted = {"diffgen", "ema", "state_dict", "global_step"}
+    if not isinstance(data, dict) or not wanted <= data.keys():
+        raise UsageError(f"{path} is a checkpoint of another program; see `diffgen import --help`")
+    return data
+
+
+def newest(runs: Path, pattern: str = "*/*") -> Path | None:
+    """The last.ckpt under `runs` that was written last, or None."""
+    found = list(runs.glob(f"{pattern}/checkpoints/last.ckpt"))
+    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def locate(name: str, runs: Path) -> Path:
+    """The file meant by `checkpoint=`: a path, a run's folder, or `latest`."""
+    if name == "latest":
+        path = newest(runs)
+        if path is None:
+            raise UsageError(f"no checkpoint under {runs}/: train one with `diffgen train` first")
+        return path
+    path = Path(name)
+    return path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,0 +1,46 @@
+"""The `diffgen` command: its first word picks what runs. Nothing heavy is imported on the way."""
+
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+from diffgen import __version__
+from diffgen.command.registry import COMMANDS, usage
+from diffgen.errors import UsageError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 0 done, 1 the run failed, 2 wrong use, 130 Ctrl-C, 143 SIGTERM."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return answer(words)
+    except UsageError as error:
+        print(f"diffgen: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def answer(words: list[str]) -> int:
+    """Runs one command line, given without the program's name."""
+    first, rest = (words[0], words[1:]) if words else ("help", [])
+    if first in COMMANDS:
+        return COMMANDS[first].run(rest)
+    if first in ("-h", "--help", "help"):
+        print(usage())
+    elif first == "--version":
+        print("diffgen", __version__)
+    elif first in ("-sc", "--shell-completion"):
+        from diffgen.command.completion import complete
+
+        return complete(rest)
+    else:
+        raise UsageError(unknown(first))
+    return 0
+
+
+def unknown(word: str) -> str:
+    """What to say to a first word that is no command."""
+    near = get_close_matches(word, COMMANDS, 1)
+    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(COMMANDS)}"
+    return f"no command {word!r}; {hint}"

@@ -1,0 +1,100 @@
+"""Continuing a run: its recipe from the checkpoint, a few settings from the command line."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from diffgen import checkpoint
+from diffgen.checkpoint import Checkpoint
+from diffgen.errors import UsageError
+
+# What may change between two parts of a run without changing what it computes or means.
+FREE = (
+    "trainer.max_steps",
+    "trainer.devices",
+    "trainer.accelerator",
+    "trainer.accumulate",
+    "trainer.precision",
+    "trainer.save_every",
+    "trainer.snapshot_every",
+    "trainer.log_every",
+    "trainer.workers",
+    "preview",
+    "logger",
+    "compile",
+    "channels_last",
+    "dataset.root",
+    "runs",
+    "cache",
+    "resume",
+)
+
+
+def resumed(
+    config: dict[str, Any], overrides: Sequence[str], folder: Path
+) -> tuple[dict[str, Any], Path, Path | None]:
+    """(configuration, run folder, checkpoint to start from) for `resume=PATH` or `resume=auto`.
+
+    auto takes the newest run of the same data set and model whose recipe this one repeats, and
+    starts anew where there is none. A setting of the command line that contradicts the recipe
+    is a UsageError.
+    """
+    if config["resume"] == "auto":
+        found = _newest_alike(config)
+        if found is None:
+            return config, folder, None
+    else:
+        found = checkpoint.load(checkpoint.locate(config["resume"], Path(config["runs"])))
+    merged = dict(found.recipe)
+    for key in map(_key, overrides):
+        merged = _carried(merged, config, key)
+    return merged, found.run, found.path
+
+
+def _newest_alike(config: dict[str, Any]) -> Checkpoint | None:
+    folder = Path(config["runs"]) / f"{config['dataset']['name']}_{config['model']['name']}"
+    paths = folder.glob("*/checkpoints/last.ckpt")
+    for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
+        found = checkpoint.load(path)
+        if _fixed(found.recipe) == _fixed(config):
+            return found
+    return None
+
+
+def _fixed(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The settings, flattened, that two parts of one run must share."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        path = f"{prefix}{key}"
+        if path in FREE:
+            continue
+        flat |= _fixed(value, f"{path}.") if isinstance(value, dict) else {path: value}
+    return flat
+
+
+def _carried(recipe: dict[str, Any], config: dict[str, Any], key: str) -> dict[str, Any]:
+    """The recipe with the command line's value of `key`, where that may change."""
+    free = any(key == name or key.startswith(f"{name}.") for name in FREE)
+    head, _, rest = key.partition(".")
+    if free:
+        if not rest:
+            return {**recipe, head: config[head]}
+        return {**recipe, head: _carried_inside(recipe[head], config[head], rest)}
+    for path, value in _fixed({head: config[head]}).items():
+        if (path == key or path.startswith(f"{key}.")) and _fixed(recipe).get(path) != value:
+            raise UsageError(
+                f"{path}={value} contradicts the checkpoint's {_fixed(recipe).get(path)}; a "
+                "resumed run keeps its recipe, so leave it out or start a new run"
+            )
+    return recipe
+
+
+def _carried_inside(recipe: Any, config: Any, rest: str) -> Any:
+    head, _, deeper = rest.partition(".")
+    value = _carried_inside(recipe[head], config[head], deeper) if deeper else config[head]
+    return {**recipe, head: value}
+
+
+def _key(override: str) -> str:
+    """`+network@network.width=3` -> `network.width`, as the composed configuration names it."""
+    return override.lstrip("+~").partition("=")[0].partition("@")[0].replace("/", ".")

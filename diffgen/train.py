@@ -1,0 +1,168 @@
+"""`diffgen train`: a configuration in, checkpoints out."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig, OmegaConf
+
+from diffgen import __version__
+from diffgen.build import build, typed
+from diffgen.checkpoint_format import FORMAT
+from diffgen.dataset.datamodule import DataModule
+from diffgen.dataset.images import Images
+from diffgen.model.denoiser import Preconditioned
+from diffgen.pixels import RANGES, Range
+from diffgen.recipe import ModelSettings, TrainerSettings, denoiser_of
+from diffgen.resume import resumed
+from diffgen.spacing import times_for
+from diffgen.training.ema import Ema, Profile
+from diffgen.training.launch import quiet
+from diffgen.training.logger import logger_of
+from diffgen.training.loss import Loss
+from diffgen.training.module import Module
+from diffgen.training.optimizer import OptimizerSettings
+from diffgen.training.preview import Preview
+from diffgen.training.progress import Reporter
+from diffgen.training.saving import Keeper, SealedCheckpointIO
+from diffgen.training.times import TIMES
+from diffgen.training.weighting import WEIGHTINGS
+
+
+def train(cfg: DictConfig) -> None:
+    """Train what the configuration describes; the run's folder is printed last."""
+    quiet()
+    config = OmegaConf.to_container(cfg, resolve=True)
+    job, checkpoint = HydraConfig.get(), None
+    folder = Path(job.runtime.output_dir)
+    if config["resume"]:
+        config, folder, checkpoint = resumed(config, job.overrides.task, folder)
+    Run(config, folder).fit(checkpoint)
+    print(folder)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A resolved training configuration and the folder that holds what comes of it."""
+
+    config: dict[str, Any]
+    folder: Path
+
+    def fit(self, checkpoint: Path | None) -> None:
+        """Train to the last step, from a checkpoint where there is one.
+
+        SystemExit(128 + signal) after a stop by signal, the checkpoint written.
+        """
+        settings = typed(TrainerSettings, "trainer", self.config["trainer"])
+        source = build("dataset", self.config["dataset"])
+        images = source.split("train")
+        module = self.module(images, settings)
+        profiles = {k: typed(Profile, f"ema.{k}", v) for k, v in self.config["ema"].items()}
+        ema = Ema(profiles)
+        keeper = Keeper(
+            self.folder / "checkpoints", settings.save_every, settings.snapshot_every
+        )
+        callbacks = [ema, *self.previews(ema, module, images), keeper, Reporter(settings.log_every)]
+        trainer = self.trainer(settings, callbacks)
+        data = DataModule(
+            source,
+            settings.batch_size,
+            self.config["seed"],
+            settings.accumulate,
+            settings.max_steps,
+            settings.workers,
+        )
+        trainer.fit(module, data, ckpt_path=checkpoint)
+        if keeper.stopped:
+            raise SystemExit(128 + keeper.stopped)
+
+    def module(self, images: Images, settings: TrainerSettings) -> Module:
+        """The LightningModule, its weights drawn from the seed."""
+        model = typed(ModelSettings, "model", self.config["model"])
+        shape, num_classes = tuple(images.pixels.shape[1:]), len(images.classes)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config["seed"])
+            denoiser = denoiser_of(self.config, shape, num_classes)
+        if self.config["channels_last"]:
+            denoiser.network.to(memory_format=torch.channels_last)
+        if self.config["compile"]:
+            denoiser.network.compile()
+        pixel_range = RANGES[model.range]
+        return Module(
+            self.loss(denoiser, model),
+            pixel_range,
+            typed(OptimizerSettings, "optimizer", self.config["optimizer"]),
+            self.header(pixel_range, images),
+            seed=self.config["seed"],
+            batch_size=settings.batch_size,
+            num_classes=num_classes,
+            label_dropout=model.label_dropout,
+            dequantise=model.dequantise,
+            channels_last=self.config["channels_last"],
+        )
+
+    def loss(self, denoiser: Preconditioned, model: ModelSettings) -> Loss:
+        """The loss that the model's settings name."""
+        return Loss(
+            denoiser,
+            TIMES[model.times],
+            WEIGHTINGS[model.weighting],
+            per_batch=model.level_per == "batch",
+            total=model.reduction == "sum",
+        )
+
+    def header(self, pixel_range: Range, images: Images) -> dict[str, Any]:
+        """What a checkpoint of this run says of itself, plain data."""
+        return {
+            "format": FORMAT,
+            "version": __version__,
+            "recipe": self.config,
+            "range": {"shift": pixel_range.shift, "scale": pixel_range.scale},
+            "shape": list(images.pixels.shape[1:]),
+            "classes": list(images.classes),
+        }
+
+    def previews(self, ema: Ema, module: Module, images: Images) -> list[L.Callback]:
+        """The callback that draws sample grids; none where preview.every is 0."""
+        preview = self.config["preview"]
+        if not preview["every"]:
+            return []
+        options = dict(preview["sampler"])
+        steps = options.pop("steps")
+        sampler = build("sampler", options)
+        count, classes = preview["num_samples"], len(images.classes)
+        callback = Preview(
+            self.folder / "previews",
+            ema,
+            sampler,
+            times_for(sampler.spacing, module.denoiser.schedule, steps),
+            tuple(images.pixels.shape[1:]),
+            torch.arange(count) % classes if classes else None,
+            count,
+            preview["every"],
+            typed(ModelSettings, "model", self.config["model"]).clip,
+        )
+        return [callback]
+
+    def trainer(self, settings: TrainerSettings, callbacks: list[L.Callback]) -> L.Trainer:
+        """Lightning's Trainer for these settings."""
+        return L.Trainer(
+            max_steps=settings.max_steps,
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            strategy="ddp" if settings.devices > 1 else "auto",
+            precision=settings.precision,
+            accumulate_grad_batches=settings.accumulate,
+            gradient_clip_val=settings.clip,
+            callbacks=callbacks,
+            plugins=[SealedCheckpointIO()],
+            logger=logger_of(self.config["logger"], self.folder, self.config),
+            default_root_dir=self.folder,
+            use_distributed_sampler=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )

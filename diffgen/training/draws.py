@@ -1,0 +1,57 @@
+"""The random numbers of a training step, as functions of (seed, step, position in the batch).
+
+Everything is drawn for the whole global batch and then cut, so that resuming is exact without
+stored states, and neither devices nor gradient accumulation change what a position sees.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+STREAMS = {"time": 0, "noise": 1, "label": 2, "dropout": 3, "dequantise": 4}
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Draws of one step of a run; `position` (b,) says which rows of the batch are here."""
+
+    seed: int
+    step: int
+    batch_size: int
+    position: Tensor
+
+    def uniform(self, stream: str) -> Tensor:
+        """Even on [0, 1), for the whole batch: (batch_size,) float64 on the CPU."""
+        generator = self._generator(stream, torch.device("cpu"))
+        return torch.rand(self.batch_size, generator=generator, dtype=torch.float64)
+
+    def normal(self, like: Tensor) -> Tensor:
+        """Unit normal noise of the shape of `like` (b, ...), drawn on its device."""
+        generator = self._generator("noise", like.device)
+        shape = (self.batch_size, *like.shape[1:])
+        return self.here(torch.randn(shape, generator=generator, device=like.device))
+
+    def pixelwise(self, like: Tensor) -> Tensor:
+        """Even on [0, 1), of the shape of `like` (b, ...), for dequantisation."""
+        generator = self._generator("dequantise", like.device)
+        shape = (self.batch_size, *like.shape[1:])
+        return self.here(torch.rand(shape, generator=generator, device=like.device))
+
+    def here(self, batch: Tensor) -> Tensor:
+        """The rows (b, ...) of a global batch that this process holds now."""
+        if len(self.position) == self.batch_size:
+            return batch
+        return batch[self.position.to(batch.device)]
+
+    def seed_dropout(self, rank: int) -> None:
+        """Seed torch's own generators, which only dropout uses, from the step and the rows."""
+        torch.manual_seed(self._mixed("dropout", rank, int(self.position[0])))
+
+    def _generator(self, stream: str, device: torch.device) -> torch.Generator:
+        return torch.Generator(device).manual_seed(self._mixed(stream))
+
+    def _mixed(self, stream: str, *more: int) -> int:
+        words = (self.seed, self.step, STREAMS[stream], *more)
+        return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)

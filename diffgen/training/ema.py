@@ -1,0 +1,104 @@
+"""Averages of the weights over training, several at a time, kept apart from the raw weights."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import lightning.pytorch as L
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from diffgen.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How fast an average forgets: by `decay` a step, or by `width` relative to the run so far.
+
+    `warmup` caps the decay at (1 + n) / (10 + n) after n steps, so that the first random weights
+    are forgotten; without it the decay holds from the first step (NCSNv2's technique 5). `width`
+    is the relative standard deviation of EDM2's power-function average (Karras et al. 2024).
+    """
+
+    decay: float | None = None
+    warmup: bool = True
+    width: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.decay is None) == (self.width is None):
+            raise UsageError("an average needs either ema.<name>.decay or ema.<name>.width")
+        if self.decay is not None and not 0 < self.decay < 1:
+            raise UsageError(f"ema.<name>.decay={self.decay}: it must lie between 0 and 1")
+        if self.width is not None and not 0 < self.width < 0.28:
+            raise UsageError(f"ema.<name>.width={self.width}: it must lie between 0 and 0.28")
+
+    def beta(self) -> Callable[[int], float]:
+        """n -> how much of the average survives step n, n = 1, 2, ..."""
+        if self.width is not None:
+            power = exponent(self.width) + 1
+            return lambda n: (1 - 1 / n) ** power
+        decay = self.decay or 0.0
+        return (lambda n: min(decay, (1 + n) / (10 + n))) if self.warmup else (lambda n: decay)
+
+
+def exponent(width: float) -> float:
+    """The gamma whose power-function average has this relative width (EDM2, equation 123's root)."""
+    roots = np.roots([1, 7, 16 - width**-2, 12 - width**-2])
+    return float(roots[np.isreal(roots) & (roots.real >= 0)].real.max())
+
+
+class Ema(L.Callback):
+    """Averages of `module.denoiser.network`'s parameters, updated after every optimiser step."""
+
+    def __init__(self, profiles: Mapping[str, Profile]):
+        self.betas = {name: profile.beta() for name, profile in profiles.items()}
+        self.shadows: dict[str, dict[str, Tensor]] = {}
+        self.step = 0
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        live = dict(_network(pl_module).named_parameters())
+        for name in self.betas:
+            start = self.shadows.get(name, live)
+            self.shadows[name] = {k: start[k].detach().clone().to(p) for k, p in live.items()}
+        self.step = trainer.global_step
+
+    @torch.no_grad()
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any
+    ) -> None:
+        if trainer.global_step == self.step:
+            return  # gradients are still accumulating
+        self.step = trainer.global_step
+        live = [p.detach() for p in _network(pl_module).parameters()]
+        for name, beta in self.betas.items():
+            torch._foreach_lerp_(list(self.shadows[name].values()), live, 1 - beta(self.step))
+
+    @contextlib.contextmanager
+    def weights(self, module: L.LightningModule, name: str | None = None) -> Iterator[None]:
+        """Within it the network computes with average `name` (the first one by default)."""
+        shadow = self.shadows[name or next(iter(self.shadows))]
+        parameters = dict(_network(module).named_parameters())
+        raw = {key: parameter.data for key, parameter in parameters.items()}
+        try:
+            for key, parameter in parameters.items():
+                parameter.data = shadow[key]
+            yield
+        finally:
+            for key, parameter in parameters.items():
+                parameter.data = raw[key]
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["ema"] = self.shadows
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self.shadows = checkpoint["ema"]
+
+
+def _network(module: Any) -> nn.Module:
+    return module.denoiser.network

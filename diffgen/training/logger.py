@@ -1,0 +1,60 @@
+"""Where the log goes: csv, tensorboard, wandb or nowhere."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+
+from diffgen.build import typed
+from diffgen.errors import UsageError
+
+
+def csv(folder: Path) -> Logger:
+    """`metrics.csv` in the run's folder."""
+    return CSVLogger(folder, name="", version="")
+
+
+def tensorboard(folder: Path) -> Logger:
+    """Event files in the run's folder; needs the extra `tensorboard`."""
+    try:
+        return TensorBoardLogger(folder, name="", version="")
+    except ModuleNotFoundError:
+        raise UsageError(
+            "logger=tensorboard needs one more package: pip install 'diffgen[tensorboard]'"
+        ) from None
+
+
+def wandb(
+    folder: Path,
+    project: str = "diffgen",
+    entity: str | None = None,
+    group: str | None = None,
+    offline: bool = False,
+) -> Logger:
+    """A run of Weights & Biases, its files in the run's folder."""
+    return WandbLogger(
+        name=folder.name,
+        save_dir=folder,
+        project=project,
+        entity=entity,
+        group=group,
+        offline=offline,
+    )
+
+
+LOGGERS = {"csv": csv, "tensorboard": tensorboard, "wandb": wandb}
+
+
+def logger_of(settings: Mapping[str, Any], folder: Path, config: dict[str, Any]) -> Logger | bool:
+    """The logger named by settings, told the run's configuration; False for none."""
+    options = dict(settings)
+    name = options.pop("name")
+    if name == "none":
+        return False
+    if name not in LOGGERS:
+        raise UsageError(f"no logger={name}; there is {', '.join(LOGGERS)} and none")
+    folder.mkdir(parents=True, exist_ok=True)
+    logger = typed(LOGGERS[name], "logger", options, f" for logger={name}", folder=folder)
+    logger.log_hyperparams(config)
+    return logger

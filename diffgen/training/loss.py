@@ -1,0 +1,56 @@
+"""The one loss: the squared error of the network's estimate, read as an error of eps.
+
+NCSN's sigma^2-weighted denoising score matching (Song and Ermon 2019, equation 6) and DDPM's
+L_simple (Ho et al. 2020, equation 14) are this function with other schedules and scalings.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from diffgen.model.denoiser import Preconditioned, match
+from diffgen.training.draws import Draws
+from diffgen.training.times import Times
+from diffgen.training.weighting import Weighting
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Errors of a denoiser on noised images.
+
+    `per_batch` gives a whole batch one time; `total` sums over pixels instead of averaging (and
+    halves, as NCSN does), which matters to gradient clipping and to Adam's epsilon.
+    """
+
+    denoiser: Preconditioned
+    times: Times
+    weighting: Weighting
+    per_batch: bool = False
+    total: bool = False
+
+    def __call__(self, x0: Tensor, label: Tensor | None, draws: Draws) -> tuple[Tensor, Tensor]:
+        """Errors (b,) of clean images x0 (b, C, H, W) and the times t (b,) they were noised to."""
+        schedule, scaling = self.denoiser.schedule, self.denoiser.scaling
+        t = self.draw_times(draws)
+        eps = draws.normal(x0)
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        x_t = match(alpha, x0) * x0 + match(sigma, x0) * eps
+        a, b = scaling.target(alpha, sigma)
+        target = match(a, x0) * x0 + match(b, x0) * eps
+        error = (self.denoiser.raw(x_t, t, label) - target).square().flatten(1)
+        error = error.sum(1) / 2 if self.total else error.mean(1)
+        return match(self._weight(alpha, sigma), error[:, None])[:, 0] * error, t
+
+    def draw_times(self, draws: Draws) -> Tensor:
+        """The times (b,) of this part of the batch."""
+        u = draws.uniform("time")
+        if self.per_batch:
+            u = u[:1].expand_as(u)
+        return draws.here(self.times(u, self.denoiser.schedule))
+
+    def _weight(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+        """Weight (b,) of the squared error of F: an error of F is out of x0, alpha / sigma of eps."""
+        _, out, _ = self.denoiser.scaling(alpha, sigma)
+        snr = (alpha / sigma) ** 2
+        return self.weighting(snr) * torch.square(out) * snr

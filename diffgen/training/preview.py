@@ -1,0 +1,74 @@
+"""Sample grids while training, made with the averaged weights."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffgen.model.denoiser import Clipped, Denoiser
+from diffgen.pixels import enlarge, grid, save_png
+from diffgen.sampler import Sampler, SeededNoise
+from diffgen.training.ema import Ema
+
+
+class Preview(L.Callback):
+    """Every `every` steps, and at the end, a grid of `labels` drawn from the same noise.
+
+    `shape` (C, H, W) is one image's; `times` are the sampler's.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        ema: Ema,
+        sampler: Sampler,
+        times: Tensor,
+        shape: tuple[int, int, int],
+        labels: Tensor | None,
+        num_samples: int,
+        every: int,
+        clip: bool,
+    ):
+        self.folder, self.ema, self.sampler, self.times = folder, ema, sampler, times
+        self.shape, self.labels, self.num_samples = shape, labels, num_samples
+        self.every, self.clip, self.made = every, clip, 0
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any
+    ) -> None:
+        step = trainer.global_step
+        due = step % self.every == 0 or step == trainer.max_steps
+        if trainer.is_global_zero and due and step != self.made:
+            self.made = step
+            self._draw(trainer, pl_module, step)
+
+    def _draw(self, trainer: L.Trainer, module: Any, step: int) -> None:
+        module.denoiser.eval()
+        with self.ema.weights(module):
+            images = self.sample(module.denoiser, module.pixel_range, module.device)
+        module.denoiser.train()
+        picture = enlarge(grid(images))
+        save_png(picture, self.folder / f"step_{step:07d}.png")
+        for logger in trainer.loggers:
+            _log(logger, picture, step)
+
+    def sample(self, denoiser: Denoiser, pixel_range: Any, device: torch.device) -> Tensor:
+        """Images uint8 (num_samples, C, H, W) of the denoiser as it stands."""
+        if self.clip:
+            denoiser = Clipped(denoiser, pixel_range.low, pixel_range.high)
+        noise = SeededNoise(0, range(self.num_samples))
+        like = torch.empty(self.num_samples, *self.shape, device=device)
+        x = denoiser.schedule.sigma(self.times[0]) * noise(like)
+        labels = None if self.labels is None else self.labels.to(device)
+        return pixel_range.to_uint8(self.sampler(denoiser, x, self.times, labels, noise)).cpu()
+
+
+def _log(logger: Any, picture: Tensor, step: int) -> None:
+    """Show a picture uint8 (C, H, W) in a logger that can: tensorboard's or wandb's."""
+    if hasattr(logger, "log_image"):
+        logger.log_image("samples", [np.asarray(picture.permute(1, 2, 0).squeeze(-1))], step=step)
+    elif hasattr(logger.experiment, "add_image"):
+        logger.experiment.add_image("samples", picture, step)

@@ -1,0 +1,102 @@
+"""What is kept of a run: checkpoints written whole or not at all, at steps, signals and the end."""
+
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from diffgen.checkpoint_format import seal
+
+
+class SealedCheckpointIO(TorchCheckpointIO):
+    """Seals a checkpoint with its content hash; writes beside the target, syncs and renames."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
+        if "diffgen" in checkpoint:
+            seal(checkpoint)
+        write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
+
+
+def write_atomically(path: Path, write: Any) -> None:
+    """Call `write(file)` on a file beside `path`, sync it and rename it to `path`.
+
+    A crash or a full disk leaves the old file or the new one, never a torn one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with open(partial, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+class Keeper(L.Callback):
+    """Saves `last.ckpt` every `every` steps, on SIGTERM, SIGUSR1, SIGUSR2, Ctrl-C and at the end.
+
+    Every `snapshot` steps the file is also kept as step_0001000.ckpt. A signal only sets a flag;
+    the step under way is finished, every rank agrees, and `stopped` then holds the signal. It
+    must stand behind the average in the list of callbacks.
+    """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
+
+    def __init__(self, folder: Path, every: int, snapshot: int | None):
+        self.folder, self.every, self.snapshot = folder, every, snapshot
+        self.received = self.stopped = self.saved = 0
+        self.handlers: dict[signal.Signals, Any] = {}
+
+    @property
+    def last(self) -> Path:
+        """Where the newest checkpoint stands."""
+        return self.folder / "last.ckpt"
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for leftover in self.folder.glob(".*.partial"):
+            leftover.unlink(missing_ok=True)
+        self.saved = trainer.global_step
+        if threading.current_thread() is threading.main_thread():
+            for number in self.SIGNALS:
+                self.handlers[number] = signal.signal(number, self._receive)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any
+    ) -> None:
+        step = trainer.global_step
+        if step == self.saved and not self.received:
+            return
+        stop = trainer.strategy.reduce_boolean_decision(bool(self.received), all=False)
+        if stop:
+            self.stopped = self.received or signal.SIGTERM
+            trainer.should_stop = True
+        if step != self.saved and (stop or step % self.every == 0 or step == trainer.max_steps):
+            self._save(trainer, step)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        for number, handler in self.handlers.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self.handlers = {}
+
+    def _save(self, trainer: L.Trainer, step: int) -> None:
+        self.saved = step
+        trainer.save_checkpoint(self.last)
+        if self.snapshot and step % self.snapshot == 0 and trainer.is_global_zero:
+            name = self.folder / f"step_{step:07d}.ckpt"
+            name.unlink(missing_ok=True)
+            os.link(self.last, name)
+
+    def _receive(self, number: int, frame: object) -> None:
+        if self.received == signal.SIGINT == number:
+            raise KeyboardInterrupt  # asked twice: now
+        self.received = self.received or number

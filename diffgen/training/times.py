@@ -1,0 +1,42 @@
+"""At which times a batch is trained: functions (u (B,) even on [0, 1), schedule) -> t (B,)."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from diffgen.schedule import Schedule
+
+Times = Callable[[Tensor, Schedule], Tensor]
+
+EDM_MEAN, EDM_STD = -1.2, 1.2  # of ln sigma (Karras et al. 2022, table 1)
+
+
+def uniform(u: Tensor, schedule: Schedule) -> Tensor:
+    """Every level alike (Ho et al. 2020, algorithm 1); even on [t_min, 1] where time flows."""
+    if schedule.levels:
+        return ((u * schedule.levels).floor() + 1) / schedule.levels
+    return schedule.t_min + u * (1 - schedule.t_min)
+
+
+def antithetic(u: Tensor, schedule: Schedule) -> Tensor:
+    """As uniform, the second half of the batch mirrored (DDIM's code): t and its opposite."""
+    half = (len(u) + 1) // 2
+    top = 1 - torch.finfo(u.dtype).eps
+    mirrored = torch.cat([u[:half], (1 - u[: len(u) - half]).clamp(max=top)])
+    return uniform(mirrored, schedule)
+
+
+def stratified(u: Tensor, schedule: Schedule) -> Tensor:
+    """One time in each of B even strata (Kingma et al. 2021, appendix I.1): a steadier loss."""
+    index = torch.arange(len(u), dtype=u.dtype)
+    return uniform((u[0] + index / len(u)) % 1, schedule)
+
+
+def log_normal(u: Tensor, schedule: Schedule) -> Tensor:
+    """ln(sigma / alpha) normal (Karras et al. 2022, table 1), kept inside [t_min, 1]."""
+    log_sigma = EDM_MEAN + EDM_STD * torch.special.ndtri(u.clamp(1e-12, 1 - 1e-12))
+    return schedule.time(-log_sigma).clamp(schedule.t_min, 1)
+
+
+TIMES: dict[str, Times] = {f.__name__: f for f in (uniform, antithetic, stratified, log_normal)}
