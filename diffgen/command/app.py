@@ -1,0 +1,97 @@
+"""A composed command: Hydra around a task, and one line with an exit status for each failure."""
+
+import os
+import signal
+import sys
+import threading
+from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import hydra
+
+from diffgen.command import guard
+from diffgen.command.job import Job, full_error
+from diffgen.command.line import parse
+from diffgen.command.past import Past
+from diffgen.command.places import config_dir
+from diffgen.command.registry import Command, imported
+from diffgen.command.run_id import register
+
+
+def run(command: Command, words: list[str]) -> int:
+    """Exit status of a composed command with the words after its name."""
+    args, words = parse(words)
+    asked = os.environ.get("HYDRA_FULL_ERROR")
+    job = Job(command.name, searched(args), asked)
+    try:
+        # With it, Hydra raises what went wrong instead of printing pages and exiting.
+        with full_error("1"), arguments([sys.argv[0], *words]), terminable():
+            compose(command, job)
+    except SystemExit as stop:
+        # Lightning answers Ctrl-C with an exit status of its own.
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            return 130
+        raise
+    except (Exception, Past) as carried:
+        error = carried.__cause__ if isinstance(carried, Past) else carried
+        if asked == "1" or not isinstance(error, Exception):
+            raise
+        return tell(error, command.name, args)
+    return 0
+
+
+def compose(command: Command, job: Job) -> None:
+    """Lets Hydra compose the config and run the job or the sweep, and finishes a sweep's table."""
+    register()
+    decorate = hydra.main(version_base="1.3", config_path=config_dir(), config_name=command.name)
+    try:
+        decorate(job)()
+    finally:
+        started, guard.SWEEPS[:] = list(guard.SWEEPS), []
+        if command.finish and os.environ.get("SLURM_PROCID", "0") == "0":
+            for folder in started:
+                imported(command.finish)(folder)
+
+
+def tell(error: Exception, command: str, args: Namespace) -> int:
+    """Prints an error as one line and returns the exit status that it stands for."""
+    from diffgen.command.mistake import explain
+
+    status, line = explain(error, command, args)
+    print(f"diffgen: {line}", file=sys.stderr)
+    return status
+
+
+def searched(args: Namespace) -> list[str]:
+    """The flags that say where configs are looked for, for processes that compose them again."""
+    given = (("--config-dir", args.config_dir), ("--config-name", args.config_name))
+    return [word for flag, value in given if value for word in (flag, value)]
+
+
+@contextmanager
+def arguments(words: list[str]) -> Iterator[None]:
+    """Lets Hydra, which reads sys.argv, see these words."""
+    before, sys.argv = sys.argv, words
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Makes SIGTERM end this process in order, with exit status 143."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def terminate(number: int, _: FrameType | None) -> None:
+    raise SystemExit(128 + number)

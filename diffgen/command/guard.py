@@ -1,0 +1,50 @@
+"""A Hydra callback that refuses bad values before a folder is made or a job started."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from diffgen.command.past import Past
+from diffgen.command.settings import check
+
+SWEEPS: list[Path] = []
+
+
+class Guard(Callback):
+    """Checks one command's config, and notes the folder of each sweep that starts."""
+
+    def __init__(self, command: str) -> None:
+        self.command = command
+
+    def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        self.check([config])
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        loader = GlobalHydra.instance().config_loader()
+        jobs = covering(list(config.hydra.overrides.task))
+        self.check(loader.load_sweep_config(config, overrides) for overrides in jobs)
+        SWEEPS.append(Path(config.hydra.sweep.dir).resolve())
+
+    def check(self, configs: Iterable[DictConfig]) -> None:
+        try:
+            for config in configs:
+                check(self.command, config)
+        except Exception as error:
+            raise Past from error
+
+
+def covering(overrides: list[str]) -> list[list[str]]:
+    """Few jobs of a sweep, in which each of its values stands at least once.
+
+    Root values are judged one by one, so that a product of lists needs no more than the longest.
+    """
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    columns = [BasicSweeper.split_arguments([override], None)[0] for override in parsed]
+    longest = max(map(len, columns), default=1)
+    return [[column[row % len(column)][0] for column in columns] for row in range(longest)]

@@ -1,0 +1,98 @@
+"""What Hydra calls for one job of a command, in this process or in a launcher's."""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from diffgen.command.child import Child
+from diffgen.command.past import Past
+from diffgen.command.registry import COMMANDS, imported
+from diffgen.command.run_id import register
+from diffgen.command.settings import check
+from diffgen.errors import UsageError
+
+FAILURES = logging.getLogger("diffgen.failure")  # goes to the run's log file only
+
+
+class JobFailed(Exception):
+    """One line about an exception whose traceback is in the run's log."""
+
+
+@dataclass
+class Job:
+    """A picklable task: launchers ship it to other processes.
+
+    `flags` are the flags that a child process needs again; `full_error` is HYDRA_FULL_ERROR as
+    the user set it.
+    """
+
+    command: str
+    flags: list[str]
+    full_error: str | None
+
+    def __post_init__(self) -> None:
+        self.__module__ = f"diffgen.{self.command}"  # Hydra names the job and its log after it
+
+    def __call__(self, config: DictConfig) -> Any:
+        register()
+        with full_error(self.full_error):
+            try:
+                return self.work(config)
+            except Exception as error:
+                self.fail(error)
+
+    def fail(self, error: Exception) -> NoReturn:
+        """Ends a single run at once, and a sweep's job so that the other jobs go on."""
+        if not isinstance(error, UsageError):
+            FAILURES.error("the job failed", exc_info=error)
+            error = JobFailed(describe(error)).with_traceback(error.__traceback__)
+        if HydraConfig.get().mode != RunMode.MULTIRUN:
+            raise Past from error
+        print(f"diffgen: job {HydraConfig.get().job.num}: {error}", file=sys.stderr)
+        raise error
+
+    def work(self, config: DictConfig) -> Any:
+        check(self.command, config)
+        from diffgen.training.launch import isolated, relaunch
+
+        if several(config):
+            relaunch(Child(self.command, self.flags))
+        with isolated():
+            return imported(COMMANDS[self.command].task)(config)
+
+
+def several(config: DictConfig) -> bool:
+    """Whether a config asks for more than one device."""
+    devices = OmegaConf.select(config, "trainer.devices", default=config.get("devices", 1))
+    return devices != 1
+
+
+def describe(error: Exception) -> str:
+    """One line: the exception, and where its traceback stands."""
+    job = HydraConfig.get()
+    first = (str(error).strip().splitlines() or [""])[0]
+    log = Path(job.runtime.output_dir) / f"{job.job.name}.log"
+    return f"{type(error).__name__}: {first} (traceback in {log})"
+
+
+@contextmanager
+def full_error(value: str | None) -> Iterator[str | None]:
+    """Sets HYDRA_FULL_ERROR, or takes it away, and puts it back."""
+    before = os.environ.pop("HYDRA_FULL_ERROR", None)
+    if value is not None:
+        os.environ["HYDRA_FULL_ERROR"] = value
+    try:
+        yield before
+    finally:
+        os.environ.pop("HYDRA_FULL_ERROR", None)
+        if before is not None:
+            os.environ["HYDRA_FULL_ERROR"] = before

@@ -1,0 +1,106 @@
+"""What went wrong, as one line: Hydra's messages condensed, with the nearest right word."""
+
+import re
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from difflib import get_close_matches
+
+from hydra import compose, initialize_config_dir
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from diffgen.command.job import JobFailed
+from diffgen.command.places import config_dir
+from diffgen.errors import UsageError
+
+NO_KEY = re.compile(r"Could not (?:override|append to config|delete from config)\W+([\w./@-]+)")
+
+
+def explain(error: Exception, command: str, args: Namespace) -> tuple[int, str]:
+    """Exit status and line for an error: 2 where another command line would mend it, else 1."""
+    match error:
+        case UsageError():
+            return 2, str(error)
+        case JobFailed():
+            return 1, str(error)
+        case MissingConfigException(options=[*options], missing_cfg_file=str(name)):
+            group, _, choice = name.rpartition("/")
+            return 2, f"no {group} {choice!r}{near(choice, options, options)}"
+        case OverrideParseException():
+            return 2, f"cannot read {error.override!r}: {flat(error.message)}"
+        case HydraException() | OmegaConfBaseException() | ValueError():
+            return 2, composition(str(error) or str(error.__cause__), command, args)
+    return 1, f"{type(error).__name__}: {flat(str(error))}"
+
+
+def flat(message: str) -> str:
+    """A message of several lines as one, without Hydra's pointers into the text."""
+    lines = (line.strip() for line in message.splitlines())
+    return "; ".join(line for line in lines if line and not line.startswith(("See", "^")))
+
+
+def composition(message: str, command: str, args: Namespace) -> str:
+    """The line for a config that cannot be composed."""
+    missing = NO_KEY.match(message)
+    if not missing:
+        return flat(message)
+    key = missing[1]
+    return f"no key {key!r}{near(key, known(command, args))}"
+
+
+def near(word: str, words: Sequence[str], otherwise: Sequence[str] = ()) -> str:
+    """What to add about the words most like a mistaken one, by their last parts if need be."""
+    found = get_close_matches(word, words, 2, 0.75)
+    if not found:
+        last = get_close_matches(tail(word), {tail(w) for w in words}, 1, 0.6)
+        found = [w for w in words if tail(w) in last][:2]
+    if found:
+        return f"; did you mean {' or '.join(found)}?"
+    return f"; there are {', '.join(otherwise)}" if otherwise else ""
+
+
+def tail(key: str) -> str:
+    return key.rpartition(".")[2]
+
+
+def known(command: str, args: Namespace) -> list[str]:
+    """Every group and key of the config that the valid group choices of this line compose."""
+    search = [f"hydra.searchpath=[{args.config_dir!r}]"] if args.config_dir else []
+    with initialize_config_dir(version_base="1.3", config_dir=config_dir()):
+        loader = GlobalHydra.instance().config_loader()
+        found = set(groups(loader))
+        choices = [choice(o) for o in parsed(args.overrides) if o.key_or_group in found]
+        config = compose(args.config_name or command, overrides=[*search, *choices])
+    return sorted({*keys(config), *found})
+
+
+def parsed(overrides: list[str]) -> list[Override]:
+    return OverridesParser.create().parse_overrides(overrides)
+
+
+def choice(override: Override) -> str:
+    """The override itself, or the first value of a sweep over it."""
+    if not override.is_sweep_override():
+        return str(override.input_line)
+    return f"{override.get_key_element()}={next(override.sweep_string_iterator())}"
+
+
+def groups(loader: ConfigLoader, parent: str = "") -> Iterator[str]:
+    for name in loader.list_groups(parent):
+        path = f"{parent}/{name}" if parent else name
+        yield path
+        yield from groups(loader, path)
+
+
+def keys(config: DictConfig, prefix: str = "") -> Iterator[str]:
+    """Every key of a config, with dots."""
+    for name in config:
+        yield f"{prefix}{name}"
+        node = config._get_node(name)
+        if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
+            yield from keys(node, f"{prefix}{name}.")

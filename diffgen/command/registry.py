@@ -1,0 +1,70 @@
+"""The commands of diffgen, all in one place."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a first word stands for.
+
+    `task` and `finish` are "module:function", imported when they are called. A composed task is
+    called with the config that Hydra made of `configs/<name>.yaml`, any other with the list of
+    words after its name. `finish` is called with a sweep's folder when the sweep has ended, also
+    if jobs of it failed.
+    """
+
+    name: str
+    summary: str
+    task: str
+    composed: bool = True
+    finish: str | None = None
+
+    def run(self, words: list[str]) -> int:
+        """Exit status of this command with the words after its name."""
+        if not self.composed:
+            return imported(self.task)(words) or 0
+        from diffgen.command.app import run
+
+        return run(self, words)
+
+
+def imported(path: str) -> Callable[..., Any]:
+    """The function named "module:function"."""
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)
+
+
+COMMANDS = {
+    command.name: command
+    for command in (
+        Command("train", "train a model; the checkpoint is data", "diffgen.train:train"),
+        Command(
+            "sample",
+            "sample from a checkpoint and measure the images; -m sweeps into a table",
+            "diffgen.sample:sample",
+            finish="diffgen.sample:finish_sweep",
+        ),
+    )
+}
+
+
+def usage() -> str:
+    """The help text of `diffgen` alone."""
+    width = max(map(len, COMMANDS))
+    rows = (f"  {name:<{width}}  {command.summary}" for name, command in COMMANDS.items())
+    return "\n".join(
+        [
+            "usage: diffgen COMMAND [key=value ...] [flags]",
+            "",
+            *rows,
+            "",
+            "diffgen COMMAND --help      its choices and every key with its value",
+            "diffgen COMMAND --cfg job   the config that these words would run",
+            "diffgen COMMAND -m k=a,b    a sweep over all combinations",
+            "diffgen --version",
+            'eval "$(diffgen -sc install=bash)"   completion (bash, zsh, fish)',
+        ]
+    )

@@ -1,0 +1,54 @@
+"""Several processes for one job: how Lightning starts them, and how nothing of them is left."""
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+
+RANKS = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+def relaunch(child: Callable[[int], tuple[list[str], str]]) -> None:
+    """Makes Lightning start local rank n by `child(n)`, a command line and its working folder.
+
+    Left alone it repeats this process's whole command line, and with it a whole sweep.
+    """
+    from lightning.fabric.strategies.launchers import subprocess_script as fabric
+    from lightning.pytorch.strategies.launchers import subprocess_script as pytorch
+
+    for module in (fabric, pytorch):
+        if not hasattr(module, "_hydra_subprocess_cmd"):
+            raise RuntimeError("this version of lightning starts its processes in another way")
+        setattr(module, "_hydra_subprocess_cmd", child)  # noqa: B010 (private, so unknown to types)
+
+
+@contextlib.contextmanager
+def isolated() -> Iterator[None]:
+    """Leaves no process group and no rank in the environment to the next job of a sweep."""
+    before = {name: os.environ.get(name) for name in RANKS}
+    try:
+        yield
+    finally:
+        end_process_group()
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
+def end_process_group() -> None:
+    if "torch.distributed" not in sys.modules:
+        return
+    import torch.distributed as dist
+
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def quiet() -> None:
+    """Leaves Lightning's messages to the root logger; its own handlers print each once more."""
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logger = logging.getLogger(name)
+        logger.handlers.clear()
+        logger.propagate = True
