@@ -84,6 +84,35 @@ SPACINGS: dict[str, Callable[[Schedule, int], Tensor]] = {
 }
 
 
+def times(schedule: Schedule, spacing: str, steps: int | None) -> Tensor:
+    """Times (steps + 1,) by the name of a spacing; steps=None means every training level.
+
+    A continuous schedule counts as 1000 levels then. UsageError for an unknown name and for
+    fewer than one step.
+    """
+    if spacing not in SPACINGS:
+        raise UsageError(f"no spacing={spacing}; there is auto, {', '.join(SPACINGS)}")
+    steps = (schedule.levels or 1000) if steps is None else steps
+    if steps < 1:
+        raise UsageError(f"steps={steps}: take 1 or more")
+    return SPACINGS[spacing](schedule, steps)
+
+
+def snapped(schedule: Schedule, times: Tensor) -> Tensor:
+    """The training levels nearest to `times`, for a network that knows no others.
+
+    UsageError where two times meet at one level.
+    """
+    assert schedule.levels is not None, "a continuous schedule has no levels"
+    nearest = (times * schedule.levels).round() / schedule.levels
+    if not (nearest.diff() < 0).all():
+        raise UsageError(
+            f"this network knows {schedule.levels} noise levels, too few for {len(times) - 1} "
+            "steps of this spacing; take fewer, or spacing=linspace"
+        )
+    return nearest
+
+
 def times_for(name: str, schedule: Schedule, steps: int | None) -> Tensor:
     """Times (steps + 1,) of the spacing `name`; steps None is one for every training level."""
     if name not in SPACINGS:

@@ -1,8 +1,8 @@
-"""What every sampler is, and the two steps that most of them are made of."""
+"""What every sampler is, and the steps that most of them are made of."""
 
 import abc
 from collections.abc import Callable, Iterator
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ class Sampler(abc.ABC):
     """Frozen settings of a way back; it holds no model, no times and no random state."""
 
     spacing: ClassVar[str]  # what `spacing=auto` means for it
+    start: ClassVar[Literal["prior", "uniform"]] = "prior"  # what `start=auto` means for it
 
     @abc.abstractmethod
     def trajectory(
@@ -47,6 +48,17 @@ def first_order(schedule: Schedule, x: Tensor, x0: Tensor, t: Tensor, s: Tensor)
     return ratio * x + (schedule.alpha(s) - schedule.alpha(t) * ratio) * x0
 
 
+def posterior_mean(schedule: Schedule, x: Tensor, x0: Tensor, t: Tensor, s: Tensor) -> Tensor:
+    """Mean of x_s given x_t and x0 (Ho et al. 2020, equation 7): x0 at s = 0."""
+    kept = schedule.alpha(t) / schedule.alpha(s) * (schedule.sigma(s) / schedule.sigma(t)) ** 2
+    return kept * x + (schedule.alpha(s) - kept * schedule.alpha(t)) * x0
+
+
+def posterior_variance(schedule: Schedule, t: Tensor, s: Tensor) -> Tensor:
+    """Variance of x_s given x_t and x0 (Ho et al. 2020, equation 7): 0 at s = 0."""
+    return (schedule.sigma(s) / schedule.sigma(t)) ** 2 * added_variance(schedule, t, s)
+
+
 def added_variance(schedule: Schedule, t: Tensor, s: Tensor) -> Tensor:
     """Variance that the noising adds from s to t > s: sigma_t^2 - (alpha_t / alpha_s)^2 sigma_s^2.
 
@@ -56,6 +68,7 @@ def added_variance(schedule: Schedule, t: Tensor, s: Tensor) -> Tensor:
     return schedule.sigma(t) ** 2 - shrink**2 * schedule.sigma(s) ** 2
 
 
-def posterior_variance(schedule: Schedule, t: Tensor, s: Tensor) -> Tensor:
-    """Variance of x_s given x_t and x0 (Ho et al. 2020, equation 7): 0 at s = 0."""
-    return (schedule.sigma(s) / schedule.sigma(t)) ** 2 * added_variance(schedule, t, s)
+def noised(schedule: Schedule, x: Tensor, s: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """x_s carried on to the later time t > s by the noising process, with unit normal `noise`."""
+    shrink = schedule.alpha(t) / schedule.alpha(s)
+    return shrink * x + added_variance(schedule, t, s).clamp(min=0).sqrt() * noise

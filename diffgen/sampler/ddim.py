@@ -29,6 +29,6 @@ class DDIM(Sampler):
             fresh = self.eta * posterior_variance(schedule, t, s).sqrt()
             kept = (schedule.sigma(s) ** 2 - fresh**2).clamp(min=0).sqrt() / schedule.sigma(t)
             x = kept * x + (schedule.alpha(s) - kept * schedule.alpha(t)) * x0
-            if fresh > 0:
+            if self.eta > 0 and s > 0:
                 x = x + fresh * noise(x)
             yield x

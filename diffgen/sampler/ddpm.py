@@ -8,7 +8,13 @@ from typing import Literal
 from torch import Tensor
 
 from diffgen.model import Denoiser
-from diffgen.sampler.base import Noise, Sampler, added_variance, posterior_variance
+from diffgen.sampler.base import (
+    Noise,
+    Sampler,
+    added_variance,
+    posterior_mean,
+    posterior_variance,
+)
 
 VARIANCES = {"fixedsmall": posterior_variance, "fixedlarge": added_variance}
 
@@ -19,7 +25,8 @@ class DDPM(Sampler):
 
     variance: fixedsmall is the posterior's, fixedlarge the noise that the step removes (DDPM's
     beta, its CIFAR-10 setting). They meet in many steps; in few, fixedlarge is far too noisy.
-    No noise on the step to the image.
+    On variance-exploding schedules these are the ancestral and the reverse-diffusion sampling of
+    Song et al. 2021 (appendices E and F). No noise on the step to the image.
     """
 
     variance: Literal["fixedsmall", "fixedlarge"] = "fixedsmall"
@@ -30,10 +37,7 @@ class DDPM(Sampler):
     ) -> Iterator[Tensor]:
         schedule, variance = denoiser.schedule, VARIANCES[self.variance]
         for t, s in pairwise(times):
-            x0 = denoiser(x, t, label)
-            shrink = schedule.alpha(t) / schedule.alpha(s)
-            kept = shrink * (schedule.sigma(s) / schedule.sigma(t)) ** 2
-            x = kept * x + (schedule.alpha(s) - kept * schedule.alpha(t)) * x0
+            x = posterior_mean(schedule, x, denoiser(x, t, label), t, s)
             if s > 0:
                 x = x + variance(schedule, t, s).sqrt() * noise(x)
             yield x

@@ -14,7 +14,7 @@ class SeededNoise:
     noise is drawn on the CPU and moved.
     """
 
-    def __init__(self, seed: int, images: Sequence[int]):
+    def __init__(self, seed: int, images: Sequence[int]) -> None:
         self.streams = [
             np.random.Generator(np.random.Philox(key=np.array([seed, image], dtype=np.uint64)))
             for image in images

@@ -1,0 +1,36 @@
+"""Churn: fresh noise before a deterministic step (Karras et al. 2022, algorithm 2)."""
+
+import abc
+import math
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from diffgen.sampler.base import Noise, Sampler, noised
+from diffgen.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Churned(Sampler, abc.ABC):
+    """Settings of a sampler whose steps start a little higher, at u (1 + g), u = sigma / alpha.
+
+    g = min(churn / steps, sqrt(2) - 1) while `churn_min` <= u <= `churn_max`, and never beyond
+    t = 1. `churn_scale` multiplies the noise. They are the paper's S_churn, S_min, S_max, S_noise.
+    """
+
+    churn: float = 0.0
+    churn_min: float = 0.0
+    churn_max: float = math.inf
+    churn_scale: float = 1.0
+
+    def stirred(
+        self, schedule: Schedule, x: Tensor, t: Tensor, steps: int, noise: Noise
+    ) -> tuple[Tensor, Tensor]:
+        """x (B, C, H, W) with churn's noise, and the later time at which it now is."""
+        log_snr = schedule.log_snr(t)
+        if not (self.churn > 0 and self.churn_min <= (-log_snr).exp() <= self.churn_max):
+            return x, t
+        higher = schedule.time(log_snr - math.log1p(min(self.churn / steps, math.sqrt(2) - 1)))
+        if higher <= t:
+            return x, t
+        return noised(schedule, x, t, higher, self.churn_scale * noise(x)), higher
