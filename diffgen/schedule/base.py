@@ -14,15 +14,11 @@ from torch import Tensor
 class Schedule(abc.ABC):
     """A pair of functions alpha(t), sigma(t); subclasses are frozen dataclasses."""
 
-    @property
-    @abc.abstractmethod
-    def t_min(self) -> float:
-        """The smallest time a network ever sees; no time lies inside (0, t_min)."""
+    t_min: float
+    """The smallest time a network ever sees; no time lies inside (0, t_min)."""
 
-    @property
-    @abc.abstractmethod
-    def levels(self) -> int | None:
-        """How many noise levels training uses, level i at t = (i + 1) / levels; None: all times."""
+    levels: int | None
+    """How many levels training uses, level i at t = (i + 1) / levels; None: all times."""
 
     @abc.abstractmethod
     def alpha(self, t: Tensor) -> Tensor:
@@ -40,7 +36,7 @@ class Schedule(abc.ABC):
         """The t in [0, 1] (...) at which ln(alpha / sigma) equals `log_snr`, by bisection."""
         low = torch.zeros_like(log_snr, dtype=torch.float64)
         high = torch.ones_like(low)
-        for _ in range(64):
+        for _ in range(64):  # to the last bit of a float64, even near 0
             middle = (low + high) / 2
             too_clean = self.log_snr(middle) > log_snr
             low, high = torch.where(too_clean, middle, low), torch.where(too_clean, high, middle)
@@ -58,5 +54,9 @@ class Schedule(abc.ABC):
 
     def at(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """alpha and sigma at t, () or (B,), shaped and cast to multiply `like` (B, ...)."""
-        shape = (*t.shape, *(1,) * (like.ndim - 1)) if t.ndim else ()
-        return tuple(f(t).to(like).reshape(shape) for f in (self.alpha, self.sigma))
+        return match(self.alpha(t), like), match(self.sigma(t), like)
+
+
+def match(value: Tensor, like: Tensor) -> Tensor:
+    """A coefficient () or (B,) cast and shaped to multiply `like` (B, ...)."""
+    return value.to(like).reshape((*value.shape, *(1,) * (like.ndim - 1)) if value.ndim else ())

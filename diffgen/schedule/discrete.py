@@ -32,8 +32,9 @@ class Discrete(Schedule):
         betas = self.betas()
         if not (betas.min() > 0 and betas.max() < 1):
             raise UsageError(
-                f"schedule.levels={self.levels} drives beta to {betas.max():.3g}, and it must stay "
-                "below 1; take more levels, or schedule=cosine"
+                f"schedule.levels={self.levels} puts beta between {betas.min():.3g} and "
+                f"{betas.max():.3g}, and it must stay inside (0, 1): take more levels, or "
+                "schedule=cosine"
             )
         last = self.alpha(torch.tensor(1.0, dtype=torch.float64)).item()
         if last > VISIBLE:
@@ -56,7 +57,7 @@ class Discrete(Schedule):
 
     def sigma(self, t: Tensor) -> Tensor:
         value = interpolate(self._table, t)
-        return (1 - value**2).sqrt() if self.zero_snr else (-torch.expm1(2 * value)).sqrt()
+        return (1 - value**2).sqrt() if self.zero_snr else torch.expm1(2 * value).abs().sqrt()
 
     @functools.cached_property
     def _table(self) -> Tensor:

@@ -1,0 +1,30 @@
+"""The continuous variance-preserving schedule (Song et al. 2021, equation 33)."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from diffgen.schedule.base import Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class VP(Schedule):
+    """The rate beta(t) climbs evenly from `beta_min` to `beta_max`: DDPM's with endless levels."""
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+    t_min: float = 1e-3
+
+    levels: ClassVar[None] = None
+
+    def alpha(self, t: Tensor) -> Tensor:
+        return self._log_alpha(t).exp()
+
+    def sigma(self, t: Tensor) -> Tensor:
+        return torch.expm1(2 * self._log_alpha(t)).abs().sqrt()
+
+    def _log_alpha(self, t: Tensor) -> Tensor:
+        t = t.double()
+        return -(t**2) * (self.beta_max - self.beta_min) / 4 - t * self.beta_min / 2
