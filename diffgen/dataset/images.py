@@ -1,0 +1,74 @@
+"""A set of images as every room sees it: 8-bit pixels, labels, names and a fingerprint."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from torch import Tensor
+
+from diffgen.errors import UsageError
+
+Split = Literal["train", "test"]
+
+
+class Pixels(Protocol):
+    """What holds the pixels: a uint8 tensor (N, C, H, W), or an object that decodes on access."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, C, H, W)."""
+        ...
+
+    def __getitem__(self, index: Tensor, /) -> Tensor:
+        """The images at `index` (B,) int64, as uint8 (B, C, H, W)."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """N images of one shape, with the labels and class names where they are known.
+
+    `labels` is (N,) int64 or None, `classes` is () when unlabelled; `fingerprint` changes with
+    the content (when streaming: with the list of files and their sizes and times or checksums).
+    """
+
+    pixels: Pixels
+    labels: Tensor | None
+    classes: tuple[str, ...]
+    name: str
+    fingerprint: str
+
+    def __len__(self) -> int:
+        return self.pixels.shape[0]
+
+
+class Source(Protocol):
+    """A place that images come from; `flip` tells whether training mirrors half of them."""
+
+    @property
+    def flip(self) -> bool: ...
+
+    def split(self, which: Split) -> Images: ...
+
+
+def in_memory(
+    pixels: Tensor, labels: Tensor | None, classes: tuple[str, ...], name: str
+) -> Images:
+    """The images of a uint8 tensor (N, C, H, W); the fingerprint is a hash of what they hold."""
+    described = repr((tuple(pixels.shape), None if labels is None else labels.tolist())).encode()
+    fingerprint = digest(described, pixels.contiguous().numpy().data)
+    return Images(pixels, labels, classes, name, fingerprint)
+
+
+def digest(*parts: bytes | memoryview) -> str:
+    """The first 128 bits of the SHA-256 of the parts, in hexadecimal."""
+    state = hashlib.sha256()
+    for part in parts:
+        state.update(part)
+    return state.hexdigest()[:32]
+
+
+def check_split(which: str) -> None:
+    """UsageError unless `which` is one of the two splits."""
+    if which not in ("train", "test"):
+        raise UsageError(f"no split {which!r}; there is train, test")

@@ -1,0 +1,104 @@
+"""LSUN (Yu et al. 2015): photographs of scenes, one category at a time."""
+
+import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from threading import Lock
+from typing import Any, BinaryIO, Literal
+
+from diffgen.dataset.decode import Decoder
+from diffgen.dataset.gather import Streamed, gather
+from diffgen.dataset.images import Images, Split, check_split
+from diffgen.dataset.store import Store, first_of
+from diffgen.errors import UsageError
+
+Category = Literal[
+    "bedroom",
+    "bridge",
+    "church_outdoor",
+    "classroom",
+    "conference_room",
+    "dining_room",
+    "kitchen",
+    "living_room",
+    "restaurant",
+    "tower",
+]
+PART = {"train": "train", "test": "val"}
+_ONE_AT_A_TIME = Lock()
+
+
+@dataclass(frozen=True)
+class Lsun:
+    """One category of LSUN, unlabelled; its 300 validation images are the test set.
+
+    Read from `root`/lsun/<category>_train_lmdb as it is published, or from a folder or zip
+    <category>_train beside it (and _val). Resized to `size` at the shorter side, middle square
+    kept, as by NCSNv2 and DDIM. More than `memory_limit` GiB are decoded on access.
+    """
+
+    root: str = "data"
+    category: Category = "church_outdoor"
+    size: int = 256
+    memory_limit: float = 4.0
+    flip: bool = True
+
+    def split(self, which: Split) -> Images:
+        """Images of (3, size, size)."""
+        check_split(which)
+        store = _find(Path(self.root).expanduser() / "lsun", f"{self.category}_{PART[which]}")
+        names = store.images()
+        shape = (len(names), 3, self.size, self.size)
+        streamed = Streamed(store, names, Decoder(3, self.size), shape)
+        return gather(streamed, None, (), f"lsun_{self.category}", self.memory_limit)
+
+
+def _find(folder: Path, part: str) -> Store:
+    database = folder / f"{part}_lmdb"
+    if database.is_dir():
+        return _Lmdb(database)
+    return first_of([database, folder / part, folder / f"{part}.zip"], "lsun")
+
+
+class _Lmdb(Store):
+    """The values of an LMDB database by their keys, which need not end like an image's name.
+
+    Opened for each read alone: LMDB forbids a second handle in a process and any use of one after
+    a fork, and opening maps a file without reading it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._open = importlib.import_module("lmdb").open
+        except ImportError as error:
+            raise UsageError(f"{path} needs `pip install lmdb`") from error
+
+    def names(self) -> list[str]:
+        with self._reading() as reading:
+            return [key.decode() for key in reading.cursor().iternext(keys=True, values=False)]
+
+    def images(self) -> list[str]:
+        return self.names()
+
+    def open(self, name: str) -> BinaryIO:
+        with self._reading() as reading:
+            return BytesIO(reading.get(name.encode()))
+
+    def holds(self, name: str) -> bool:
+        return name in self.names()
+
+    def stamp(self, name: str) -> str:
+        return str((self.path / "data.mdb").stat().st_size)
+
+    @contextmanager
+    def _reading(self) -> Iterator[Any]:
+        with (
+            _ONE_AT_A_TIME,
+            self._open(str(self.path), readonly=True, lock=False, readahead=False) as database,
+            database.begin() as reading,
+        ):
+            yield reading

@@ -1,0 +1,47 @@
+"""The sets that torchvision reads: downloaded once where missing, then held in memory as uint8."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from diffgen.errors import UsageError
+
+T = TypeVar("T")
+
+
+def fetch(name: str, make: Callable[..., T], root: str, files: str) -> T:
+    """`make(folder, download=...)` from the files at hand or, where that fails, by download.
+
+    One process at a time downloads into a folder. UsageError, naming the expected `files`, where
+    they are missing or damaged and the network does not help.
+    """
+    folder = Path(root).expanduser()
+    try:
+        return make(folder, download=False)
+    except Exception:  # torchvision has no error of its own for a set that is not there
+        pass
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / f".{name}.lock"):
+            return make(folder, download=True)
+    except Exception as error:
+        raise absent(name, folder, files, error) from error
+
+
+def absent(name: str, folder: Path, files: str, reason: Exception) -> UsageError:
+    """The error that says which `files` are expected where, with the first line of `reason`."""
+    short = next(iter(str(reason).splitlines()), "").rstrip(":") or type(reason).__name__
+    return UsageError(
+        f"{name} can neither be read from {folder.resolve()} nor downloaded ({short}); "
+        f"put {files} there, or set dataset.root to the folder that holds them"
+    )
+
+
+def channels_first(pixels: np.ndarray) -> Tensor:
+    """A uint8 array (N, H, W, C) as a tensor (N, C, H, W), rows contiguous."""
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()

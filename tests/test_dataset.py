@@ -1,0 +1,696 @@
+"""Sources against files made here, batches against their definition, resuming with Lightning."""
+
+import hashlib
+import io
+import json
+import pickle
+import struct
+import sys
+import warnings
+import zipfile
+from collections import Counter
+from contextlib import nullcontext
+from dataclasses import fields
+from pathlib import Path
+from types import SimpleNamespace
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from lightning.pytorch import LightningModule, Trainer
+from PIL import Image
+from scipy.io import savemat
+from sklearn.datasets import load_digits
+from torch.testing import assert_close
+from torchvision import datasets as vision
+from torchvision.transforms import CenterCrop, Compose, Resize
+from torchvision.transforms.functional import crop
+
+from diffgen.build import build, find
+from diffgen.dataset.batches import Batches
+from diffgen.dataset.celeba import Celeba
+from diffgen.dataset.cifar10 import Cifar10
+from diffgen.dataset.cifar100 import Cifar100
+from diffgen.dataset.datamodule import DataModule
+from diffgen.dataset.digits import Digits
+from diffgen.dataset.draws import coins, permutation
+from diffgen.dataset.fashion_mnist import FashionMnist
+from diffgen.dataset.ffhq import Ffhq
+from diffgen.dataset.folder import Folder
+from diffgen.dataset.images import in_memory
+from diffgen.dataset.loader import Loader
+from diffgen.dataset.lsun import Lsun
+from diffgen.dataset.mnist import Mnist
+from diffgen.dataset.svhn import Svhn
+from diffgen.errors import UsageError
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+
+
+# --- what is fixed for ever ---------------------------------------------------------------------
+
+
+def test_the_draws_are_the_same_in_every_version():
+    assert permutation(10, 1, 2).tolist() == [7, 1, 3, 0, 4, 8, 9, 2, 6, 5]
+    assert coins(8, 3).astype(int).tolist() == [0, 0, 0, 1, 1, 1, 1, 0]
+
+
+def test_digits_are_scikit_learns_split_once_and_for_all():
+    train, test = Digits().split("train"), Digits().split("test")
+    levels, labels = load_digits(return_X_y=True)
+    grey = [int(255 * level / 16 + 0.5) for level in range(17)]
+    expected = Counter(
+        (label, bytes(grey[int(level)] for level in row))
+        for row, label in zip(levels, labels, strict=True)
+    )
+    found = [
+        (int(label), bytes(image.flatten().tolist()))
+        for images in (train, test)
+        for image, label in zip(images.pixels, images.labels, strict=True)
+    ]
+    assert Counter(found) == expected
+    assert (len(train), len(test), train.pixels.shape[1:]) == (1438, 359, (1, 8, 8))
+    share = test.labels.bincount() / torch.from_numpy(labels).bincount()
+    assert_close(share, torch.full((10,), 0.2), atol=0.003, rtol=0)
+    assert train.classes == tuple("0123456789")
+    assert train.fingerprint == "918bf44a89f9044d9830e4153c077fd2"
+    assert test.fingerprint == "03ed792d39c4ff60874960e9bb4471ea"
+
+
+@pytest.mark.parametrize(
+    "path", sorted((CONFIGS / "dataset").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_a_config_is_its_classs_settings(path):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        settings = dict(compose(overrides=[f"+dataset={path.stem}"]).dataset)
+    assert settings["name"] == path.stem
+    assert set(settings) - {"name"} == {field.name for field in fields(find("dataset", path.stem))}
+    assert build("dataset", settings) == find("dataset", path.stem)()
+
+
+# --- batches ------------------------------------------------------------------------------------
+
+
+def numbered(count):
+    """Images 1x1x2 that show their own number and 255, so that a mirrored one is recognised."""
+    pixels = torch.stack([torch.arange(count), torch.full((count,), 255)], 1)
+    return in_memory(pixels.to(torch.uint8).view(-1, 1, 1, 2), torch.arange(count), (), "numbered")
+
+
+def read(batches, items):
+    return [batches[item] for item in items]
+
+
+@pytest.mark.parametrize("batch_size", [4, 10, 25])
+def test_every_epoch_shows_every_image_once(batch_size):
+    batches = Batches(numbered(10), batch_size, seed=1)
+    order = torch.cat([batch["label"] for batch in read(batches, range(20))]).view(-1, 10)
+    assert_close(order.sort(1).values, torch.arange(10).expand_as(order))
+    assert len({tuple(epoch.tolist()) for epoch in order}) == len(order)
+    other = torch.cat([batch["label"] for batch in read(Batches(numbered(10), 10, 2), range(8))])
+    assert other.tolist() != order.flatten()[:80].tolist()
+
+
+@pytest.mark.parametrize(("world_size", "accumulate"), [(2, 1), (1, 3), (2, 3), (3, 2)])
+def test_devices_and_accumulation_share_out_the_same_batch(world_size, accumulate):
+    images, size, seed = numbered(50), 12, 7
+    for step in (0, 3, 4, 100):
+        whole = Batches(images, size, seed, flip=True)[step]
+        parts = [
+            Batches(images, size, seed, accumulate, rank, world_size, flip=True)[item]
+            for rank in range(world_size)
+            for item in range(step * accumulate, (step + 1) * accumulate)
+        ]
+        assert {part["step"] for part in parts} == {step}
+        position = torch.cat([part["position"] for part in parts])
+        assert sorted(position.tolist()) == list(range(size))
+        for key in ("pixels", "label"):
+            together = torch.cat([part[key] for part in parts])
+            assert_close(together[position.argsort()], whole[key])
+
+
+def test_a_batch_can_be_made_alone():
+    walked = read(Batches(numbered(9), 4, 0, flip=True), range(30))[-1]
+    alone = Batches(numbered(9), 4, 0, flip=True)[29]
+    assert_close(alone["pixels"], walked["pixels"])
+
+
+def test_half_of_the_images_are_mirrored_where_asked():
+    batches = read(Batches(numbered(100), 100, 0, flip=True), range(40))
+    pixels = torch.cat([batch["pixels"] for batch in batches])
+    labels = torch.cat([batch["label"] for batch in batches])
+    mirrored = pixels[:, 0, 0, 0] == 255
+    assert_close(torch.where(mirrored, pixels[:, 0, 0, 1], pixels[:, 0, 0, 0]).long(), labels)
+    assert abs(mirrored.double().mean() - 0.5) < 4 * 0.5 / 4000**0.5
+    assert len({tuple(flips.tolist()) for flips in mirrored.view(40, 100)}) == 40
+    plain = torch.cat(
+        [batch["pixels"] for batch in read(Batches(numbered(100), 100, 0), range(9))]
+    )
+    assert (plain[:, 0, 0, 1] == 255).all()
+
+
+@pytest.mark.parametrize(("size", "accumulate", "world_size"), [(10, 3, 1), (10, 2, 4), (0, 1, 1)])
+def test_a_batch_that_cannot_be_shared_out_is_refused(size, accumulate, world_size):
+    with pytest.raises(UsageError, match=f"batch_size={size} .*{world_size} device"):
+        Batches(numbered(5), size, 0, accumulate, 0, world_size)
+
+
+def test_unlabelled_images_give_no_label():
+    images = in_memory(torch.zeros(4, 1, 2, 2, dtype=torch.uint8), None, (), "x")
+    assert set(Batches(images, 2, 0)[0]) == {"pixels", "step", "position"}
+
+
+# --- the trainer --------------------------------------------------------------------------------
+
+
+class Witness(LightningModule):
+    """Adds up what it sees; writes a checkpoint after the batch `save_after`."""
+
+    def __init__(self, save_after=None, path=None):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.seen, self.save_after, self.path = [], save_after, path
+
+    def training_step(self, batch, index):
+        self.seen.append((batch["step"], batch["position"].tolist(), batch["pixels"].tolist()))
+        assert (batch["step"], index) == (self.global_step, self.trainer.fit_loop.batch_idx)
+        return self.weight * batch["pixels"].double().mean()
+
+    def on_train_batch_end(self, *args):
+        if len(self.seen) == self.save_after:
+            self.trainer.save_checkpoint(self.path)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 1e-3)
+
+
+def fit(max_steps, accumulate, checkpoint=None, witness=None):
+    witness = witness or Witness()
+    trainer = Trainer(
+        max_steps=max_steps,
+        max_epochs=-1,
+        accumulate_grad_batches=accumulate,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    data = DataModule(Digits(flip=True), 12, 5, accumulate, max_steps)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*not resumable.*")
+        warnings.filterwarnings("error", ".*many workers.*")
+        trainer.fit(witness, datamodule=data, ckpt_path=checkpoint)
+    return witness
+
+
+@pytest.mark.parametrize(
+    ("accumulate", "save_after", "first_length"),
+    [(1, 4, 9), (2, 8, 9), (2, 7, 9), (3, 10, 9), (2, 8, 4)],
+    ids=["plain", "accumulating", "between-micro-batches", "after-one-of-three", "extended"],
+)
+def test_resuming_sees_exactly_the_batches_of_an_unbroken_run(
+    tmp_path, accumulate, save_after, first_length
+):
+    path = tmp_path / "last.ckpt"
+    unbroken = fit(9, accumulate)
+    fit(first_length, accumulate, witness=Witness(save_after, path))
+    resumed = fit(9, accumulate, path)
+    start = save_after // accumulate * accumulate
+    assert resumed.seen == unbroken.seen[start:]
+    assert len(unbroken.seen) == 9 * accumulate
+    assert_close(resumed.weight, unbroken.weight, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(("before", "after"), [(4, 1), (1, 4), (3, 2)])
+def test_accumulation_may_change_on_resuming(tmp_path, before, after):
+    path = tmp_path / "last.ckpt"
+    unbroken = fit(8, 1)
+    fit(5, before, witness=Witness(5 * before, path))
+    resumed = fit(8, after, path)
+    assert [step for step, _, _ in resumed.seen] == [5] * after + [6] * after + [7] * after
+    assert [row for _, _, rows in resumed.seen for row in rows] == [
+        row for _, _, rows in unbroken.seen[5:] for row in rows
+    ]
+    assert_close(resumed.weight, unbroken.weight)
+
+
+def test_a_loader_is_as_long_as_the_run_wherever_it_starts():
+    loader = Loader(Batches(numbered(6), 4, 0, accumulate=2), start_step=3, max_steps=5)
+    assert len(loader) == 10
+    assert [batch["step"] for batch in loader] == [3, 3, 4, 4]
+
+
+# --- torchvision's sets -------------------------------------------------------------------------
+
+
+def noise(*shape, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    def refuse(*args, **options):
+        raise URLError("no network here")
+
+    monkeypatch.setattr("torchvision.datasets.utils._urlretrieve", refuse)
+    monkeypatch.setattr("torchvision.datasets.utils._get_redirect_url", refuse)
+    monkeypatch.setitem(sys.modules, "gdown", None)
+
+
+def write_idx(folder, part, pixels, labels):
+    folder.mkdir(parents=True, exist_ok=True)
+    header = struct.pack(">4I", 0x803, *pixels.shape)
+    (folder / f"{part}-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
+    header = struct.pack(">2I", 0x801, len(labels))
+    (folder / f"{part}-labels-idx1-ubyte").write_bytes(header + labels.tobytes())
+
+
+@pytest.mark.parametrize(
+    ("source", "folder", "first"),
+    [(Mnist, "MNIST", "0"), (FashionMnist, "FashionMNIST", "T-shirt/top")],
+)
+def test_idx_files(tmp_path, source, folder, first):
+    made = {"train": noise(7, 28, 28), "t10k": noise(3, 28, 28, seed=1)}
+    for part, pixels in made.items():
+        write_idx(tmp_path / folder / "raw", part, pixels, np.arange(len(pixels), dtype=np.uint8))
+    for which, part in (("train", "train"), ("test", "t10k")):
+        images = source(str(tmp_path)).split(which)
+        assert_close(images.pixels, torch.from_numpy(made[part])[:, None])
+        assert images.labels.tolist() == list(range(len(made[part])))
+        assert (images.classes[0], len(images.classes)) == (first, 10)
+
+
+@pytest.mark.parametrize(
+    ("source", "reader", "key"),
+    [(Cifar10, vision.CIFAR10, "labels"), (Cifar100, vision.CIFAR100, "fine_labels")],
+)
+def test_cifar_pickles(tmp_path, monkeypatch, source, reader, key):
+    def write(name, content):
+        data = pickle.dumps(content)
+        (tmp_path / reader.base_folder / name).write_bytes(data)
+        return hashlib.md5(data).hexdigest()
+
+    (tmp_path / reader.base_folder).mkdir()
+    for table in ("train_list", "test_list"):
+        sums = []
+        for number, (name, _) in enumerate(getattr(reader, table)):
+            pixels = noise(2, 3072, seed=number)
+            sums.append([name, write(name, {"data": pixels, key: [number, 9 - number]})])
+        monkeypatch.setattr(reader, table, sums)
+    names = [f"kind {number}" for number in range(10)]
+    meta = write(reader.meta["filename"], {reader.meta["key"]: names})
+    monkeypatch.setitem(reader.meta, "md5", meta)
+
+    images = source(str(tmp_path)).split("train")
+    parts = len(reader.train_list)
+    stored = np.concatenate([noise(2, 3072, seed=number) for number in range(parts)])
+    assert_close(images.pixels, torch.from_numpy(stored).view(-1, 3, 32, 32))
+    assert images.labels.tolist() == [label for n in range(parts) for label in (n, 9 - n)]
+    assert images.classes == tuple(names)
+    assert len(source(str(tmp_path)).split("test")) == 2
+
+
+def test_svhn_files(tmp_path, monkeypatch):
+    pixels, labels = noise(32, 32, 3, 4), np.array([[10], [1], [9], [10]], np.uint8)
+    savemat(tmp_path / "test_32x32.mat", {"X": pixels, "y": labels})
+    md5 = hashlib.md5((tmp_path / "test_32x32.mat").read_bytes()).hexdigest()
+    url, name, _ = vision.SVHN.split_list["test"]
+    monkeypatch.setitem(vision.SVHN.split_list, "test", [url, name, md5])
+    images = Svhn(str(tmp_path)).split("test")
+    assert_close(images.pixels, torch.from_numpy(pixels).permute(3, 2, 0, 1))
+    assert images.labels.tolist() == [0, 1, 9, 0]
+
+
+@pytest.mark.parametrize(
+    ("source", "files"),
+    [
+        (Mnist, "MNIST/raw/"),
+        (FashionMnist, "FashionMNIST/raw/"),
+        (Cifar10, "cifar-10-batches-py/"),
+        (Cifar100, "cifar-100-python/"),
+        (Svhn, "32x32.mat"),
+        (Celeba, "img_align_celeba"),
+        (Lsun, "lsun/church_outdoor_train"),
+        (Ffhq, "ffhq.zip"),
+        (Folder, "no images in"),
+    ],
+)
+def test_what_is_missing_is_said_in_one_line(tmp_path, offline, source, files):
+    with pytest.raises(UsageError) as caught:
+        source(root=str(tmp_path)).split("train")
+    message = str(caught.value)
+    assert files in message
+    assert str(tmp_path) in message
+    assert "dataset.root" in message
+    assert "\n" not in message
+
+
+def test_a_truncated_mnist_is_said_in_one_line(tmp_path, offline):
+    for part in ("train", "t10k"):
+        write_idx(tmp_path / "MNIST" / "raw", part, noise(3, 28, 28), np.zeros(3, np.uint8))
+    images = tmp_path / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    images.write_bytes(images.read_bytes()[:-100])
+    with pytest.raises(UsageError, match=r"^mnist can neither be read from [^\n]*$"):
+        Mnist(str(tmp_path)).split("train")
+
+
+# --- folders and zips ---------------------------------------------------------------------------
+
+
+def picture(pixels, mode=None):
+    file = io.BytesIO()
+    (pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels, mode)).save(
+        file, "png"
+    )
+    return file.getvalue()
+
+
+def write_files(root, files):
+    """A directory at `root` and a zip beside it with the same files {name: bytes}."""
+    root.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(root.with_suffix(".zip"), "w") as archive:
+        for name, content in files.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_bytes(content)
+            archive.writestr(name, content)
+    return [str(root), str(root.with_suffix(".zip"))]
+
+
+def colours(count, height=6, width=5):
+    return [noise(height, width, 3, seed=seed) for seed in range(count)]
+
+
+def channels_first(pictures):
+    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+
+
+def pixels_of(images):
+    return images.pixels[torch.arange(len(images))]
+
+
+@pytest.mark.parametrize("memory_limit", [4.0, 0.0], ids=["in-memory", "streamed"])
+@pytest.mark.parametrize("kind", [0, 1], ids=["directory", "zip"])
+def test_a_folder_holds_its_pixels_and_sub_folders_name_the_classes(tmp_path, kind, memory_limit):
+    made = colours(20)
+    names = [f"all/{'dog' if n % 4 else 'cat'}/deep/{n:02d}.png" for n in range(20)]
+    files = {name: picture(pixels) for name, pixels in zip(names, made, strict=True)}
+    files |= {"all/notes.txt": b"no image", "__MACOSX/all/cat/00.png": b"no image"}
+    root = write_files(tmp_path / "pets", files)[kind]
+    source = Folder(root, memory_limit=memory_limit, test_fraction=0.2)
+    train, test = source.split("train"), source.split("test")
+    stored = {picture(pixels): (name, pixels) for name, pixels in zip(names, made, strict=True)}
+    assert torch.is_tensor(train.pixels) == bool(memory_limit)
+    assert train.pixels.shape == (16, 3, 6, 5)
+    assert train.classes == test.classes == ("cat", "dog")
+    assert (train.labels.bincount().tolist(), test.labels.bincount().tolist()) == ([4, 12], [1, 3])
+    found = []
+    for images in (train, test):
+        for pixels, label in zip(pixels_of(images), images.labels, strict=True):
+            name, original = stored.pop(picture(pixels.permute(1, 2, 0).numpy()))
+            assert_close(pixels, channels_first([original])[0])
+            assert f"/{images.classes[label]}/" in name
+            found.append(name)
+    assert (sorted(found), train.name) == (sorted(names), "pets")
+    again = Folder(root, memory_limit=memory_limit, test_fraction=0.2).split("test")
+    assert again.fingerprint == test.fingerprint != train.fingerprint
+
+
+def test_streamed_images_are_those_in_memory_in_any_order_and_process(tmp_path):
+    files = {f"{n}.png": picture(pixels) for n, pixels in enumerate(colours(12))}
+    for root in write_files(tmp_path / "set", files):
+        held = Folder(root).split("train")
+        streamed = Folder(root, memory_limit=0).split("train")
+        index = torch.tensor([3, 0, 3, 9])
+        assert_close(streamed.pixels[index], held.pixels[index])
+        here = Loader(Batches(held, 4, 1, flip=True), 2, 9)
+        state = torch.get_rng_state()
+        there = Loader(Batches(streamed, 4, 1, flip=True), 2, 9, workers=2)
+        for one, other in zip(here, there, strict=True):
+            assert_close(one["pixels"], other["pixels"])
+            assert one["step"] == other["step"]
+        assert torch.equal(state, torch.get_rng_state())
+
+
+def test_memory_is_counted_before_anything_is_decoded(tmp_path):
+    files = {f"{n}.png": b"not decoded" for n in range(4)}
+    root = write_files(tmp_path / "set", files)[0]
+    settings = {"root": root, "size": 8, "channels": 3, "test_root": root}
+    streamed = Folder(**settings, memory_limit=(4 * 3 * 8 * 8 - 1) / 2**30).split("train")
+    assert streamed.pixels.shape == (4, 3, 8, 8)
+    with pytest.raises(UsageError, match=r"cannot read image 2.png in [^\n]*$"):
+        streamed.pixels[torch.tensor([2])]
+    with pytest.raises(UsageError, match=r"cannot read image 0.png"):
+        Folder(**settings, memory_limit=4 * 3 * 8 * 8 / 2**30).split("train")
+
+
+def test_edm_labels(tmp_path):
+    made = colours(6)
+    names = [f"0000{n % 2}/img{n}.png" for n in range(6)]
+    files = {name: picture(pixels) for name, pixels in zip(names, made, strict=True)}
+    listed = {"labels": [[name, 5 - n] for n, name in enumerate(names)]}
+    for root in write_files(
+        tmp_path / "edm", files | {"dataset.json": json.dumps(listed).encode()}
+    ):
+        images = Folder(root, test_fraction=0).split("train")
+        order = [names.index(name) for name in sorted(names)]
+        assert images.labels.tolist() == [5 - n for n in order]
+        assert_close(images.pixels, channels_first([made[n] for n in order]))
+        assert images.classes == tuple("012345")
+    for text, problem in [
+        ('{"labels": null}', None),
+        ("{", "not readable"),
+        ('{"labels": [["00000/img0.png", 1]]}', "img2.png the label None"),
+        (json.dumps({"labels": [[name, -1] for name in names]}), "the label -1"),
+    ]:
+        (tmp_path / "edm" / "dataset.json").write_text(text)
+        source = Folder(str(tmp_path / "edm"))
+        if problem is None:
+            assert (source.split("train").labels, source.split("train").classes) == (None, ())
+        else:
+            with pytest.raises(UsageError, match=problem):
+                source.split("train")
+
+
+def test_labels_are_left_out_where_there_are_none_or_none_are_wanted(tmp_path):
+    flat = write_files(tmp_path / "flat", {f"{n}.png": picture(noise(4, 4)) for n in range(20)})[0]
+    assert Folder(flat).split("train").labels is None
+    split = {f"{n % 2}/{n}.png": picture(noise(4, 4)) for n in range(20)}
+    root = write_files(tmp_path / "split", split)[0]
+    assert Folder(root).split("train").labels is not None
+    assert Folder(root, labels=False).split("train").labels is None
+
+
+def test_a_test_set_of_its_own_has_the_training_sets_classes_and_shape(tmp_path):
+    def make(name, *files):
+        return write_files(tmp_path / name, {file: picture(noise(4, 4)) for file in files})[0]
+
+    train = make("train", "a/1.png", "b/2.png", "c/3.png")
+    test = make("test", "c/1.png", "c/2.png")
+    other = make("other", "d/1.png")
+    large = write_files(tmp_path / "large", {"a/1.png": picture(noise(9, 9))})[0]
+    source = Folder(train, test_root=test)
+    assert source.split("train").labels.tolist() == [0, 1, 2]
+    assert source.split("test").labels.tolist() == [2, 2]
+    assert source.split("test").classes == ("a", "b", "c")
+    with pytest.raises(UsageError, match=r"d/1.png .* no folder of a, b, c"):
+        Folder(train, test_root=other).split("test")
+    with pytest.raises(UsageError, match=r"9x9, those to train on 4x4; set dataset.size"):
+        Folder(train, test_root=large).split("test")
+    with pytest.raises(UsageError, match=r"set dataset.test_root"):
+        Folder(train, test_fraction=0).split("test")
+
+
+def test_sizes_that_differ_are_named_with_the_remedy(tmp_path):
+    wide, tall = noise(8, 20, 3), noise(30, 10, 3)
+    root = write_files(tmp_path / "mixed", {"a.png": picture(wide), "b.png": picture(tall)})[0]
+    with pytest.raises(UsageError, match=r"a.png is 20x8, b.png is 10x30; set dataset.size=N"):
+        Folder(root).split("train")
+    images = Folder(root, size=6, test_fraction=0).split("train")
+    papers = Compose([Resize(6), CenterCrop(6)])
+    expected = [np.asarray(papers(Image.fromarray(pixels))) for pixels in (wide, tall)]
+    assert_close(images.pixels, channels_first(expected))
+
+
+def only(tmp_path, image, **settings):
+    root = write_files(
+        tmp_path / "one", {"x.png": image if isinstance(image, bytes) else picture(image)}
+    )
+    return Folder(root[0], test_fraction=0, **settings).split("train").pixels[0]
+
+
+def test_bit_depths_and_palettes(tmp_path):
+    grey = torch.tensor([[[0, 1, 255]]], dtype=torch.uint8)
+    deep = np.array([[0, 129, 65535]], np.uint16)  # 128.5 is where 1 begins
+    assert_close(only(tmp_path, Image.fromarray(deep)), grey)
+    bits = Image.fromarray(np.array([[0, 255, 255]], np.uint8)).convert("1")
+    assert only(tmp_path, bits).tolist() == [[[0, 255, 255]]]
+    palette = Image.fromarray(np.array([[1, 0]], np.uint8), "P")
+    palette.putpalette([10, 20, 30, 200, 100, 50])
+    assert only(tmp_path, palette)[:, 0].tolist() == [[200, 10], [100, 20], [50, 30]]
+    luma = [round(0.299 * r + 0.587 * g + 0.114 * b) for r, g, b in [(200, 100, 50), (10, 20, 30)]]
+    assert only(tmp_path, palette, channels=1).tolist() == [[luma]]
+    assert_close(
+        only(tmp_path, noise(2, 3), channels=3), torch.from_numpy(noise(2, 3)).expand(3, 2, 3)
+    )
+
+
+def test_transparency_lies_over_white_unless_it_is_wanted(tmp_path):
+    pixels = np.array([[[10, 20, 30, 255], [10, 20, 30, 0], [0, 0, 0, 51]]], np.uint8)
+    assert only(tmp_path, pixels)[:, 0].T.tolist() == [[10, 20, 30], [255] * 3, [204] * 3]
+    assert_close(only(tmp_path, pixels, channels=4), channels_first([pixels])[0])
+    grey = Image.merge("LA", [Image.new("L", (1, 1), 0), Image.new("L", (1, 1), 51)])
+    assert only(tmp_path, grey).tolist() == [[[204]]]
+
+
+def test_a_camera_held_upright_is_turned(tmp_path):
+    pixels = noise(2, 5, 3)
+    image, file = Image.fromarray(pixels), io.BytesIO()
+    tags = image.getexif()
+    tags[0x0112] = 6
+    image.save(file, "png", exif=tags)
+    turned = np.rot90(pixels, -1)
+    assert_close(only(tmp_path, file.getvalue()), channels_first([turned.copy()])[0])
+
+
+def test_one_picture_in_colour_makes_the_set_colour(tmp_path):
+    files = {"a.png": picture(noise(4, 4)), "b.png": picture(noise(4, 4, 3))}
+    images = Folder(write_files(tmp_path / "set", files)[0], test_fraction=0).split("train")
+    assert images.pixels.shape == (2, 3, 4, 4)
+    assert_close(images.pixels[0], torch.from_numpy(noise(4, 4)).expand(3, 4, 4))
+
+
+def damaged(name, content):
+    """A stored (uncompressed) zip with one byte of that file changed."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr(name, content)
+    raw = bytearray(file.getvalue())
+    raw[len(name) + 30 + len(content) - 2] ^= 255
+    return bytes(raw)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"rubbish", "is not a readable zip"),
+        (b"", "is not a readable zip"),
+        (damaged("a.png", picture(noise(4, 4, 3))), "cannot read image a.png in .*CRC"),
+    ],
+    ids=["rubbish", "empty", "one-byte"],
+)
+def test_a_damaged_zip_is_said_in_one_line(tmp_path, content, problem):
+    (tmp_path / "set.zip").write_bytes(content)
+    with pytest.raises(UsageError) as caught:
+        Folder(str(tmp_path / "set.zip"), test_fraction=0).split("train")
+    assert caught.match(problem)
+    assert caught.match("set.zip")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_damaged_image_is_said_in_one_line_from_a_worker_too(tmp_path):
+    whole = picture(noise(32, 32, 3))
+    root = write_files(tmp_path / "set", {"a.png": whole, "b.png": whole[: len(whole) // 2]})[0]
+    streamed = Folder(root, test_fraction=0, memory_limit=0).split("train")
+    for workers in (0, 1):
+        with pytest.raises(UsageError, match=r"^cannot read image b.png in [^\n]*$"):
+            list(Loader(Batches(streamed, 2, 0), 0, 1, workers))
+
+
+def test_a_streamed_fingerprint_follows_the_files_and_the_settings(tmp_path):
+    root = write_files(tmp_path / "set", {f"{n}.png": picture(noise(4, 4)) for n in range(3)})[0]
+
+    def fingerprint(**settings):
+        source = Folder(root, test_fraction=0, memory_limit=0, **settings)
+        return source.split("train").fingerprint
+
+    first = fingerprint()
+    assert first == fingerprint() != fingerprint(size=2)
+    (tmp_path / "set" / "1.png").write_bytes(picture(noise(4, 4, seed=1)))
+    assert fingerprint() != first
+
+
+# --- the papers' crops and splits ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "papers"),
+    [
+        ({"crop": "ncsn", "size": 32}, Compose([CenterCrop(140), Resize(32)])),
+        ({"crop": "ncsn", "size": 64}, Compose([CenterCrop(140), Resize(64)])),
+        ({}, Compose([lambda image: crop(image, 121 - 64, 89 - 64, 128, 128), Resize(64)])),
+    ],
+    ids=["ncsn", "ncsnv2", "ddim"],
+)
+def test_celeba_is_cut_as_the_papers_cut_it(tmp_path, settings, papers):
+    made = [noise(218, 178, 3, seed=seed) for seed in range(4)]
+    files = {f"img_align_celeba/{n}.jpg": picture(pixels) for n, pixels in enumerate(made)}
+    files["list_eval_partition.txt"] = b"0.jpg 0\n1.jpg 1\n2.jpg 2\n3.jpg 0\n"
+    write_files(tmp_path / "celeba", files)
+    source = Celeba(str(tmp_path), **settings)
+    for which, chosen in (("train", [0, 3]), ("test", [2])):
+        expected = [np.asarray(papers(Image.fromarray(made[n]))) for n in chosen]
+        assert_close(source.split(which).pixels, channels_first(expected))
+
+
+def test_ffhq_is_split_by_numpys_seed_2019(tmp_path):
+    files = {f"0/{n:05d}.png": picture(np.full((4, 4, 3), n, np.uint8)) for n in range(25)}
+    write_files(tmp_path / "ffhq", files)
+    state = np.random.get_state()
+    np.random.seed(2019)
+    order = list(range(25))
+    np.random.shuffle(order)
+    np.random.set_state(state)
+    source = Ffhq(str(tmp_path), size=4)
+    assert source.split("train").pixels[:, 0, 0, 0].tolist() == order[:22]
+    assert source.split("test").pixels[:, 0, 0, 0].tolist() == order[22:]
+
+
+class FakeLmdb:
+    """As much of lmdb as a reader needs, over a dictionary; refuses to be opened twice at once."""
+
+    def __init__(self, content):
+        self.content, self.is_open = content, False
+
+    def open(self, path, readonly, lock, readahead):
+        assert (Path(path).is_dir(), readonly, lock, self.is_open) == (True, True, False, False)
+        self.is_open = True
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.is_open = False
+
+    def begin(self):
+        reading = SimpleNamespace(get=self.content.get, cursor=lambda: reading)
+        reading.iternext = lambda keys, values: iter(sorted(self.content))
+        return nullcontext(reading)
+
+
+@pytest.mark.parametrize("memory_limit", [4.0, 0.0], ids=["in-memory", "streamed"])
+def test_lsun_from_a_database_and_from_a_folder(tmp_path, monkeypatch, memory_limit):
+    made = [noise(40, 30, 3), noise(20, 50, 3, seed=1)]
+    papers = Compose([Resize(16), CenterCrop(16)])
+    expected = channels_first([np.asarray(papers(Image.fromarray(pixels))) for pixels in made])
+    source = Lsun(str(tmp_path), "tower", size=16, memory_limit=memory_limit)
+
+    write_files(
+        tmp_path / "lsun" / "tower_val", {f"{n}.png": picture(p) for n, p in enumerate(made)}
+    )
+    assert_close(pixels_of(source.split("test")), expected)
+
+    database = tmp_path / "lsun" / "tower_train_lmdb"
+    database.mkdir()
+    (database / "data.mdb").write_bytes(b"")
+    monkeypatch.setitem(sys.modules, "lmdb", None)
+    with pytest.raises(UsageError, match="pip install lmdb"):
+        source.split("train")
+    content = {f"{n}f3a".encode(): picture(pixels) for n, pixels in enumerate(made)}
+    monkeypatch.setitem(sys.modules, "lmdb", FakeLmdb(content))
+    images = source.split("train")
+    assert_close(pixels_of(images), expected)
+    assert images.name == "lsun_tower"
