@@ -24,7 +24,7 @@ def run(command: Command, words: list[str]) -> int:
     """Exit status of a composed command with the words after its name."""
     args, words = parse(words)
     asked = os.environ.get("HYDRA_FULL_ERROR")
-    job = Job(command.name, searched(args), asked)
+    job = Job(command, searched(args), asked)
     try:
         # With it, Hydra raises what went wrong instead of printing pages and exiting.
         with full_error("1"), arguments([sys.argv[0], *words]), terminable():
@@ -43,16 +43,29 @@ def run(command: Command, words: list[str]) -> int:
 
 
 def compose(command: Command, job: Job) -> None:
-    """Lets Hydra compose the config and run the job or the sweep, and finishes a sweep's table."""
+    """Lets Hydra compose the config and run the job or the sweep, then finishes the sweep.
+
+    A sweep that failed is finished, too, and its own error goes before one of the finishing.
+    """
     register()
     decorate = hydra.main(version_base="1.3", config_path=config_dir(), config_name=command.name)
+    guard.SWEEPS.clear()
     try:
         decorate(job)()
-    finally:
-        started, guard.SWEEPS[:] = list(guard.SWEEPS), []
-        if command.finish and os.environ.get("SLURM_PROCID", "0") == "0":
-            for folder in started:
-                imported(command.finish)(folder)
+    except BaseException:
+        try:
+            finish(command)
+        except Exception as error:
+            print(f"diffgen: nothing collected of the sweep: {error}", file=sys.stderr)
+        raise
+    finish(command)
+
+
+def finish(command: Command) -> None:
+    """Hands the folders of the sweeps that ran to the command, on one rank."""
+    if command.finish and os.environ.get("SLURM_PROCID", "0") == "0":
+        for folder in guard.SWEEPS:
+            imported(command.finish)(folder)
 
 
 def tell(error: Exception, command: str, args: Namespace) -> int:

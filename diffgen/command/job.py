@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffgen.command.child import Child
 from diffgen.command.past import Past
-from diffgen.command.registry import COMMANDS, imported
+from diffgen.command.registry import Command, imported
 from diffgen.command.run_id import register
 from diffgen.command.settings import check
 from diffgen.errors import UsageError
@@ -35,12 +35,14 @@ class Job:
     the user set it.
     """
 
-    command: str
+    command: Command
     flags: list[str]
     full_error: str | None
 
     def __post_init__(self) -> None:
-        self.__module__ = f"diffgen.{self.command}"  # Hydra names the job and its log after it
+        self.__module__ = (
+            f"diffgen.{self.command.name}"  # Hydra names the job and its log after it
+        )
 
     def __call__(self, config: DictConfig) -> Any:
         register()
@@ -54,20 +56,21 @@ class Job:
         """Ends a single run at once, and a sweep's job so that the other jobs go on."""
         if not isinstance(error, UsageError):
             FAILURES.error("the job failed", exc_info=error)
-            error = JobFailed(describe(error)).with_traceback(error.__traceback__)
+            cause, error = error, JobFailed(describe(error))
+            error.__cause__ = cause
         if HydraConfig.get().mode != RunMode.MULTIRUN:
             raise Past from error
         print(f"diffgen: job {HydraConfig.get().job.num}: {error}", file=sys.stderr)
         raise error
 
     def work(self, config: DictConfig) -> Any:
-        check(self.command, config)
+        check(self.command.name, config)
         from diffgen.training.launch import isolated, relaunch
 
         if several(config):
-            relaunch(Child(self.command, self.flags))
+            relaunch(Child(self.command.name, self.flags))
         with isolated():
-            return imported(COMMANDS[self.command].task)(config)
+            return imported(self.command.task)(config)
 
 
 def several(config: DictConfig) -> bool:

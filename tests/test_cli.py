@@ -1,0 +1,324 @@
+"""The command line as a person meets it: answers, refusals, exit statuses, sweeps, children."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+
+from diffgen.cli import main
+from diffgen.command import registry
+from diffgen.command.child import Child
+from diffgen.command.completion import complete
+from diffgen.command.line import parse
+from diffgen.command.past import Past
+from diffgen.command.run_id import run_id
+from diffgen.errors import UsageError
+from diffgen.training.launch import RANKS, isolated, relaunch
+
+SEEN = []
+
+
+def task(config):
+    """Stands in for a real task: notes the config, and does what the seed says."""
+    job = HydraConfig.get()
+    SEEN.append((OmegaConf.to_container(config, resolve=True), job.runtime.output_dir))
+    Path(job.runtime.output_dir, "seen.json").write_text(json.dumps(config.seed))
+    match config.seed:
+        case 1:
+            raise RuntimeError("the sky fell\non line two")
+        case 2:
+            raise UsageError("two is not done; use three")
+        case 3:
+            raise KeyboardInterrupt
+        case 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+        case 5:
+            try:
+                raise KeyboardInterrupt
+            except KeyboardInterrupt:
+                sys.exit(1)
+        case 6:
+            SEEN.append(Child(job.job.name, [])(1))
+
+
+def finish(folder):
+    SEEN.append(("finished", folder))
+
+
+def files(words):
+    SEEN.append(words)
+    if words == ["bad"]:
+        raise UsageError("no folder 'bad'")
+
+
+@pytest.fixture(autouse=True)
+def stand_ins(monkeypatch, tmp_path):
+    """Every command runs the tasks above, in an empty folder."""
+    for name, command in list(registry.COMMANDS.items()):
+        finisher = command.finish and "test_cli:finish"
+        stand_in = replace(command, task="test_cli:task", finish=finisher)
+        monkeypatch.setitem(registry.COMMANDS, name, stand_in)
+    reader = registry.Command("gather", "reads files", "test_cli:files", composed=False)
+    monkeypatch.setitem(registry.COMMANDS, "gather", reader)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    SEEN.clear()
+
+
+def fresh(code, **environment):
+    """What a new interpreter prints for a piece of code."""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["--version"]], ids=str)
+def test_answers_without_waiting(words):
+    heavy = "{'torch', 'lightning', 'hydra', 'pydantic', 'numpy'}"
+    code = f"import sys, time; start = time.perf_counter(); from diffgen.cli import main; \
+        main({words}); print({heavy} & set(sys.modules), time.perf_counter() - start < 1)"
+    assert fresh(code).endswith("set() True\n")
+
+
+def test_a_mistake_is_told_before_torch_is_imported():
+    code = "import sys; from diffgen.cli import main; \
+        print([main(['sample', w]) for w in ('steps=0', '+typo=1')], 'torch' in sys.modules)"
+    assert fresh(code) == "[2, 2] False\n"
+
+
+def test_the_module_passes_its_exit_status_on():
+    done = subprocess.run([sys.executable, "-m", "diffgen", "trian"], capture_output=True)
+    assert done.returncode == 2
+    assert done.stderr == b"diffgen: no command 'trian'; did you mean 'train'?\n"
+
+
+MISTAKES = [
+    ("smaple", "no command 'smaple'; did you mean 'sample'?"),
+    ("train trainer.max_stpes=3", "no key 'trainer.max_stpes'; did you mean trainer.max_steps?"),
+    ("train max_steps=3", "no key 'max_steps'; did you mean trainer.max_steps?"),
+    ("train +sede=1", "no key 'sede'; did you mean seed?"),
+    ("train model=dpm", "no model 'dpm'; did you mean ddpm?"),
+    ("train recipe=ddpm_mnist", "recipe= takes only none; the recipe of a model and"),
+    ("train seed", "'seed' sets nothing; write seed=VALUE"),
+    ("train seed=1.5", "seed=1.5: Input should be a valid integer"),
+    ("train --seed=1", "no flag '--seed=1'; keys are set without dashes, as key=value"),
+    ("train --cfg", "argument --cfg/-c: expected one argument"),
+    ("train --resolve", "The --resolve flag can only be used in conjunction with"),
+    ("train seed=${oc.env:NOWHERE}", "KeyError raised while resolving interpolation"),
+    ("train seed=[1", "cannot read 'seed=[1':"),
+    ("train ~compile", "compile is missing"),
+    ("sample sampler=ddmi", "no sampler 'ddmi'; did you mean"),
+    ("sample sampler.stpes=5", "no key 'sampler.stpes'; did you mean sampler.steps"),
+    ("sample steps=0", "steps=0: Input should be greater than or equal to 1"),
+    ("sample steps=1e3", "steps=1000.0: Input should be a valid integer"),
+    ("sample guidance.weight=abc", "guidance.weight=abc: Input should be a valid number"),
+    ("sample clip=rnage", "clip=rnage: Input should be 'auto', 'none', 'range' or 'dynamic'"),
+    ("sample devices=two", "devices=two: Input should be 'auto' or Input should be a valid"),
+    ("sample -m sampler=ddim,ddpm seed=0,7,x", "seed=x: Input should be a valid integer"),
+    ("sample -m sampler=ddim,dpdm", "no sampler 'dpdm'; did you mean"),
+]
+
+
+@pytest.mark.parametrize(("line", "answer"), MISTAKES, ids=[line for line, _ in MISTAKES])
+def test_a_mistake_gets_one_line_and_runs_nothing(line, answer, capsys, tmp_path):
+    assert main(line.split()) == 2
+    told = capsys.readouterr().err
+    assert told.startswith(f"diffgen: {answer}")
+    assert told.count("\n") == 1
+    assert not SEEN
+    assert not list(tmp_path.rglob("*.log"))
+
+
+def test_flags_stand_anywhere_and_paths_need_no_quotes(tmp_path):
+    Path("a (1), b").touch()
+    _, words = parse(["-m", "checkpoint=e=1.ckpt,e=2.ckpt", "--config-dir", "x", "seed=1,2"])
+    assert words == ["-m", "--config-dir", "x", "checkpoint='e=1.ckpt','e=2.ckpt'", "seed=1,2"]
+    _, words = parse(["dataset.root=a (1), b", "--cfg", "job", "resume='e=1'"])
+    assert words == ["--cfg", "job", "dataset.root='a (1), b'", "resume='e=1'"]
+    for kept in ("seed=range(start=1,stop=3)", "labels=[1,2]", "runs=${oc.env:A,b=c}", "~seed"):
+        assert parse([kept])[1] == [kept]
+
+
+def test_a_checkpoint_path_with_an_equals_sign_arrives_whole():
+    assert main(["sample", "checkpoint=runs/it's/epoch=1-step=2.ckpt", "seed=9"]) == 0
+    assert SEEN[0][0]["checkpoint"] == "runs/it's/epoch=1-step=2.ckpt"
+
+
+def test_each_sampler_brings_its_steps_and_the_command_line_wins():
+    for words in (["sampler=ddim"], ["sampler=heun"], ["sampler=heun", "steps=7"]):
+        assert main(["sample", *words]) == 0
+    assert [seen["sampler"]["steps"] for seen, _ in SEEN] == [50, 18, 7]
+
+
+def test_run_folders_are_named_by_what_runs(monkeypatch, tmp_path):
+    monkeypatch.setenv("DIFFGEN_RUN_ID", "monday")
+    assert main(["train"]) == main(["sample", "runs=elsewhere"]) == 0
+    folders = [Path(folder).relative_to(tmp_path) for _, folder in SEEN]
+    assert folders == [Path("runs/digits_ddpm/monday"), Path("elsewhere/samples/monday")]
+
+
+def test_a_failure_is_one_line_with_its_traceback_in_the_log(capsys):
+    assert main(["train", "seed=1"]) == 1
+    log = Path(SEEN[0][1], "train.log")
+    out, err = capsys.readouterr()
+    assert err == f"diffgen: RuntimeError: the sky fell (traceback in {log})\n"
+    assert "Traceback" not in out
+    assert "RuntimeError: the sky fell\non line two" in log.read_text()
+
+
+def test_a_mistake_found_by_the_task_is_one_line(capsys):
+    assert main(["train", "seed=2"]) == 2
+    assert capsys.readouterr().err == "diffgen: two is not done; use three\n"
+
+
+def test_a_full_traceback_on_request(monkeypatch):
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(Past) as caught:
+        main(["train", "seed=1"])
+    chain = [caught.value]
+    while chain[-1].__cause__:
+        chain.append(chain[-1].__cause__)
+    assert isinstance(chain[-1], RuntimeError)
+    assert os.environ["HYDRA_FULL_ERROR"] == "1"
+
+
+@pytest.mark.parametrize("seed", [3, 5])
+def test_ctrl_c_is_130_also_where_lightning_turns_it_into_1(seed):
+    assert main(["train", f"seed={seed}"]) == 130
+
+
+def test_sigterm_is_143_and_the_old_handler_comes_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "seed=4"])
+    assert stop.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_sweep_goes_on_past_a_failed_job_and_is_finished(capsys, tmp_path):
+    assert main(["sample", "-m", "seed=0,1,2,8", "runs=r"]) == 1
+    *jobs, last = SEEN
+    assert [config["seed"] for config, _ in jobs] == [0, 1, 2, 8]
+    folder = Path(jobs[0][1]).parent
+    assert [Path(out) for _, out in jobs] == [folder / str(n) for n in range(4)]
+    assert folder.parent == tmp_path / "r/samples"
+    assert last == ("finished", folder)
+    err = capsys.readouterr().err
+    assert "diffgen: job 1: RuntimeError: the sky fell" in err
+    assert "diffgen: job 2: two is not done; use three\n" in err
+
+
+def test_a_sweep_of_mistakes_in_the_task_is_wrong_use():
+    assert main(["sample", "-m", "seed=0,2"]) == 2
+
+
+def test_an_interrupted_sweep_is_finished(tmp_path):
+    assert main(["sample", "-m", "seed=0,3,8"]) == 130
+    assert [config["seed"] for config, _ in SEEN[:-1]] == [0, 3]
+    assert SEEN[-1][0] == "finished"
+
+
+def test_what_failed_goes_before_what_could_not_be_collected(monkeypatch, capsys):
+    monkeypatch.setattr(sys.modules[__name__], "finish", lambda folder: 1 / 0)
+    assert main(["sample", "-m", "seed=0,2"]) == 2
+    assert "nothing collected of the sweep: division by zero" in capsys.readouterr().err
+    assert main(["sample", "-m", "seed=0,8"]) == 1
+
+
+def test_only_one_rank_finishes_a_sweep(monkeypatch):
+    monkeypatch.setenv("SLURM_PROCID", "1")
+    assert main(["sample", "-m", "seed=0,8"]) == 0
+    assert len(SEEN) == 2
+
+
+@pytest.mark.command
+def test_jobs_of_other_processes_keep_folder_and_status(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    words = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.verbose=false"]
+    assert main(["sample", "-m", "seed=0,2", *words]) == 2
+    [(_, folder)] = SEEN
+    assert sorted(folder.glob("*/seen.json")) == [folder / "0/seen.json", folder / "1/seen.json"]
+    assert "two is not done" in capsys.readouterr().err
+
+
+def test_a_child_process_runs_this_job_of_the_sweep_in_its_folder():
+    assert main(["sample", "-m", "seed=6,7", "sampler=ddim,heun", "checkpoint=a=b"]) == 0
+    (config, folder), (words, cwd) = SEEN[:2]
+    SEEN.clear()
+    assert words[:4] == [sys.executable, "-m", "diffgen", "sample"]
+    assert cwd == str(Path.cwd())
+    assert main([word.replace("seed=6", "seed=8") for word in words[3:]]) == 0
+    (replayed,) = SEEN
+    assert replayed == ({**config, "seed": 8}, folder)
+    assert (Path(folder) / "sample-rank1.log").exists()
+
+
+def test_lightning_starts_its_processes_by_our_command():
+    from lightning.fabric.strategies.launchers import subprocess_script as fabric
+    from lightning.pytorch.strategies.launchers import subprocess_script as pytorch
+
+    child, before = Child("train", []), pytorch._hydra_subprocess_cmd
+    relaunch(child)
+    assert fabric._hydra_subprocess_cmd is pytorch._hydra_subprocess_cmd is child
+    relaunch(before)
+
+
+def test_nothing_of_a_jobs_processes_is_left_to_the_next(monkeypatch):
+    monkeypatch.setenv("MASTER_PORT", "1234")
+    with isolated():
+        os.environ.update(dict.fromkeys(RANKS, "5"))
+    assert {name: os.environ.get(name) for name in RANKS} == {
+        **dict.fromkeys(RANKS),
+        "MASTER_PORT": "1234",
+    }
+
+
+def test_all_ranks_agree_on_the_run_id(monkeypatch):
+    assert run_id() != run_id()
+    monkeypatch.setenv("SLURM_NTASKS", "4")
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    monkeypatch.setenv("SLURM_STEP_ID", "0")
+    assert run_id() == "17.0"
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    assert run_id() == "17.0"
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "elastic")
+    assert run_id() == "elastic"
+    monkeypatch.setenv("DIFFGEN_RUN_ID", "named")
+    assert run_id() == "named"
+
+
+@pytest.mark.parametrize(
+    ("line", "answer"),
+    [
+        ("diffgen ", {"train", "sample", "gather"}),
+        ("diffgen tr", {"train"}),
+        ("diffgen sample sampler=dd", {"sampler=ddim", "sampler=ddpm"}),
+        ("diffgen train trainer.max_s", {"trainer.max_steps="}),
+    ],
+)
+def test_completion(line, answer, monkeypatch, capsys):
+    monkeypatch.setenv("COMP_LINE", line)
+    monkeypatch.setenv("COMP_POINT", str(len(line)))
+    assert complete(["query=bash"]) == 0
+    assert set(capsys.readouterr().out.split()) == answer
+
+
+def test_a_command_over_files_reads_its_own_words(capsys):
+    assert main(["gather", "a", "--b"]) == 0
+    assert SEEN == [["a", "--b"]]
+    assert main(["gather", "bad"]) == 2
+    assert capsys.readouterr().err == "diffgen: no folder 'bad'\n"
