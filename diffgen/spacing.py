@@ -56,6 +56,13 @@ def karras(schedule: Schedule, steps: int, rho: float = 7.0) -> Tensor:
     return _pinned(schedule, -rho * inner.log())
 
 
+def ends(schedule: Schedule, steps: int | None) -> Tensor:
+    """1, t_min and 0: for a sampler that chooses its own steps, and takes no number of them."""
+    if steps is not None:
+        raise UsageError(f"steps={steps}: this sampler chooses its own; leave it at steps=null")
+    return _ending(_ends(schedule))
+
+
 def _ends(schedule: Schedule) -> Tensor:
     return torch.tensor([1.0, schedule.t_min], dtype=torch.float64)
 
@@ -90,6 +97,8 @@ def times(schedule: Schedule, spacing: str, steps: int | None) -> Tensor:
     A continuous schedule counts as 1000 levels then. UsageError for an unknown name and for
     fewer than one step.
     """
+    if spacing == "ends":
+        return ends(schedule, steps)
     if spacing not in SPACINGS:
         raise UsageError(f"no spacing={spacing}; there is auto, {', '.join(SPACINGS)}")
     steps = (schedule.levels or 1000) if steps is None else steps

@@ -68,6 +68,14 @@ def added_variance(schedule: Schedule, t: Tensor, s: Tensor) -> Tensor:
     return schedule.sigma(t) ** 2 - shrink**2 * schedule.sigma(s) ** 2
 
 
+def log_snrs(schedule: Schedule, times: Tensor) -> Tensor:
+    """ln(alpha / sigma) at times (n,), from -12 up, so that differences stay finite.
+
+    Below it no trace of the image is left; at t = 0 it is +inf.
+    """
+    return schedule.log_snr(times).clamp(min=-12)
+
+
 def noised(schedule: Schedule, x: Tensor, s: Tensor, t: Tensor, noise: Tensor) -> Tensor:
     """x_s carried on to the later time t > s by the noising process, with unit normal `noise`."""
     shrink = schedule.alpha(t) / schedule.alpha(s)

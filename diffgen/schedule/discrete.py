@@ -21,8 +21,9 @@ VISIBLE = 0.05  # above this the last level still shows the image, and sampling 
 class Discrete(Schedule):
     """A variance-preserving schedule from `betas()`; ln alpha is linear in t between levels.
 
-    `zero_snr` shifts and scales alpha so that the last level is pure noise (Lin et al. 2024,
-    algorithm 1); alpha itself is then linear in t between levels.
+    `zero_snr` shifts and scales alpha so that the last level is pure noise and the first stays
+    (Lin et al. 2024, algorithm 1); alpha itself is then linear in t between levels. It needs a
+    network that predicts x0 or v, as eps says nothing there.
     """
 
     levels: int = 1000
@@ -61,12 +62,13 @@ class Discrete(Schedule):
 
     @functools.cached_property
     def _table(self) -> Tensor:
+        """alpha with `zero_snr`, else ln alpha, at the image and at each level, (levels + 1,)."""
         log_alpha = torch.log1p(-self.betas()).cumsum(0) / 2
-        table = torch.cat([log_alpha.new_zeros(1), log_alpha])
         if not self.zero_snr:
-            return table
-        alpha = table.exp()
-        return (alpha - alpha[-1]) / (1 - alpha[-1])
+            return torch.cat([log_alpha.new_zeros(1), log_alpha])
+        alpha = log_alpha.exp()
+        alpha = (alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])
+        return torch.cat([alpha.new_ones(1), alpha])
 
 
 def interpolate(table: Tensor, t: Tensor) -> Tensor:

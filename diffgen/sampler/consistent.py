@@ -1,0 +1,58 @@
+"""Consistent annealed sampling (Jolicoeur-Martineau et al. 2021, algorithm 2)."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+from torch import Tensor
+
+from diffgen.errors import UsageError
+from diffgen.model import Denoiser
+from diffgen.sampler.base import Noise, Sampler, log_snrs
+from diffgen.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Consistent(Sampler):
+    """One Langevin move a level whose noise brings x exactly onto the next level.
+
+    With y = x / alpha, u = sigma / alpha and e = epsilon / sigma_L^2, the same at every level:
+    y + e (x0 - y) + u_s sqrt(1 - ((1 - e) u_t / u_s)^2) z. epsilon=auto takes 1 - e = (u_s / u_t)^2
+    at the widest step; where all are equal that is ancestral sampling. The last step is the
+    denoiser's image.
+    """
+
+    epsilon: float | Literal["auto"] = "auto"
+    spacing = "log_snr"
+
+    def trajectory(
+        self, denoiser: Denoiser, x: Tensor, times: Tensor, label: Tensor | None, noise: Noise
+    ) -> Iterator[Tensor]:
+        schedule = denoiser.schedule
+        left, h = self.left(schedule, times), log_snrs(schedule, times).diff()
+        for k, (t, s) in enumerate(pairwise(times)):
+            x0 = denoiser(x, t, label)
+            if s == 0:
+                yield x0
+                return
+            alpha, sigma = schedule.at(t, x)
+            kept = left * h[k].exp() * schedule.sigma(s)
+            x = schedule.alpha(s) * x0 + kept * (x - alpha * x0) / sigma
+            x = x + (schedule.sigma(s) ** 2 - kept**2).clamp(min=0).sqrt() * noise(x)
+            yield x
+
+    def left(self, schedule: Schedule, times: Tensor) -> float:
+        """1 - e; UsageError where a step would have to take noise away beyond its move."""
+        widest = float(log_snrs(schedule, times[times > 0]).diff().amax()) if len(times) > 2 else 0
+        if self.epsilon == "auto":
+            return math.exp(-2 * widest)
+        lowest = float(schedule.sigma(times.new_tensor(schedule.t_min))) ** 2
+        if not (1 - math.exp(-widest)) * lowest <= self.epsilon <= lowest:
+            raise UsageError(
+                f"sampler.epsilon={self.epsilon:g} must lie inside "
+                f"[{(1 - math.exp(-widest)) * lowest:.3g}, {lowest:.3g}] for these steps; "
+                "more steps lower the bound, and sampler.epsilon=auto fits it"
+            )
+        return 1 - self.epsilon / lowest

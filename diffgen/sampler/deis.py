@@ -1,0 +1,56 @@
+"""DEIS: exponential integrators of the noise's extrapolation (Zhang and Chen 2023, rho-AB)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffgen.model import Denoiser
+from diffgen.sampler.base import Noise, Sampler, first_order, log_snrs
+
+
+@dataclass(frozen=True)
+class DEIS(Sampler):
+    """Adams-Bashforth of `order`: eps runs on as a polynomial in ln(alpha / sigma).
+
+    With y = x / alpha and u = sigma / alpha, dy/du = eps is integrated exactly for it. The first
+    steps are of lower order, and the step to the image is of first.
+    """
+
+    order: Literal[1, 2, 3, 4] = 3
+    spacing = "log_snr"
+
+    def trajectory(
+        self, denoiser: Denoiser, x: Tensor, times: Tensor, label: Tensor | None, noise: Noise
+    ) -> Iterator[Tensor]:
+        schedule, log_snr = denoiser.schedule, log_snrs(denoiser.schedule, times)
+        past: list[Tensor] = []
+        for k, (t, s) in enumerate(pairwise(times)):
+            x0 = denoiser(x, t, label)
+            alpha, sigma = schedule.at(t, x)
+            past = [(x - alpha * x0) / sigma, *past[: self.order - 1]]
+            if len(past) == 1 or s == 0:
+                x = first_order(schedule, x, x0, t, s)
+            else:
+                shares = weights(log_snr[k + 1 - len(past) : k + 2].flip(0))
+                shrink = schedule.alpha(s) / schedule.alpha(t)
+                moved = sum(w * eps for w, eps in zip(shares, past, strict=True))
+                x = shrink * (x - schedule.sigma(t) * moved)
+            yield x
+
+
+def weights(log_snr: Tensor) -> Tensor:
+    """Shares (n,) of the last n values of eps in -integral of eps du, over u at the start.
+
+    log_snr (n + 1,) holds the end of the step, its start, and the points before, in this order.
+    """
+    step, nodes = log_snr[0] - log_snr[1], log_snr[1:] - log_snr[1]
+    powers = torch.arange(len(nodes), dtype=torch.float64)[:, None]
+    points, shares = (torch.from_numpy(f) for f in np.polynomial.legendre.leggauss(16))
+    inside = step * (points + 1) / 2
+    moments = (inside**powers * (-inside).exp() * shares).sum(1) * step / 2
+    return torch.linalg.solve(nodes**powers, moments)
