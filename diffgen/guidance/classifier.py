@@ -1,0 +1,66 @@
+"""Classifier guidance: a classifier of noisy images pulls the estimate toward its label.
+
+Dhariwal and Nichol, Diffusion Models Beat GANs on Image Synthesis (2021), section 4. Sampling from
+p(x) p(y | x)^w adds w grad ln p(y | x_t) to the score, which is what algorithm 2 does to eps.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from diffgen.guidance.weight import Interval, Weight
+from diffgen.model import Denoiser
+from diffgen.model.denoiser import match
+from diffgen.model.told import Told, level
+
+
+class ClassifierGuidance(Denoiser):
+    """x0 + w sigma^2 / alpha grad ln p(y | x_t), hence eps - w sigma grad.
+
+    `classifier(x_t, told (B,)) -> logits (B, K)` has learned on the denoiser's schedule; `told`
+    tells it the noise of the time at hand, whatever times a sampler visits. `null` is the number
+    of classes that the denoiser knows: one of 0 is never given the label. weight: 0 asks the
+    classifier nothing; the power of p(y | x) is w over an unconditional denoiser, 1 + w over a
+    conditional one. Rows without a label (None, or K) are not guided, nor is a time of alpha = 0,
+    where x_t shows nothing.
+
+    DDPM's ancestral mean moves by (alpha_s / alpha_t) v w grad, v the variance that the noising
+    adds from s to t. Algorithm 1's variance times gradient is the small-step limit of this for
+    v itself (fixedlarge); with the posterior's variance (fixedsmall) it fades near t = 0.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        classifier: nn.Module,
+        null: int,
+        weight: float = 1.0,
+        interval: Interval = None,
+        told: Told = level,
+    ) -> None:
+        super().__init__()
+        self.denoiser, self.schedule, self.null = denoiser, denoiser.schedule, null
+        self.classifier, self.told = classifier, told
+        self.weight = Weight(weight, interval)
+
+    def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        x0 = self.denoiser(x_t, t, label if self.null else None)
+        weight = self.weight.at(self.schedule, t)
+        if label is None or (weight == 0).all():
+            return x0
+        alpha, sigma = self.schedule.alpha(t), self.schedule.sigma(t)
+        reach = torch.where(alpha > 0, weight * sigma**2 / alpha, 0)
+        return x0 + match(reach, x_t) * self.gradient(x_t, t, label)
+
+    def gradient(self, x_t: Tensor, t: Tensor, label: Tensor) -> Tensor:
+        """grad ln p(label | x_t) at x_t, (B, C, H, W), 0 in rows without a label.
+
+        The classifier runs outside autocast: in float16 small gradients would vanish.
+        """
+        told = self.told(self.schedule, t.expand(len(x_t)))
+        told = None if told is None else told.to(x_t)
+        with torch.enable_grad(), torch.autocast(x_t.device.type, enabled=False):
+            x = x_t.detach().requires_grad_()
+            logits = self.classifier(x, told)
+            loss = F.cross_entropy(logits, label, ignore_index=logits.shape[1], reduction="sum")
+            return -torch.autograd.grad(loss, x)[0]
