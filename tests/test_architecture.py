@@ -10,7 +10,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 from diffgen.build import find
-from diffgen.command.run_id import register
+from diffgen.command.ranks import register
 from diffgen.command.settings import SETTINGS, check
 
 ROOT = Path(__file__).resolve().parents[1]

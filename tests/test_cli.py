@@ -19,7 +19,7 @@ from diffgen.command.child import Child
 from diffgen.command.completion import complete
 from diffgen.command.line import parse
 from diffgen.command.past import Past
-from diffgen.command.run_id import run_id
+from diffgen.command.ranks import run_id
 from diffgen.errors import UsageError
 from diffgen.training.launch import RANKS, isolated, relaunch
 

@@ -6,7 +6,7 @@ import sys
 import threading
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from types import FrameType
 
 import hydra
@@ -17,7 +17,7 @@ from diffgen.command.line import parse
 from diffgen.command.past import Past
 from diffgen.command.places import config_dir
 from diffgen.command.registry import Command, imported
-from diffgen.command.run_id import register
+from diffgen.command.ranks import rank, register
 
 
 def run(command: Command, words: list[str]) -> int:
@@ -27,7 +27,7 @@ def run(command: Command, words: list[str]) -> int:
     job = Job(command, searched(args), asked)
     try:
         # With it, Hydra raises what went wrong instead of printing pages and exiting.
-        with full_error("1"), arguments([sys.argv[0], *words]), terminable():
+        with full_error("1"), arguments([sys.argv[0], *words]), terminable(), voiced():
             compose(command, job)
     except SystemExit as stop:
         # Lightning answers Ctrl-C with an exit status of its own.
@@ -63,7 +63,7 @@ def compose(command: Command, job: Job) -> None:
 
 def finish(command: Command) -> None:
     """Hands the folders of the sweeps that ran to the command, on one rank."""
-    if command.finish and os.environ.get("SLURM_PROCID", "0") == "0":
+    if command.finish and rank() == 0:
         for folder in guard.SWEEPS:
             imported(command.finish)(folder)
 
@@ -91,6 +91,16 @@ def arguments(words: list[str]) -> Iterator[None]:
         yield
     finally:
         sys.argv = before
+
+
+@contextmanager
+def voiced() -> Iterator[None]:
+    """Takes standard output away from all processes of a run but the first."""
+    if rank() == 0:
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        yield
 
 
 @contextmanager

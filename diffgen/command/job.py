@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from diffgen.command.child import Child
 from diffgen.command.past import Past
 from diffgen.command.registry import Command, imported
-from diffgen.command.run_id import register
+from diffgen.command.ranks import register
 from diffgen.command.settings import check
 from diffgen.errors import UsageError
 

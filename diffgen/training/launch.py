@@ -4,9 +4,15 @@ import contextlib
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 
 RANKS = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+NEEDLESS = (
+    "Experiment logs directory",  # the run's folder, which Hydra made
+    ".*LeafSpec",
+    "The number of training batches",
+)
 
 
 def relaunch(child: Callable[[int], tuple[list[str], str]]) -> None:
@@ -47,8 +53,10 @@ def end_process_group() -> None:
 
 
 def quiet() -> None:
-    """Leaves Lightning's messages to the root logger; its own handlers print each once more."""
+    """Leaves Lightning's messages to the logging of the run, and drops warnings about our ways."""
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         logger = logging.getLogger(name)
-        logger.handlers.clear()
-        logger.propagate = True
+        logger.handlers = [h for h in logger.handlers if type(h) is not logging.StreamHandler]
+        logger.propagate = logger.propagate or not logger.handlers
+    for message in NEEDLESS:
+        warnings.filterwarnings("ignore", message)

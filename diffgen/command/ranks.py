@@ -1,9 +1,15 @@
-"""One name for a run, the same on every rank however the ranks were started."""
+"""Several processes of one run: which one this is, and a name on which all agree."""
 
 import os
 from datetime import datetime
 
 from omegaconf import OmegaConf
+
+
+def rank() -> int:
+    """The number of this process among those of its run, 0 where it is alone."""
+    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # torchrun, Lightning, srun
+    return next((int(os.environ[name]) for name in names if name in os.environ), 0)
 
 
 def run_id() -> str:
