@@ -23,6 +23,7 @@ from diffgen.guidance.classifier import ClassifierGuidance
 from diffgen.guidance.classifier_free import ClassifierFree
 from diffgen.guidance.none import Unguided
 from diffgen.model import Denoiser, Preconditioned
+from diffgen.model.classifier import Classifier
 from diffgen.model.scalings import Eps
 from diffgen.model.told import level
 from diffgen.model.unet import UNet
@@ -40,13 +41,17 @@ SCHEDULES = {"vp": LINEAR, "ve": Geometric(sigma_max=20, sigma_min=0.01, levels=
 GUIDANCE = Path(__file__).parents[1] / "configs" / "guidance"
 
 
+def normal(seed, *shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
 class Mixture(Denoiser):
     """Exact denoiser of three classes of two planar Gaussians each; images (B, 1, 1, 2)."""
 
     def __init__(self, schedule, spread=1.0):
         super().__init__()
         self.schedule, self.calls = schedule, []
-        self.mean = torch.randn(6, 2, generator=torch.Generator().manual_seed(1)).double() * 1.5
+        self.mean = normal(1, 6, 2).double() * 1.5
         self.variance = spread * torch.tensor([0.3, 0.1, 0.2, 0.4, 0.15, 0.25]).double()
         self.weight = torch.tensor([0.1, 0.2, 0.2, 0.1, 0.3, 0.1]).double()
         self.allowed = torch.cat((torch.eye(3), torch.ones(1, 3))).repeat_interleave(2, 1)
@@ -102,7 +107,7 @@ def time(value) -> Tensor:
 
 
 def noisy(rows=6):
-    return 2 * torch.randn(rows, 1, 1, 2, generator=torch.Generator().manual_seed(0)).double()
+    return 2 * normal(0, rows, 1, 1, 2).double()
 
 
 LABEL = torch.tensor([0, 1, 2, 0, 1, 2])
@@ -124,7 +129,7 @@ def test_every_view_is_guided_by_the_formula(schedule, view, weight):
 
 def test_weight_moves_the_class_posterior_of_samples():
     mixture = Mixture(LINEAR)
-    start = torch.randn(400, 1, 1, 2, generator=torch.Generator().manual_seed(3)).double()
+    start = normal(3, 400, 1, 1, 2).double()
     label, times = torch.full((400,), 2), log_snr(LINEAR, 20)
     posteriors = []
     for weight in (-1, -0.5, 0, 0.5, 1, 2, 4):
@@ -336,6 +341,23 @@ def test_a_row_is_guided_alike_in_any_batch_without_grad_and_under_autocast():
     wanted = logistic.gradient(x_t, t, LABEL % 2)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(logistic.gradient(x_t, t, LABEL % 2), wanted)
+
+
+def test_the_gradient_of_a_network_is_the_slope_of_its_log_probability():
+    x_t, t, label = normal(4, 4, 1, 8, 8), time(0.25), LABEL[:4]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = Classifier(channels=1, size=8, num_classes=3, noise_conditional=True).eval()
+    gradient = ClassifierGuidance(Mixture(LINEAR), network, 0).gradient(x_t, t, label)
+    step = 0.01 * gradient / gradient.norm()
+
+    def log_probability(x):
+        return -nn.functional.cross_entropy(network(x, torch.full((4,), 249.0)), label) * 4
+
+    with torch.no_grad():
+        slope = log_probability(x_t + step) - log_probability(x_t - step)
+    assert_close(slope / 0.02, gradient.norm(), rtol=0.01, atol=0)
+    assert gradient.norm() > 0.01
 
 
 def test_pure_noise_is_not_guided_by_a_classifier():

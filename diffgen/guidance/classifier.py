@@ -26,7 +26,7 @@ class ClassifierGuidance(Denoiser):
 
     DDPM's ancestral mean moves by (alpha_s / alpha_t) v w grad, v the variance that the noising
     adds from s to t. Algorithm 1's variance times gradient is the small-step limit of this for
-    v itself (fixedlarge); with the posterior's variance (fixedsmall) it fades near t = 0.
+    v itself (fixedlarge); with the posterior's variance (fixedsmall) the product fades near t = 0.
     """
 
     def __init__(
