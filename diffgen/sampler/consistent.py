@@ -19,9 +19,9 @@ class Consistent(Sampler):
     """One Langevin move a level whose noise brings x exactly onto the next level.
 
     With y = x / alpha, u = sigma / alpha and e = epsilon / sigma_L^2, the same at every level:
-    y + e (x0 - y) + u_s sqrt(1 - ((1 - e) u_t / u_s)^2) z. epsilon=auto takes 1 - e = (u_s / u_t)^2
-    at the widest step; where all are equal that is ancestral sampling. The last step is the
-    denoiser's image.
+    y + e (x0 - y) + u_s sqrt(1 - ((1 - e) u_t / u_s)^2) z. epsilon=auto takes 1 - e as
+    (u_s / u_t)^2 at the widest step; where all are equal that is ancestral sampling. The last
+    step is the denoiser's image.
     """
 
     epsilon: float | Literal["auto"] = "auto"

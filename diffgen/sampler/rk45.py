@@ -27,7 +27,8 @@ ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 
 class RK45(Sampler):
     """Steps as long as the error of each stays below `tolerance`, absolute and relative.
 
-    The paper's 1e-5; above it steps grow so long that the error estimate misses things. Angle, step and error norm are each image's own, so that it does not depend on its company;
+    Far above the default steps grow so long that the error estimate misses what lies between.
+    Angle, step and error norm are each image's own, so that it does not depend on its company;
     images that have arrived cost nothing more.
     """
 
