@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from analytic import silent
 from torch import Tensor, nn
 
-from analytic import silent
 from diffgen.model import Preconditioned
 from diffgen.model.scalings import Eps
 from diffgen.model.told import level
