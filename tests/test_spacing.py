@@ -17,17 +17,17 @@ EVERY = pytest.mark.parametrize("name", SCHEDULES)
 
 @EVERY
 @pytest.mark.parametrize("kind", spacing.SPACINGS)
-@pytest.mark.parametrize("steps", [1, 2, 3, 7, 10, 49, 50])
-def test_exactly_that_many_intervals(kind, name, steps):
+def test_exactly_that_many_intervals(kind, name):
     """Falling all the way, ending at the image, none where no network was trained."""
     schedule = SCHEDULES[name]
-    times = spacing.times(schedule, kind, steps)
-    assert times.shape == (steps + 1,)
-    assert times.dtype == torch.float64
-    assert times[0] <= 1
-    assert (times.diff() < 0).all()
-    assert times[-1] == 0
-    assert times[-2] >= schedule.t_min - 1e-12
+    for steps in (1, 2, 3, 7, 10, 49, 50):
+        times = spacing.times(schedule, kind, steps)
+        assert times.shape == (steps + 1,)
+        assert times.dtype == torch.float64
+        assert times[0] <= 1
+        assert (times.diff() < 0).all()
+        assert times[-1] == 0
+        assert times[-2] >= schedule.t_min - 1e-12
 
 
 @pytest.mark.parametrize("kind", ["trailing", "linspace", "leading"])
