@@ -4,7 +4,7 @@ They are written by diffgen.training.saving in the layout of diffgen.checkpoint_
 runs nothing that the file says: tensors and plain data only, a recipe rebuilt by exact names.
 """
 
-import hashlib
+import functools
 import pickle
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -116,6 +116,12 @@ def locate(name: str, runs: Path) -> Path:
     return path / "checkpoints" / "last.ckpt" if path.is_dir() else path
 
 
-def file_hash(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+def opened(path: Path) -> Checkpoint:
+    """As `load`, read once per process while the file stays the same."""
+    stamp = path.stat().st_mtime_ns if path.is_file() else 0
+    return _opened(path.resolve(), stamp)
+
+
+@functools.lru_cache(maxsize=4)
+def _opened(path: Path, stamp: int) -> Checkpoint:
+    return load(path)

@@ -59,6 +59,7 @@ class Sample(Common):
     ema: str | None
     sampler: Room
     steps: Count | None = None
+    start: str
     spacing: str
     clip: Literal["auto", "none", "range", "dynamic"]
     guidance: Guidance
@@ -66,6 +67,7 @@ class Sample(Common):
     labels: str | int | list[int]
     num_samples: Count
     batch_size: Count
+    root: str | None
     n: Annotated[int, Field(ge=2)] | None
     features: Room
     metrics: list[str]

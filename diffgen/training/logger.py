@@ -12,7 +12,7 @@ from diffgen.errors import UsageError
 
 def csv(folder: Path) -> Logger:
     """`metrics.csv` in the run's folder."""
-    return CSVLogger(folder, name="", version="")
+    return CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1)
 
 
 def tensorboard(folder: Path) -> Logger:

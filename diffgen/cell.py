@@ -1,0 +1,61 @@
+"""Cells of a sweep: one way of sampling one checkpoint, computed once and kept beside its run."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from diffgen.pixels import by_class, save_sheet
+from diffgen.training.saving import write_atomically
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A folder named after what its images and figures depend on (`identity`, plain data)."""
+
+    folder: Path
+
+    @classmethod
+    def of(cls, run: Path, identity: dict[str, Any]) -> "Cell":
+        """The cell of an identity under the run of its checkpoint."""
+        text = json.dumps(identity, sort_keys=True)
+        return cls(run / "cells" / hashlib.sha256(text.encode()).hexdigest()[:16])
+
+    @property
+    def row(self) -> dict[str, Any] | None:
+        """The row of figures, or None where the cell is not done."""
+        path = self.folder / "result.json"
+        try:
+            return json.loads(path.read_text())
+        except (FileNotFoundError, json.JSONDecodeError):
+            return None
+
+    def images(self) -> tuple[Tensor, Tensor | None] | None:
+        """Images uint8 (N, C, H, W) and labels (N,) as far as they were made, or None."""
+        path = self.folder / "samples.npz"
+        try:
+            with np.load(path) as arrays:
+                pixels = torch.from_numpy(arrays["arr_0"]).permute(0, 3, 1, 2).contiguous()
+                labels = torch.from_numpy(arrays["arr_1"]) if "arr_1" in arrays else None
+        except (OSError, ValueError, KeyError):
+            return None
+        return pixels, labels
+
+    def keep_images(self, images: Tensor, labels: Tensor | None, classes: int) -> None:
+        """Write samples.npz (arr_0 uint8 NHWC, arr_1 labels) and a sheet of the first ones."""
+        arrays = [images.permute(0, 2, 3, 1).contiguous().numpy()]
+        arrays += [] if labels is None else [labels.numpy()]
+        write_atomically(self.folder / "samples.npz", lambda file: np.savez(file, *arrays))
+        chosen = list(by_class(images, labels, classes, rows=8))
+        columns = classes if labels is not None and 1 < classes <= 16 else None
+        save_sheet(images[chosen], self.folder / "samples.png", columns)
+
+    def keep_row(self, row: dict[str, Any]) -> None:
+        """Write result.json, which marks the cell as done."""
+        text = json.dumps(row, indent=1, sort_keys=True)
+        write_atomically(self.folder / "result.json", lambda file: file.write(text.encode()))

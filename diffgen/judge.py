@@ -1,0 +1,99 @@
+"""What judges samples: an extractor of features, the reference of a data set, and its floor."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from diffgen.build import build, typed
+from diffgen.cell import Cell
+from diffgen.checkpoint import Checkpoint
+from diffgen.dataset.images import Images
+from diffgen.errors import UsageError
+from diffgen.evaluation import floor, metrics
+from diffgen.evaluation.classifier import ClassifierExtractor
+from diffgen.evaluation.features import Extractor
+from diffgen.evaluation.inception import InceptionExtractor
+from diffgen.evaluation.metrics import Scored
+from diffgen.evaluation.reference import Reference, reference
+from diffgen.training.classifier_cache import cached
+from diffgen.training.features_classifier import FeaturesClassifier
+
+OWN_CLASSIFIER = ("digits", "mnist", "fashion_mnist")  # where features=auto takes a classifier
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Scores images of one data set with one extractor; made once per process."""
+
+    extractor: Extractor
+    reference: Reference
+    test: Images
+
+    def sample_count(self, num_samples: int, asked: int | None) -> int:
+        """How many images a row counts: the n asked for, else as many as can have a floor."""
+        n = asked or min(num_samples, len(self.test))
+        if n > num_samples:
+            raise UsageError(f"n={n} needs as many images: num_samples={num_samples} is less")
+        return n
+
+    def floor(self, run: Path, n: int, names: list[str]) -> Cell | None:
+        """The cell of the row `real (test)`, computed where it is missing.
+
+        None where fewer than n images are held out.
+        """
+        if n > len(self.test):
+            return None
+        cell = Cell.of(run, {"floor": n, **self.identity(), "metrics": names})
+        if cell.row is None:
+            cell.keep_row(floor.floor(self.test, n, self.extractor, self.reference, names))
+        return cell
+
+    def row(self, images: Tensor, labels: Tensor | None, names: list[str]) -> dict[str, Any]:
+        """The columns of provenance and metrics for these images."""
+        scored = Scored(images, self.extractor(images), labels)
+        told = floor.provenance(len(images), self.extractor, self.reference)
+        return {**told, **metrics.evaluate(names, scored, self.reference)}
+
+    def identity(self) -> dict[str, str]:
+        """What figures depend on besides the images."""
+        return {
+            "features": self.extractor.name,
+            "features_hash": self.extractor.hash,
+            "reference_hash": self.reference.hash,
+        }
+
+
+def judge_of(
+    checkpoint: Checkpoint, features: dict[str, Any], cache: str, root: str | None
+) -> Judge:
+    """The judge of a checkpoint's data set; `root` replaces the folder its images came from."""
+    dataset = dict(checkpoint.recipe["dataset"])
+    if root:
+        dataset["root"] = root
+    key = tuple(sorted(dataset.items())), tuple(sorted(features.items())), cache
+    return _judge(*key)
+
+
+@lru_cache(maxsize=2)
+def _judge(dataset: tuple[Any, ...], features: tuple[Any, ...], cache: str) -> Judge:
+    source = build("dataset", dict(dataset))
+    train, test = source.split("train"), source.split("test")
+    extractor = _extractor(dict(features), train, test, Path(cache))
+    return Judge(extractor, reference(train, "train", extractor, Path(cache)), test)
+
+
+def _extractor(
+    features: dict[str, Any], train: Images, test: Images, cache: Path
+) -> Extractor:
+    name = features.pop("name")
+    if name == "auto":
+        name = "classifier" if train.name in OWN_CLASSIFIER else "inception"
+    if name == "classifier":
+        settings = typed(FeaturesClassifier, "features", features)
+        return ClassifierExtractor(cached(settings, train, test, cache).network)
+    if name == "inception":
+        return typed(InceptionExtractor, "features", features)
+    raise UsageError(f"no features={name}; there is auto, classifier, inception")

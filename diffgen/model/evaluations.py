@@ -1,0 +1,47 @@
+"""What a network costs: rows evaluated, and evaluation in chunks of one shape."""
+
+import torch
+from torch import Tensor, nn
+
+
+class FixedShape(nn.Module):
+    """A network called on exactly `rows` images at a time, the last chunk filled up.
+
+    Kernels chosen by shape then never change, so that an image's bytes do not depend on the
+    batch it is in.
+    """
+
+    def __init__(self, network: nn.Module, rows: int):
+        super().__init__()
+        self.network, self.rows = network, rows
+
+    def forward(self, x: Tensor, told: Tensor | None, label: Tensor | None) -> Tensor:
+        parts = [
+            self._padded(*(None if v is None else v[k : k + self.rows] for v in (x, told, label)))
+            for k in range(0, len(x), self.rows)
+        ]
+        return torch.cat(parts)
+
+    def _padded(self, x: Tensor, told: Tensor | None, label: Tensor | None) -> Tensor:
+        count = len(x)
+        filled = [None if v is None else _filled(v, self.rows) for v in (x, told, label)]
+        return self.network(*filled)[:count]
+
+
+class RowCount:
+    """Counts the images that a network evaluates, by a hook; padding inside it does not count."""
+
+    def __init__(self, network: nn.Module):
+        self.rows = 0
+        network.register_forward_pre_hook(self._add)
+
+    def _add(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        self.rows += len(inputs[0])
+
+
+def _filled(rows: Tensor, count: int) -> Tensor:
+    """`rows` repeated from its first one up to `count` rows."""
+    if len(rows) == count:
+        return rows.contiguous()
+    filler = rows[:1].expand(count - len(rows), *rows.shape[1:])
+    return torch.cat([rows, filler])

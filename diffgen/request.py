@@ -1,0 +1,177 @@
+"""A sampling request: a checkpoint and the settings of `diffgen sample`, made into objects."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffgen.build import build, nearest, typed
+from diffgen.checkpoint import Checkpoint, locate, opened
+from diffgen.errors import UsageError
+from diffgen.guidance import checks
+from diffgen.model.denoiser import Clipped, Denoiser, Thresholded
+from diffgen.model.evaluations import FixedShape, RowCount
+from diffgen.recipe import ModelSettings
+from diffgen.sampler import Sampler
+from diffgen.sampler.start import STARTS
+from diffgen.spacing import times_for
+from diffgen.task.generate import Generate
+
+CHUNK = 16  # rows a network sees at a time with deterministic=true
+
+
+@dataclass(frozen=True)
+class Request:
+    """The resolved configuration of one job of `diffgen sample`."""
+
+    config: dict[str, Any]
+
+    @cached_property
+    def checkpoint(self) -> Checkpoint:
+        """The checkpoint asked for."""
+        return opened(locate(self.config["checkpoint"], Path(self.config["runs"])))
+
+    @cached_property
+    def ema(self) -> str:
+        """The name of the weights that sample."""
+        return self.checkpoint.average(self.config["ema"])
+
+    @cached_property
+    def model(self) -> ModelSettings:
+        """What the checkpoint's recipe says of its model."""
+        return typed(ModelSettings, "model", self.checkpoint.recipe["model"])
+
+    @cached_property
+    def sampler(self) -> Sampler:
+        """The sampler, without its number of steps."""
+        options = {k: v for k, v in self.config["sampler"].items() if k != "steps"}
+        return build("sampler", options)
+
+    @property
+    def spacing(self) -> str:
+        """The spacing asked for, `auto` replaced by the sampler's own."""
+        name = self.config["spacing"]
+        return self.sampler.spacing if name == "auto" else name
+
+    @cached_property
+    def base(self) -> Denoiser:
+        """The checkpoint's denoiser on the CPU, in chunks of one shape if that was asked for."""
+        denoiser = self.checkpoint.denoiser(self.ema)
+        if self.config["compile"]:
+            denoiser.network.compile()
+        if self.config["deterministic"]:
+            denoiser.network = FixedShape(denoiser.network, CHUNK)
+        return denoiser
+
+    @cached_property
+    def times(self) -> Tensor:
+        """The times (steps + 1,) of the way back."""
+        steps = self.config["sampler"]["steps"]
+        return times_for(self.spacing, self.base.schedule, steps)
+
+    @property
+    def start(self) -> str:
+        """What sampling starts from, `auto` replaced by the sampler's own."""
+        name = self.config["start"]
+        return self.sampler.start if name == "auto" else name
+
+    @property
+    def clip(self) -> str:
+        """What happens to estimates outside the range, `auto` replaced by the model's own."""
+        name = self.config["clip"]
+        if name == "auto":
+            own = self.model.clip and self.config["sampler"]["name"] != "langevin"
+            return "range" if own else "none"
+        return name
+
+    def labels(self) -> Tensor | None:
+        """The label of each image, (num_samples,), or None for a model without labels."""
+        classes, asked = self.checkpoint.classes, self.config["labels"]
+        if not classes and asked == "balanced":
+            return None
+        if asked == "balanced":
+            cycle = list(range(len(classes)))
+        else:
+            cycle = checks.find_labels(asked if isinstance(asked, list) else [asked], classes)
+        return torch.tensor(cycle)[torch.arange(self.config["num_samples"]) % len(cycle)]
+
+    def generate(self, device: torch.device) -> tuple[Generate, list[RowCount]]:
+        """What draws the images on a device, and the counters of the networks it calls."""
+        base = self.base.to(device)
+        counters = [RowCount(base.network)]
+        denoiser = CLIPS[self.clip](self.guided(base, counters, device), self.checkpoint)
+        task = Generate(
+            denoiser,
+            self.sampler,
+            self.times,
+            _named(STARTS, "start", self.start),
+            self.checkpoint.range,
+            self.checkpoint.shape,
+            self.config["seed"],
+        )
+        return task, counters
+
+    def guided(self, base: Denoiser, counters: list[RowCount], device: torch.device) -> Denoiser:
+        """The denoiser under the guidance asked for; every network it calls gets a counter."""
+        settings = dict(self.config["guidance"])
+        classes = self.checkpoint.classes
+        context: dict[str, Any] = {"denoiser": base, "null": len(classes)}
+        other = settings.pop("checkpoint", None)
+        if settings["name"] == "classifier_free":
+            dropout = self.model.label_dropout
+            checks.check_classifier_free(settings["weight"], len(classes), dropout)
+        if settings["name"] == "autoguidance":
+            weak = opened(Path(other))
+            denoiser = weak.denoiser().to(device)
+            checks.check_weak(facts(self.checkpoint, base), facts(weak, denoiser))
+            counters.append(RowCount(denoiser.network))
+            context["weak"] = denoiser
+        return build("guidance", settings, **context)
+
+    def guidance_name(self) -> str | None:
+        """The guidance at work, None where the weight leaves the model as it is."""
+        settings = self.config["guidance"]
+        plain = settings["name"] == "none" or not self.checkpoint.classes
+        return None if plain and "checkpoint" not in settings else settings["name"]
+
+    def guidance_identity(self) -> dict[str, Any]:
+        """The guidance's settings, another checkpoint named by its content."""
+        settings = dict(self.config["guidance"])
+        if "checkpoint" in settings:
+            settings["checkpoint"] = opened(Path(settings["checkpoint"])).hash
+        return settings
+
+    def changed_settings(self) -> dict[str, Any]:
+        """The sampler's settings that differ from its defaults."""
+        if not is_dataclass(self.sampler):
+            return {}
+        values = {field.name: getattr(self.sampler, field.name) for field in fields(self.sampler)}
+        defaults = {field.name: field.default for field in fields(self.sampler)}
+        return {name: value for name, value in values.items() if value != defaults[name]}
+
+
+def facts(checkpoint: Checkpoint, denoiser: Denoiser) -> checks.Facts:
+    """What two checkpoints must share to guide one another."""
+    return checks.Facts(
+        schedule=denoiser.schedule,
+        data_range=(checkpoint.range.low, checkpoint.range.high),
+        shape=checkpoint.shape,
+        classes=checkpoint.classes,
+    )
+
+
+def _named(table: dict[str, Any], key: str, name: str) -> Any:
+    if name not in table:
+        raise UsageError(f"no {key}={name}{nearest(name, table)}")
+    return table[name]
+
+
+CLIPS: dict[str, Callable[[Denoiser, Checkpoint], Denoiser]] = {
+    "none": lambda denoiser, _: denoiser,
+    "range": lambda denoiser, of: Clipped(denoiser, of.range.low, of.range.high),
+    "dynamic": lambda denoiser, of: Thresholded(denoiser, of.range.low, of.range.high),
+}

@@ -1,0 +1,186 @@
+"""`diffgen sample`: a checkpoint in; images, figures and a table of a sweep out."""
+
+import json
+import os
+import platform
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from lightning.fabric import Fabric
+from omegaconf import DictConfig, OmegaConf
+from rich.progress import track
+from torch import Tensor
+
+from diffgen import __version__
+from diffgen.cell import Cell
+from diffgen.evaluation.metrics import check
+from diffgen.judge import Judge, judge_of
+from diffgen.publish import publish
+from diffgen.request import Request
+from diffgen.training.launch import quiet
+from diffgen.training.saving import write_atomically
+
+
+def sample(cfg: DictConfig) -> None:
+    """Do one cell: draw its images, score them, and put both into the job's folder."""
+    quiet()
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    job = HydraConfig.get()
+    folder = Path(job.runtime.output_dir)
+    fabric = Fabric(
+        accelerator=config["accelerator"],
+        devices=config["devices"],
+        strategy="ddp" if config["devices"] not in (1, "auto") else "auto",
+        precision=config["precision"],
+    )
+    fabric.launch()
+    cells = Job(config, fabric).cells()
+    if fabric.global_rank:
+        return
+    keep_links(cells[0], folder)
+    told = {"cells": [str(cell.folder.resolve()) for cell in cells], "logger": config["logger"]}
+    write_atomically(folder / "cells.json", lambda file: file.write(json.dumps(told).encode()))
+    if job.mode != RunMode.MULTIRUN:
+        publish(folder, [folder])
+
+
+def finish_sweep(folder: Path) -> None:
+    """Make the table of a sweep from the cells that its jobs finished."""
+    jobs = [path.parent for path in folder.glob("*/cells.json")]
+    publish(folder, sorted(jobs, key=lambda job: (len(job.name), job.name)))
+
+
+class Job:
+    """One request on its devices."""
+
+    def __init__(self, config: dict[str, Any], fabric: Fabric):
+        self.config, self.fabric, self.request = config, fabric, Request(config)
+        self.metrics: list[str] = config["metrics"]
+        check(self.metrics)
+
+    def cells(self) -> list[Cell]:
+        """The cell asked for, done, and that of the table's floor where there is one."""
+        run = self.request.checkpoint.run
+        self.request.labels()  # a label that does not exist is told before any work
+        judge = self.judge()
+        cell = Cell.of(run, self.identity(judge))
+        row = cell.row
+        if row is None or not set(self.metrics) <= set(row["metrics"]):
+            self.fill(cell, row, judge)
+        floor = None
+        if judge and self.fabric.global_rank == 0:
+            floor = judge.floor(run, self.count(judge), self.metrics)
+        return [cell] if floor is None else [cell, floor]
+
+    def judge(self) -> Judge | None:
+        """What scores the images; None where no metrics are asked for."""
+        if not self.metrics:
+            return None
+        config = self.config
+        return judge_of(
+            self.request.checkpoint, config["features"], config["cache"], config["root"]
+        )
+
+    def count(self, judge: Judge) -> int:
+        """How many images a row counts."""
+        return judge.sample_count(self.config["num_samples"], self.config["n"])
+
+    def identity(self, judge: Judge | None) -> dict[str, Any]:
+        """What this cell's images and figures depend on, plain data."""
+        request, config = self.request, self.config
+        sampler = {"name": config["sampler"]["name"], **asdict(request.sampler)}  # type: ignore
+        return {
+            "checkpoint": request.checkpoint.hash,
+            "ema": request.ema,
+            "sampler": sampler,
+            "times": request.times.tolist(),
+            "start": request.start,
+            "guidance": request.guidance_identity(),
+            "clip": request.clip,
+            "task": config["task"],
+            "seed": config["seed"],
+            "num_samples": config["num_samples"],
+            "labels": config["labels"],
+            "precision": config["precision"],
+            "deterministic": config["deterministic"],
+            **({"n": self.count(judge), **judge.identity()} if judge else {}),
+        }
+
+    def fill(self, cell: Cell, row: dict[str, Any] | None, judge: Judge | None) -> None:
+        """Draw the images that are missing, score them, and write the cell."""
+        labels, kept = self.request.labels(), cell.images()
+        if row is None or kept is None:
+            images, cost = self.draw(labels)
+            if self.fabric.global_rank:
+                return
+            cell.keep_images(images, labels, len(self.request.checkpoint.classes))
+        else:
+            images, cost = kept[0], {k: row[k] for k in ("nfe", "seconds", "images_per_second")}
+        if self.fabric.global_rank:
+            return
+        scored: dict[str, Any] = {}
+        if judge:
+            n = self.count(judge)
+            scored = judge.row(images[:n], None if labels is None else labels[:n], self.metrics)
+        cell.keep_row({**self.settings(), **cost, **scored, "metrics": self.metrics})
+
+    def draw(self, labels: Tensor | None) -> tuple[Tensor, dict[str, float]]:
+        """Images uint8 (num_samples, C, H, W), shared among the devices, and what they cost."""
+        task, counters = self.request.generate(self.fabric.device)
+        total, ranks = self.config["num_samples"], self.fabric.world_size
+        share = -(-total // ranks)
+        mine = torch.arange(self.fabric.global_rank * share, share * (1 + self.fabric.global_rank))
+        parts, start = [], time.monotonic()
+        batches = mine.clamp(max=total - 1).split(self.config["batch_size"])
+        for part in track(batches, "sampling", transient=True, disable=not os.isatty(2)):
+            with self.fabric.autocast():
+                label = None if labels is None else labels[part]
+                parts.append(task(part.tolist(), label, self.fabric.device))
+        seconds = time.monotonic() - start
+        images: Any = self.fabric.all_gather(torch.cat(parts))
+        nfe = sum(counter.rows for counter in counters) / share
+        cost = {"seconds": seconds, "images_per_second": total / seconds, "nfe": round(nfe, 2)}
+        return images.reshape(-1, *task.shape)[:total].cpu(), cost
+
+    def settings(self) -> dict[str, Any]:
+        """The columns of a row that say how its images were made."""
+        request, guidance = self.request, self.config["guidance"]
+        weight = guidance.get("weight") if request.checkpoint.classes else None
+        return {
+            "checkpoint": request.checkpoint.run.name,
+            "checkpoint_hash": request.checkpoint.hash[:12],
+            "step": request.checkpoint.step,
+            "ema": request.ema,
+            "sampler": self.config["sampler"]["name"],
+            "settings": request.changed_settings(),
+            "steps": len(request.times) - 1,
+            "spacing": request.spacing,
+            "start": request.start,
+            "clip": request.clip,
+            "guidance": request.guidance_name(),
+            "weight": weight,
+            "scale": None if weight is None else 1 + weight,
+            "seed": self.config["seed"],
+            "precision": self.config["precision"],
+            "versions": {
+                "diffgen": __version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+            },
+        }
+
+
+def keep_links(cell: Cell, folder: Path) -> None:
+    """Let the job's folder hold its cell's pictures, too, without a second copy on the disk."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("samples.png", "samples.npz"):
+        (folder / name).unlink(missing_ok=True)
+        try:
+            os.link(cell.folder / name, folder / name)
+        except OSError:  # another file system
+            (folder / name).symlink_to((cell.folder / name).resolve())

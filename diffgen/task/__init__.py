@@ -1,0 +1,1 @@
+"""Tasks: what a sampler is asked for."""
