@@ -14,7 +14,7 @@ def publish(folder: Path, jobs: Sequence[Path]) -> None:
     """Write the table of the jobs' cells into `folder` and print it, the folder's path last."""
     told = [json.loads((job / "cells.json").read_text()) for job in jobs]
     cells = dict.fromkeys(cell for job in told for cell in job["cells"])
-    rows = [row for row in collect(cells) if row["metrics"]]
+    rows = [row for row in collect(cells) if row.get("metrics") or row["sampler"].startswith("real")]
     if rows:
         table.write(folder, rows)
         table.show(rows)

@@ -166,7 +166,7 @@ class Job:
             "weight": weight,
             "scale": None if weight is None else 1 + weight,
             "seed": self.config["seed"],
-            "precision": self.config["precision"],
+            "numeric_precision": self.config["precision"],
             "versions": {
                 "diffgen": __version__,
                 "torch": torch.__version__,

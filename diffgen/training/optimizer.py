@@ -25,7 +25,7 @@ class OptimizerSettings:
     def adam(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """AdamW, which is Adam where weight_decay is 0."""
         return torch.optim.AdamW(
-            parameters, self.lr, self.betas, self.eps, self.weight_decay, fused=True
+            parameters, self.lr, self.betas, self.eps, self.weight_decay, foreach=True
         )
 
     def factor(self, step: int, max_steps: int) -> float:
