@@ -58,7 +58,7 @@ def shaken(network: torch.nn.Module) -> torch.nn.Module:
     return network.eval()
 
 
-@pytest.mark.parametrize("theirs, ours", PAIRS.values(), ids=PAIRS)
+@pytest.mark.parametrize(("theirs", "ours"), PAIRS.values(), ids=PAIRS)
 @torch.no_grad()
 def test_unet_equals_diffusers(theirs: dict, ours: dict) -> None:
     network = shaken(UNet(channels=3, size=32, **ours))

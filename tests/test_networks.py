@@ -1,37 +1,53 @@
-"""Networks: the papers' sizes and starts, what they may and may not see, refusals."""
+"""Networks: what they are told and what they may see; the U-Net's sizes, start, refusals."""
 
 import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 import pytest
 import torch
+import yaml
 from torch import Tensor, nn
 
+from diffgen.build import build
 from diffgen.errors import UsageError
+from diffgen.model.dilated import Dilated
 from diffgen.model.embedding import sinusoid
 from diffgen.model.layers import group_norm
+from diffgen.model.ncsn_refinenet import NCSNRefineNet
+from diffgen.model.refinenet import RefineNet
 from diffgen.model.unet import UNet
 
+CONFIGS = Path(__file__).parents[1] / "configs" / "network"
 N = TypeVar("N", bound=nn.Module)
-EMBEDDINGS = ["add", "scale_shift", "maps"]
+Make = Callable[..., nn.Module]
+
+unet = partial(UNet, width=8, multipliers=(1, 2), blocks=1)
+TOLD: dict[str, Make] = {
+    "unet-add": unet,
+    "unet-scale_shift": partial(unet, embedding="scale_shift", head_width=4, attention=(8,)),
+    "unet-maps": partial(unet, embedding="maps", downsample="pooled"),
+    "dilated": partial(Dilated, width=8),
+    "ncsn_refinenet": partial(NCSNRefineNet, width=4, levels=10),
+}
+UNTOLD: dict[str, Make] = {
+    "unet": partial(unet, told=False),
+    "dilated": partial(Dilated, width=8, told=False),
+    "refinenet": partial(RefineNet, width=4),
+}
 
 
-def small(**settings) -> UNet:
-    """A U-Net of a few thousand parameters, every one of them random (none zero)."""
-    settings = {
-        "channels": 1,
-        "size": 8,
-        "width": 8,
-        "multipliers": (1, 2),
-        "blocks": 1,
-    } | settings
-    return randomised(UNet(**settings))
+def small(make: Make = unet, **settings) -> nn.Module:
+    """A network of a few thousand parameters for 8 x 8 grey images, every one of them random."""
+    return randomised(make(channels=1, size=8, **settings))
 
 
 def randomised(network: N) -> N:
     generator = torch.Generator().manual_seed(3)
     for parameter in network.parameters():
-        parameter.data = torch.randn(parameter.shape, generator=generator) * 0.1
+        parameter.data = torch.randn(parameter.shape, generator=generator) * 0.2
     return network.eval()
 
 
@@ -39,18 +55,75 @@ def images(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
-def test_unet_has_the_papers_size() -> None:
-    network = UNet(channels=3, size=32)
-    assert sum(p.numel() for p in network.parameters()) == 35_746_307
+def size_of(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
-def test_unet_of_256_pixels_has_the_papers_size() -> None:
+@pytest.mark.parametrize("make", TOLD.values(), ids=TOLD)
+def test_level_matters_and_no_label_is_the_null_label(make: Make) -> None:
+    network, x, told = small(make, num_classes=3), images(2, 1, 8, 8), torch.full((2,), 4.0)
+    null = network(x, told, torch.full((2,), 3))
+    assert torch.equal(network(x, told), null)
+    first, second = network(x, told, torch.tensor([3, 1])) - null
+    assert first.abs().max() < 1e-6
+    assert second.abs().max() > 1e-3
+    assert (network(x, told + 5) - null).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("make", UNTOLD.values(), ids=UNTOLD)
+def test_untold_network_ignores_the_level_but_not_the_label(make: Make) -> None:
+    x, told = images(2, 1, 8, 8), torch.tensor([0.0, 9.0])
+    assert torch.equal(small(make)(x, told), small(make)(x, None))
+    labelled = small(make, num_classes=2)
+    assert (labelled(x, None, torch.zeros(2).long()) - labelled(x, None)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("make", [*TOLD.values(), UNTOLD["refinenet"]], ids=[*TOLD, "refinenet"])
+def test_every_parameter_gets_a_finite_gradient_in_bfloat16(make: Make) -> None:
+    network = small(make, num_classes=3)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = network(images(4, 1, 8, 8), torch.tensor([0.0, 1, 5, 9]), torch.arange(4))
+    out.float().square().sum().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().max() > 0, name
+
+
+@pytest.mark.parametrize("make", [*TOLD.values(), UNTOLD["refinenet"]], ids=[*TOLD, "refinenet"])
+def test_an_image_does_not_see_its_batch(make: Make) -> None:
+    network, x = small(make).train(), images(3, 1, 8, 8)
+    told = torch.tensor([0.0, 3.0, 9.0])
+    torch.testing.assert_close(network(x, told)[1:2], network(x[1:2], told[1:2]))
+
+
+@pytest.mark.parametrize("make", TOLD.values(), ids=TOLD)
+def test_misuse_is_refused(make: Make) -> None:
+    with pytest.raises(UsageError, match="unconditional"):
+        small(make)(images(1, 1, 8, 8), torch.zeros(1), torch.zeros(1).long())
+    with pytest.raises(UsageError, match="told"):
+        small(make)(images(1, 1, 8, 8), None)
+
+
+@pytest.mark.parametrize("path", CONFIGS.glob("*.yaml"), ids=lambda path: path.stem)
+def test_configs_spell_out_the_defaults(path: Path) -> None:
+    settings = yaml.safe_load(path.read_text())
+    context = {"channels": 3, "size": 32, "num_classes": 2, "levels": 10, "told": True}
     with torch.device("meta"):
-        network = UNet(channels=3, size=256, multipliers=(1, 1, 2, 2, 4, 4))
-    assert round(sum(p.numel() for p in network.parameters()) / 1e6) == 114
+        spelt = build("network", settings, **context)
+        default = build("network", {"name": path.stem}, **context)
+    assert str(spelt) == str(default)
 
 
-def test_unet_starts_at_zero_and_blocks_as_their_shortcuts() -> None:
+def test_unet_has_the_papers_sizes() -> None:
+    with torch.device("meta"):
+        cifar10 = UNet(channels=3, size=32)
+        lsun = UNet(channels=3, size=256, multipliers=(1, 1, 2, 2, 4, 4))
+    assert size_of(cifar10) == 35_746_307
+    assert round(size_of(lsun) / 1e6) == 114
+
+
+def test_unet_starts_at_zero_and_its_blocks_as_their_shortcuts() -> None:
     network = UNet(channels=3, size=16, width=16, attention=(8,))
     assert network(images(2, 3, 16, 16), torch.zeros(2)).abs().max() == 0
     x = images(2, 16, 16, 16)
@@ -60,53 +133,26 @@ def test_unet_starts_at_zero_and_blocks_as_their_shortcuts() -> None:
     assert torch.equal(network.middle(x, torch.ones(2, 64)), x)
 
 
+def test_unet_starts_with_the_papers_variance() -> None:
+    weight = UNet(channels=3, size=32).get_parameter("descents.1.blocks.0.conv.weight")
+    assert weight.var().item() == pytest.approx(1 / (9 * (128 + 256) / 2), rel=0.01)
+
+
 def test_level_is_embedded_as_in_ddpm() -> None:
     row = sinusoid(torch.tensor([3.0]), 6)[0].tolist()
     angles = [3.0, 3.0 * 1e-2, 3.0 * 1e-4]
     assert row == pytest.approx([*map(math.sin, angles), *map(math.cos, angles)], rel=1e-5)
 
 
-@pytest.mark.parametrize("embedding", EMBEDDINGS)
-@pytest.mark.parametrize("downsample", ["strided", "pooled"])
-def test_every_parameter_gets_a_finite_gradient(embedding: str, downsample: str) -> None:
-    network = small(embedding=embedding, downsample=downsample, attention=(8,), num_classes=3)
-    with torch.autocast("cpu", torch.bfloat16):
-        out = network(images(4, 1, 8, 8), torch.tensor([0.0, 1, 500, 999]), torch.arange(4))
-    out.float().square().sum().backward()
-    for name, parameter in network.named_parameters():
-        assert parameter.grad is not None and parameter.grad.isfinite().all(), name
-        assert parameter.grad.abs().max() > 0, name
-
-
-@pytest.mark.parametrize("embedding", EMBEDDINGS)
-def test_level_and_label_matter_and_no_label_is_the_null_label(embedding: str) -> None:
-    network, x = small(embedding=embedding, num_classes=3), images(2, 1, 8, 8)
-    told = torch.full((2,), 7.0)
-    null = network(x, told, torch.full((2,), 3))
-    torch.testing.assert_close(network(x, told), null, rtol=0, atol=0)
-    assert (network(x, told, torch.tensor([3, 1])) - null).flatten(1).abs().amax(1)[0] == 0
-    assert (network(x, told, torch.tensor([3, 1])) - null).flatten(1).abs().amax(1)[1] > 1e-4
-    assert (network(x, told + 5) - null).abs().max() > 1e-4
-
-
-@pytest.mark.parametrize("embedding", EMBEDDINGS)
-def test_untold_network_has_no_level_input(embedding: str) -> None:
-    network, x = small(embedding=embedding, told=False), images(2, 1, 8, 8)
-    assert network.condition(x, None, None) is None
-    torch.testing.assert_close(network(x, torch.ones(2)), network(x, None), rtol=0, atol=0)
-    labelled = small(embedding=embedding, told=False, num_classes=2)
-    assert (labelled(x, None, torch.tensor([0, 0])) - labelled(x, None)).abs().max() > 1e-4
-
-
 def test_pixels_far_apart_see_each_other_in_the_middle() -> None:
-    network = small(attention=())
-    x = images(1, 1, 8, 8).requires_grad_()
+    network, x = small(attention=()), images(1, 1, 8, 8).requires_grad_()
     network(x, torch.zeros(1))[0, 0, 0, 0].backward()
-    assert x.grad is not None and x.grad[0, 0, 7, 7].abs() > 0
+    assert x.grad is not None
+    assert x.grad[0, 0, 7, 7].abs() > 0
 
 
 @pytest.mark.parametrize(
-    "channels, groups, expected",
+    ("channels", "groups", "expected"),
     [(128, 32, 32), (384, 32, 32), (64, 32, 16), (20, 32, 5), (6, 8, 1)],
 )
 def test_groups_divide_and_keep_four_channels(channels: int, groups: int, expected: int) -> None:
@@ -116,12 +162,5 @@ def test_groups_divide_and_keep_four_channels(channels: int, groups: int, expect
 def test_sizes_that_cannot_be_halved_name_the_ones_that_can() -> None:
     with pytest.raises(UsageError, match=r"30 pixels .* 8 divides \(24 or 32\)"):
         UNet(channels=3, size=30)
-
-
-def test_misuse_is_refused() -> None:
-    with pytest.raises(UsageError, match="unconditional"):
-        small()(images(1, 1, 8, 8), torch.zeros(1), torch.zeros(1, dtype=torch.int64))
-    with pytest.raises(UsageError, match="told"):
-        small()(images(1, 1, 8, 8), None)
     with pytest.raises(UsageError, match="heads"):
         UNet(channels=1, size=8, width=8, heads=3)

@@ -5,15 +5,13 @@ google/ddpm-cifar10-32: freq_shift 1, no flip of sine and cosine, downsample_pad
 1e-6. Embedding "scale_shift" is its resnet_time_scale_shift, which needs attn_norm_num_groups too.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-import torch
 from torch import Tensor
 
 from diffgen.errors import UsageError
+from diffgen.interop.mapping import State, adopt, release
 from diffgen.model.unet import UNet
-
-State = dict[str, Tensor]
 
 BLOCK = {
     "norm": "norm1",
@@ -23,18 +21,17 @@ BLOCK = {
     "last": "conv2",
     "shortcut": "conv_shortcut",
 }
-ATTENTION = {"attend.norm": "group_norm", "attend.qkv": "to_{}", "attend.out": "to_out.0"}
+ATTENTION = {
+    "attend.norm": ("group_norm",),
+    "attend.qkv": ("to_q", "to_k", "to_v"),
+    "attend.out": ("to_out.0",),
+}
 OLD = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 
 
 def to_diffusers(state: Mapping[str, Tensor]) -> State:
     """The state of our U-Net as one that UNet2DModel.load_state_dict accepts."""
-    theirs: State = {}
-    for key, name in _names(state).items():
-        names = [name.format(part) for part in "qkv"] if "{}" in name else [name]
-        parts = state[key].chunk(len(names))
-        theirs |= {n: part.clone() for n, part in zip(names, parts, strict=True)}
-    return theirs
+    return release(state, diffusers_names(state))
 
 
 def from_diffusers(state: Mapping[str, Tensor], network: UNet) -> State:
@@ -42,18 +39,15 @@ def from_diffusers(state: Mapping[str, Tensor], network: UNet) -> State:
 
     Reads attention under its old names (query, proj_attn), too. UsageError when it does not fit.
     """
-    state = {_modern(key): value for key, value in state.items()}
-    ours: State = {}
-    for key, name in _names(network.state_dict()).items():
-        names = [name.format(part) for part in "qkv"] if "{}" in name else [name]
-        missing = [n for n in names if n not in state]
-        if missing:
-            raise UsageError(f"the file lacks {missing[0]}: it holds another architecture")
-        parts = [state.pop(n) for n in names]
-        ours[key] = parts[0] if len(parts) == 1 else torch.cat(parts)
-    if state:
-        raise UsageError(f"{next(iter(state))} has no place here: another architecture")
-    return ours
+    modern = {_modern(key): value for key, value in state.items()}
+    return adopt(modern, diffusers_names(network.state_dict()), network)
+
+
+def diffusers_names(keys: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Their names for each of our keys, several where ours joins their queries, keys, values."""
+    keys = list(keys)
+    last = max(int(key.split(".")[1]) for key in keys if key.startswith("ascents."))
+    return {key: _names(key, last) for key in keys}
 
 
 def _modern(key: str) -> str:
@@ -62,39 +56,34 @@ def _modern(key: str) -> str:
     return key
 
 
-def _names(keys: Mapping[str, Tensor]) -> dict[str, str]:
-    last = max(int(key.split(".")[1]) for key in keys if key.startswith("ascents."))
-    return {key: _name(key, last) for key in keys}
-
-
-def _name(key: str, last: int) -> str:
+def _names(key: str, last: int) -> tuple[str, ...]:
     stem, leaf = key.rsplit(".", 1)
     match stem.split("."):
         case ["condition", "level", index]:
-            name = f"time_embedding.linear_{1 + int(index) // 2}"
+            names = (f"time_embedding.linear_{1 + int(index) // 2}",)
         case ["condition", "label", "table"]:
-            name = "class_embedding"
+            names = ("class_embedding",)
         case ["descents", "0", "enter"]:
-            name = "conv_in"
+            names = ("conv_in",)
         case ["descents", level, "enter", "conv"]:
-            name = f"down_blocks.{int(level) - 1}.downsamplers.0.conv"
+            names = (f"down_blocks.{int(level) - 1}.downsamplers.0.conv",)
         case ["descents", level, "blocks", index, *part]:
-            name = f"down_blocks.{level}.{_part(part, index)}"
+            names = _parts(f"down_blocks.{level}", index, part)
         case ["middle", which, *part]:
-            name = f"mid_block.{_part(part, '0' if which == 'first' else '1')}"
+            names = _parts("mid_block", {"first": "0", "second": "1"}[which], part)
         case ["ascents", level, "blocks", index, *part]:
-            name = f"up_blocks.{last - int(level)}.{_part(part, index)}"
+            names = _parts(f"up_blocks.{last - int(level)}", index, part)
         case ["ascents", "0", "leave", index]:
-            name = {"0": "conv_norm_out", "2": "conv_out"}[index]
+            names = ({"0": "conv_norm_out", "2": "conv_out"}[index],)
         case ["ascents", level, "leave", "conv"]:
-            name = f"up_blocks.{last - int(level)}.upsamplers.0.conv"
+            names = (f"up_blocks.{last - int(level)}.upsamplers.0.conv",)
         case _:
             raise UsageError(f"{key} has no counterpart in diffusers.UNet2DModel")
-    return f"{name}.{leaf}"
+    return tuple(f"{name}.{leaf}" for name in names)
 
 
-def _part(part: list[str], index: str) -> str:
+def _parts(where: str, index: str, part: list[str]) -> tuple[str, ...]:
     name = ".".join(part)
     if name in BLOCK:
-        return f"resnets.{index}.{BLOCK[name]}"
-    return f"attentions.{index}.{ATTENTION[name]}"
+        return (f"{where}.resnets.{index}.{BLOCK[name]}",)
+    return tuple(f"{where}.attentions.{index}.{theirs}" for theirs in ATTENTION[name])

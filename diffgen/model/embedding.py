@@ -30,9 +30,7 @@ class LabelEmbedding(nn.Module):
         self.table = nn.Embedding(num_classes + 1, features)
 
     def forward(self, label: Tensor | None, like: Tensor) -> Tensor:
-        if label is None:
-            label = torch.full((len(like),), self.null, device=like.device)
-        return self.table(label)
+        return self.table(known_label(label, self.null, like))
 
 
 class Condition(nn.Module):
@@ -43,7 +41,7 @@ class Condition(nn.Module):
 
     def __init__(self, width: int, num_classes: int, told: bool) -> None:
         super().__init__()
-        self.width, self.features = width, 4 * width
+        self.width, self.features, self.num_classes = width, 4 * width, num_classes
         self.level = self._perceptron() if told else None
         self.label = LabelEmbedding(num_classes, self.features) if num_classes else None
 
@@ -55,7 +53,7 @@ class Condition(nn.Module):
 
     def forward(self, x: Tensor, told: Tensor | None, label: Tensor | None) -> Tensor | None:
         """None when there is nothing to tell: neither a level nor classes."""
-        refuse_label(label, self.label)
+        label = known_label(label, self.num_classes, x)
         parts = []
         if self.level is not None:
             if told is None:
@@ -66,10 +64,16 @@ class Condition(nn.Module):
         return F.silu(sum(parts[1:], parts[0])) if parts else None
 
 
-def refuse_label(label: Tensor | None, embedding: nn.Module | None) -> None:
-    """UsageError for a label handed to a network that was built without classes."""
-    if label is not None and embedding is None:
+def known_label(label: Tensor | None, num_classes: int, like: Tensor) -> Tensor | None:
+    """A label for every image of `like`: the null label where there is none, None without classes.
+
+    UsageError for a label handed to a network that was built without classes.
+    """
+    if num_classes and label is None:
+        return torch.full((len(like),), num_classes, device=like.device)
+    if label is not None and not num_classes:
         raise UsageError("this network is unconditional: leave the label out (label=None)")
+    return label
 
 
 class InputMaps(nn.Module):

@@ -1,0 +1,54 @@
+"""InstanceNorm++ (Song and Ermon 2019, appendix A), the norm of the noise-conditional nets."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Given(NamedTuple):
+    """What the norms are told: rows of their tables, each (B,) int64, or None."""
+
+    level: Tensor | None = None
+    label: Tensor | None = None
+
+
+class InstanceNormPlus(nn.Module):
+    """gamma ((x - mu) / s + alpha (mu - m) / v) + beta, (B, C, H, W), C at least 2.
+
+    mu and s are the mean and deviation of each channel over the pixels, m and v those of the mu
+    over the channels. The second term keeps what an instance norm removes: how the channels'
+    means differ, without which no score could tell an image's overall colour. gamma multiplies
+    both terms, as in the authors' code. `table` (levels, 3, C) holds gamma, alpha, beta, one row
+    for each noise level or one for all; `labels` adds to it, starting at zero.
+    """
+
+    def __init__(self, channels: int, levels: int = 1, num_classes: int = 0) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.empty(levels, 3, channels))
+        nn.init.normal_(self.table.data[:, :2], 1.0, 0.02)
+        nn.init.zeros_(self.table.data[:, 2])
+        rows = torch.zeros(num_classes + 1, 3, channels)
+        self.labels = nn.Parameter(rows) if num_classes else None
+
+    def forward(self, x: Tensor, given: Given) -> Tensor:
+        gamma, alpha, beta = self._rows(given)[..., None, None].unbind(1)
+        # Sums over pixels are not left to bfloat16, whatever the convolutions run in.
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        variance, mean = torch.var_mean(wide, dim=(2, 3), correction=0, keepdim=True)
+        spread, middle = torch.var_mean(mean, dim=1, keepdim=True)
+        offset = alpha * (mean - middle) * (spread + 1e-5).rsqrt()
+        scale = gamma * (variance + 1e-5).rsqrt()
+        return ((wide - mean) * scale + (gamma * offset + beta)).to(x.dtype)
+
+    def _rows(self, given: Given) -> Tensor:
+        """(B or 1, 3, C)"""
+        rows = self.table if given.level is None else self.table[given.level]
+        return rows if self.labels is None else rows + self.labels[given.label]
+
+
+class Unnormalised(nn.Module):
+    """Stands where a network has no norm: the refinement of NCSNv2."""
+
+    def forward(self, x: Tensor, given: Given) -> Tensor:
+        return x

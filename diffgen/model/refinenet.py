@@ -1,0 +1,46 @@
+"""NCSNv2's network (Song and Ermon, Improved Techniques for Training Score-Based Models, 2020)."""
+
+from functools import partial
+from typing import Annotated, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveInt
+from torch import Tensor, nn
+
+from diffgen.model.embedding import known_label
+from diffgen.model.instance_norm import Given, InstanceNormPlus, Unnormalised
+from diffgen.model.refine import RefineStyle
+from diffgen.model.refine_body import DEEPER, DEEPEST, STANDARD, RefineBody
+
+DEPTHS = {"standard": STANDARD, "deeper": DEEPER, "deepest": DEEPEST}
+
+
+class RefineNet(nn.Module):
+    """network(x (B, channels, size, size), None, label (B,) or None) -> (B, out_channels, ...).
+
+    A RefineNet with InstanceNorm++ and 5 x 5 max pooling. It is never told the noise level: its
+    output, divided by sigma outside, is the score (technique 3). `depth` is the paper's network
+    for 32 to 64 pixels (standard), 96 to 128 (deeper) or 256 (deepest); `width` the channels of
+    the first stage. With classes, a label shifts the gains and offsets of every norm.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: PositiveInt,
+        size: PositiveInt,
+        num_classes: NonNegativeInt = 0,
+        out_channels: PositiveInt | None = None,
+        width: Annotated[int, Field(ge=2)] = 128,
+        depth: Literal["standard", "deeper", "deepest"] = "standard",
+    ) -> None:
+        super().__init__()
+        self.channels, self.size, self.num_classes = channels, size, num_classes
+        self.out_channels = out_channels or channels
+        norm = partial(InstanceNormPlus, num_classes=num_classes)
+        style = RefineStyle(norm, lambda _: Unnormalised(), nn.MaxPool2d)
+        self.body = RefineBody(channels, size, self.out_channels, width, DEPTHS[depth], style)
+
+    def forward(
+        self, x: Tensor, told: Tensor | None = None, label: Tensor | None = None
+    ) -> Tensor:
+        return self.body(x, Given(label=known_label(label, self.num_classes, x)))
