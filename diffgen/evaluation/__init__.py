@@ -1,0 +1,1 @@
+"""Scoring images: features, distances to a reference set, tables of them."""

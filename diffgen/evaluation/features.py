@@ -1,0 +1,112 @@
+"""Features of images: what distances between sets of images are measured on."""
+
+import abc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.backends import cudnn
+
+from diffgen.errors import UsageError
+
+
+class Pixels(Protocol):
+    """A uint8 tensor (N, C, H, W), or an object that decodes on access."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, index: Tensor, /) -> Tensor: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Features:
+    """Features (N, d) and, where the extractor names classes, logits (N, K); float64, on the CPU.
+
+    Row i belongs to image i.
+    """
+
+    features: Tensor
+    logits: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+
+class Extractor(abc.ABC):
+    """A frozen network that turns uint8 images into features.
+
+    An image's features depend on that image alone, to the bit: the network always sees `batch`
+    images (the last call is filled up), in evaluation mode, without autocast or reduced
+    precision. `hash` names the weights; the features of two extractors compare only where `name`
+    and `hash` agree.
+    """
+
+    name: str
+    hash: str
+    dim: int
+    batch: int
+    module: nn.Module
+
+    @abc.abstractmethod
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Features (B, dim) and logits (B, K) or None, of uint8 images on the module's device."""
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Features:
+        """Features of uint8 images (N, C, H, W), N at least 1; other types are refused."""
+        _check(images)
+        self.module.eval()
+        device = next(self.module.parameters()).device
+        with _exact(device):
+            parts = [self._rows(part.to(device)) for part in images.split(self.batch)]
+        return _joined(parts)
+
+    def _rows(self, images: Tensor) -> Features:
+        count = len(images)
+        filler = images[:1].expand(self.batch - count, -1, -1, -1)
+        features, logits = self.forward(torch.cat((images, filler)))
+        kept = None if logits is None else _double(logits[:count])
+        return Features(_double(features[:count]), kept)
+
+
+def extract(extractor: Extractor, pixels: Pixels, rows: Tensor | None = None) -> Features:
+    """The features of the images at `rows` (n,) int64, by default all, a few batches at a time."""
+    rows = torch.arange(pixels.shape[0]) if rows is None else rows
+    return _joined([extractor(pixels[part]) for part in rows.split(8 * extractor.batch)])
+
+
+def _joined(parts: list[Features]) -> Features:
+    logits = [part.logits for part in parts if part.logits is not None]
+    features = torch.cat([part.features for part in parts])
+    return Features(features, torch.cat(logits) if logits else None)
+
+
+def _double(rows: Tensor) -> Tensor:
+    return rows.to("cpu", torch.float64)
+
+
+def _check(images: Tensor) -> None:
+    if images.dtype != torch.uint8 or images.ndim != 4 or not len(images):
+        raise UsageError(
+            f"features need uint8 images (N, C, H, W), N > 0, and got {images.dtype} "
+            f"{tuple(images.shape)}; quantise them once with diffgen.pixels"
+        )
+
+
+@contextmanager
+def _exact(device: torch.device) -> Iterator[None]:
+    """Full float32: neither autocast nor TF32 or bf16 products, whatever training has set."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with (
+            torch.autocast(device.type, enabled=False),
+            cudnn.flags(enabled=True, deterministic=True, allow_tf32=False),
+        ):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)

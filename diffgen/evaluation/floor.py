@@ -1,0 +1,46 @@
+"""The row `real (test)`: held-out real images scored as samples are, the floor of a table."""
+
+from collections.abc import Sequence
+
+from diffgen.errors import UsageError
+from diffgen.evaluation.features import Extractor, extract
+from diffgen.evaluation.metrics import Scored, evaluate
+from diffgen.evaluation.reference import ImageSet, Reference, draw
+from diffgen.evaluation.rows import FLOOR, Row
+
+
+def floor(
+    test: ImageSet,
+    n: int,
+    extractor: Extractor,
+    reference: Reference,
+    metrics: Sequence[str],
+    seed: int = 0,
+) -> Row:
+    """The row of n held-out images, drawn at random without repetition."""
+    total = test.pixels.shape[0]
+    if n > total:
+        raise UsageError(f"{test.name} holds out {total} images: no row {FLOOR!r} of {n}; lower n")
+    rows = draw(total, n, seed)
+    scored = Scored(
+        test.pixels[rows],
+        extract(extractor, test.pixels, rows),
+        None if test.labels is None else test.labels[rows],
+    )
+    return {
+        "sampler": FLOOR,
+        "seed": seed,
+        **provenance(n, extractor, reference),
+        **evaluate(metrics, scored, reference),
+    }
+
+
+def provenance(n: int, extractor: Extractor, reference: Reference) -> Row:
+    """The columns that say how many images were scored, on what features, against what."""
+    return {
+        "n": n,
+        "features": extractor.name,
+        "features_hash": extractor.hash,
+        "reference": reference.title,
+        "reference_hash": reference.hash,
+    }

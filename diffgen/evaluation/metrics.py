@@ -1,0 +1,119 @@
+"""What is measured on a set of images, by name: the columns of a table that are not settings."""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics.image.kid import KernelInceptionDistance
+
+from diffgen.build import nearest
+from diffgen.errors import UsageError
+from diffgen.evaluation import neighbours
+from diffgen.evaluation.features import Features
+from diffgen.evaluation.frechet import AsGiven, Moments, frechet
+from diffgen.evaluation.reference import Reference, draw
+
+KID_SUBSET = 1000
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """Images uint8 (N, C, H, W), their features, and the labels asked for, (N,) int64 or None."""
+
+    images: Tensor
+    features: Features
+    labels: Tensor | None
+
+
+def evaluate(names: Sequence[str], scored: Scored, reference: Reference) -> dict[str, Any]:
+    """The columns of the metrics `names`; None where a metric does not apply."""
+    check(names)
+    columns: dict[str, Any] = {}
+    for name in names:
+        columns |= METRICS[name](scored, reference)
+    return columns
+
+
+def check(names: Sequence[str]) -> None:
+    """UsageError for a name that is no metric."""
+    for name in names:
+        if name not in METRICS:
+            raise UsageError(f"no metric {name}{nearest(name, METRICS)}")
+
+
+def fid(scored: Scored, reference: Reference) -> dict[str, Any]:
+    """Fréchet distance to the whole reference."""
+    return {"fid": frechet(scored.features.features, reference.moments)}
+
+
+def fid_per_class(scored: Scored, reference: Reference) -> dict[str, Any]:
+    """{class: Fréchet distance to the reference's images of it}, of two images or more each."""
+    if scored.labels is None or reference.labels is None:
+        return {"fid_per_class": None}
+    distances = {}
+    for label in scored.labels.unique().tolist():
+        mine = scored.features.features[scored.labels == label]
+        theirs = reference.features[reference.labels == label]
+        if min(len(mine), len(theirs)) > 1:
+            distances[str(label)] = frechet(mine, Moments.of(theirs))
+    return {"fid_per_class": distances}
+
+
+def kid(scored: Scored, reference: Reference) -> dict[str, Any]:
+    """Kernel distance, mean and spread over 100 seeded subsets of 1000 (or n) images; unbiased.
+
+    Bińkowski et al., Demystifying MMD GANs (2018).
+    """
+    size = min(KID_SUBSET, len(scored.features), len(reference.features))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # about memory, at every construction
+        metric = KernelInceptionDistance(
+            AsGiven(reference.features.shape[1]), subset_size=size, sync_on_compute=False
+        )
+    metric.update(reference.features, real=True)
+    metric.update(scored.features.features, real=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        mean, spread = metric.compute()
+    return {"kid": mean.item(), "kid_std": spread.item()}
+
+
+def accuracy(scored: Scored, reference: Reference) -> dict[str, Any]:
+    """The share of images that the extractor's classifier gives the label asked for."""
+    logits, labels = scored.features.logits, scored.labels
+    if logits is None or labels is None:
+        return {"accuracy": None}
+    return {"accuracy": (logits.argmax(1) == labels.cpu()).double().mean().item()}
+
+
+def precision(scored: Scored, reference: Reference) -> dict[str, Any]:
+    """Quality: the share of images among the reference's, against as many of those."""
+    mine, theirs = _equal_numbers(scored, reference)
+    return {"precision": neighbours.precision(mine, theirs)}
+
+
+def recall(scored: Scored, reference: Reference) -> dict[str, Any]:
+    """Diversity: the share of the reference's images, of as many, that are among these."""
+    mine, theirs = _equal_numbers(scored, reference)
+    return {"recall": neighbours.recall(mine, theirs)}
+
+
+def saturation(scored: Scored, reference: Reference) -> dict[str, Any]:
+    """The share of pixel values at 0 or 255, the ends that clipping leaves."""
+    ends = (scored.images == 0) | (scored.images == 255)
+    return {"saturation": ends.double().mean().item()}
+
+
+def _equal_numbers(scored: Scored, reference: Reference) -> tuple[Tensor, Tensor]:
+    mine, theirs = scored.features.features, reference.features
+    count = min(len(mine), len(theirs))
+    return mine[draw(len(mine), count)], theirs[draw(len(theirs), count)]
+
+
+METRICS: dict[str, Callable[[Scored, Reference], dict[str, Any]]] = {
+    function.__name__: function
+    for function in (fid, fid_per_class, kid, accuracy, precision, recall, saturation)
+}

@@ -1,0 +1,117 @@
+"""The picture of a table: distance against network evaluations, a line per sampler and weight."""
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from diffgen.evaluation.cells import title
+from diffgen.evaluation.files import write_atomically
+from diffgen.evaluation.rows import FLOOR, Block, Row, setting, text, varying
+
+# Okabe and Ito's colours, which differ for every kind of sight, without the yellow
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
+DASHES = ("-", (0, (5, 1.5)), (0, (3, 1.2, 1, 1.2)), (0, (1, 1)))
+METHOD = ("sampler", "settings", "spacing", "guidance", "ema", "step", "checkpoint")
+PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
+
+
+def draw(path: Path, found: Sequence[Block]) -> None:
+    """Write the picture as a PNG, one panel for each n; nothing where no row has a distance."""
+    drawn = [block for block in found if any(_point(row) for row in block.rows)]
+    if not drawn:
+        return
+    figure = Figure(figsize=(1.8 + 5.2 * len(drawn), 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    rows = [row for block in drawn for row in block.rows if _point(row)]
+    style = _Style(rows)
+    for k, block in enumerate(drawn):
+        _panel(figure.add_subplot(1, len(drawn), k + 1), block, style)
+    figure.legend(handles=style.legend(), loc="outside right center", frameon=False, fontsize=9)
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=160))
+
+
+class _Style:
+    """A colour for each way of sampling, a marker and dashes for each weight."""
+
+    def __init__(self, rows: Sequence[Row]) -> None:
+        self.told = ["sampler", *(c for c in varying(rows, METHOD) if c != "sampler")]
+        self.methods = list(dict.fromkeys(self.method(row) for row in rows))
+        self.weights = sorted({_weight(row) for row in rows})
+
+    def method(self, row: Row) -> str:
+        return ", ".join(filter(None, (setting(row.get(column)) for column in self.told)))
+
+    def line(self, row: Row) -> dict[str, Any]:
+        rank = self.weights.index(_weight(row))
+        return {"color": self._colour(self.method(row)), **_mark(rank)}
+
+    def legend(self) -> list[Line2D]:
+        methods = [Line2D([], [], color=self._colour(m), lw=2.5, label=m) for m in self.methods]
+        weights = [
+            Line2D([], [], color="0.35", label=f"w = {weight:g}", **_mark(rank))
+            for rank, weight in enumerate(self.weights)
+        ]
+        floor = Line2D([], [], color="black", linestyle="--", lw=1, label=FLOOR)
+        return [*methods, *(weights if self.weights != [0.0] else []), floor]
+
+    def _colour(self, method: str) -> str:
+        return COLOURS[self.methods.index(method) % len(COLOURS)]
+
+
+def _panel(axes: Axes, block: Block, style: _Style) -> None:
+    rows = sorted((row for row in block.rows if _point(row)), key=lambda row: _key(style, row))
+    for _, group in groupby(rows, key=lambda row: _key(style, row)[:2]):
+        line = list(group)
+        x, y = zip(*filter(None, map(_point, line)), strict=True)
+        axes.plot(x, y, **style.line(line[0]))
+    if block.floor and block.floor.get("fid"):
+        axes.axhline(block.floor["fid"], color="black", linestyle="--", lw=1, zorder=1)
+    axes.set(
+        xscale="log",
+        yscale="log",
+        xlabel="network evaluations per image (NFE)",
+        ylabel=f"{title(block.all[0])}, n = {block.n}",
+    )
+    _ticks(axes, sorted({row["nfe"] for row in rows}))
+
+
+def _ticks(axes: Axes, counts: Sequence[float]) -> None:
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.set_major_formatter(PLAIN)
+        axis.set_minor_locator(NullLocator())
+    if len(counts) <= 6:
+        axes.set_xticks(counts)
+    axes.grid(which="major", color="0.9", lw=0.6)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _point(row: Row) -> tuple[float, float] | None:
+    """(NFE, distance) where both are known and can stand on a logarithmic axis."""
+    nfe, distance = row.get("nfe"), row.get("fid")
+    return (nfe, distance) if nfe and distance else None
+
+
+def _key(style: _Style, row: Row) -> tuple[str, float, float, str]:
+    return style.method(row), _weight(row), row["nfe"], text(row.get("seed"))
+
+
+def _weight(row: Row) -> float:
+    return float(row.get("weight") or 0)
+
+
+def _mark(rank: int) -> dict[str, Any]:
+    return {
+        "marker": MARKERS[rank % len(MARKERS)],
+        "linestyle": DASHES[rank % len(DASHES)],
+        "markersize": 5.5,
+        "lw": 1.5,
+    }

@@ -1,0 +1,126 @@
+"""The set that samples are measured against: its features and their moments, kept in a cache."""
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from diffgen.errors import UsageError
+from diffgen.evaluation import reference_file
+from diffgen.evaluation.features import Extractor, Pixels, extract
+from diffgen.evaluation.frechet import Moments
+from diffgen.evaluation.reference_file import Damaged
+
+log = logging.getLogger(__name__)
+
+
+class ImageSet(Protocol):
+    """Images of a data set: pixels, labels (N,) int64 or None, a name and a fingerprint."""
+
+    @property
+    def pixels(self) -> Pixels: ...
+    @property
+    def labels(self) -> Tensor | None: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Features (N, d) float64 and labels (N,) or None of a reference set, and their moments.
+
+    `identity` says what they are the features of; `hash` is its short form and `title` its name
+    for readers.
+    """
+
+    features: Tensor
+    labels: Tensor | None
+    moments: Moments
+    identity: dict[str, str]
+
+    @property
+    def hash(self) -> str:
+        return short_hash(self.identity)
+
+    @property
+    def title(self) -> str:
+        return "{dataset}/{split} ({count} images)".format(**self.identity)
+
+
+def reference(
+    images: ImageSet, split: str, extractor: Extractor, cache: Path, count: int | None = None
+) -> Reference:
+    """The reference of `images`, all or `count` drawn at random, from the cache or put into it.
+
+    A process reads it once. A file that is damaged is computed again, with a notice; one that
+    holds another set's features raises UsageError.
+    """
+    identity = identity_of(images, split, extractor, count)
+    name = f"{images.name}_{split}_{extractor.name}_{short_hash(identity)}.safetensors"
+    path = cache.expanduser() / "references" / name
+    if path.is_file():
+        try:
+            return _matching(path, identity)
+        except Damaged as error:
+            log.warning("%s is damaged (%s) and is computed again", path, error)
+    rows = draw(images.pixels.shape[0], int(identity["count"]))
+    features = extract(extractor, images.pixels, rows).features
+    labels = None if images.labels is None else images.labels[rows]
+    reference_file.write(path, features, labels, identity)
+    return _matching(path, identity)
+
+
+def identity_of(
+    images: ImageSet, split: str, extractor: Extractor, count: int | None
+) -> dict[str, str]:
+    """What the features of a reference set depend on, as texts."""
+    total, channels, height, width = images.pixels.shape
+    if count is not None and not 2 <= count <= total:
+        raise UsageError(f"{images.name}/{split} has {total} images: no reference of {count}")
+    return {
+        "dataset": images.name,
+        "fingerprint": images.fingerprint,
+        "split": split,
+        "size": f"{height}x{width}",
+        "channels": str(channels),
+        "count": str(total if count is None else count),
+        "extractor": extractor.name,
+        "extractor_hash": extractor.hash,
+        "dim": str(extractor.dim),
+    }
+
+
+def short_hash(identity: dict[str, str]) -> str:
+    """12 hexadecimal digits of an identity."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def draw(total: int, count: int, seed: int = 0) -> Tensor:
+    """`count` of the rows 0 to total - 1, without repetition, sorted, (count,) int64."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(total, generator=generator)[:count].sort().values
+
+
+def _matching(path: Path, identity: dict[str, str]) -> Reference:
+    found = _read(path, path.stat().st_mtime_ns)
+    wrong = sorted(key for key in identity if found.identity.get(key) != identity[key])
+    if wrong:
+        told = ", ".join(f"{key} {found.identity.get(key)}, not {identity[key]}" for key in wrong)
+        raise UsageError(f"{path} holds another reference ({told}); delete it")
+    return found
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path, stamp: int) -> Reference:
+    """The reference in a file, read again only when its time `stamp` is another."""
+    tensors, identity = reference_file.read(path)
+    moments = Moments(tensors["total"], tensors["second"], len(tensors["features"]))
+    return Reference(tensors["features"], tensors.get("labels"), moments, identity)

@@ -1,0 +1,107 @@
+"""The rows of a table: their columns, their order, and which of them may stand together."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from diffgen.errors import UsageError
+
+Row = dict[str, Any]
+
+FLOOR = "real (test)"
+COLUMNS = (
+    *("checkpoint", "step", "ema", "sampler", "settings", "steps", "spacing", "nfe"),
+    *("guidance", "weight", "scale", "seed", "n"),
+    *("features", "features_hash", "reference", "reference_hash"),
+    *("fid", "accuracy", "precision", "recall", "saturation", "kid", "kid_std", "fid_per_class"),
+    *("seconds", "images_per_second", "versions"),
+)
+ESSENTIAL = ("sampler", "n", "features", "features_hash", "reference", "reference_hash")
+ORDER = (
+    *("checkpoint", "step", "ema", "sampler", "settings", "guidance", "weight", "steps"),
+    *("spacing", "nfe", "seed"),
+)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Rows of one n, in order; `floor` is the row of real images, None where it is missing."""
+
+    n: int
+    floor: Row | None
+    rows: Sequence[Row]
+
+    @property
+    def all(self) -> list[Row]:
+        """The rows with the floor before them."""
+        return [*([self.floor] if self.floor else []), *self.rows]
+
+
+def blocks(rows: Sequence[Mapping[str, Any]]) -> list[Block]:
+    """The rows by n, which must share one extractor and one reference; else UsageError.
+
+    Distances fall with n, so several n stand in one table only if each has its floor.
+    """
+    if not rows:
+        raise UsageError("no rows for a table: run `diffgen sample` with metrics first")
+    _refuse_mixture(rows)
+    found = [_block(n, rows) for n in sorted({row["n"] for row in rows})]
+    bare = [block.n for block in found if block.floor is None]
+    if bare and len(found) > 1:
+        numbers = ", ".join(str(block.n) for block in found)
+        raise UsageError(
+            f"rows of n = {numbers} do not compare, and n = {bare[0]} has no row {FLOOR!r}: "
+            "use one n, or score real images for each"
+        )
+    return found
+
+
+def _block(n: int, rows: Sequence[Mapping[str, Any]]) -> Block:
+    mine = [dict(row) for row in rows if row["n"] == n]
+    floors = [row for row in mine if row["sampler"] == FLOOR]
+    others = [row for row in mine if row["sampler"] != FLOOR]
+    return Block(n, floors[0] if floors else None, sorted(others, key=_place))
+
+
+def _refuse_mixture(rows: Sequence[Mapping[str, Any]]) -> None:
+    for row in rows:
+        missing = [key for key in ESSENTIAL if row.get(key) is None]
+        if missing:
+            raise UsageError(f"a row of the table says nothing of {', '.join(missing)}")
+    for what in ("features", "reference"):
+        kinds = sorted({f"{row[what]} [{row[f'{what}_hash']}]" for row in rows})
+        if len(kinds) > 1:
+            raise UsageError(
+                f"rows of different {what} do not compare: {' and '.join(kinds)}; "
+                "make one table for each"
+            )
+
+
+def _place(row: Row) -> tuple[Any, ...]:
+    values = [row.get(key) for key in ORDER]
+    return tuple(
+        (value is not None, value if isinstance(value, int | float) else 0, setting(value))
+        for value in values
+    )
+
+
+def text(value: object) -> str:
+    """A value as a cell of a file: full precision, mappings as JSON, nothing for None."""
+    if value is None:
+        return ""
+    if isinstance(value, dict | list | tuple):
+        return json.dumps(value, sort_keys=True)
+    return str(value)
+
+
+def setting(value: object) -> str:
+    """Settings as a reader sees them: `eta=0.5, start=prior`."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}={value[key]}" for key in sorted(value))
+    return text(value)
+
+
+def varying(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
+    """Those of the columns in which the rows differ."""
+    return [column for column in columns if len({text(row.get(column)) for row in rows}) > 1]

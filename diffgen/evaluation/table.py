@@ -1,0 +1,70 @@
+"""Tables of scores: table.csv for programs, table.md for readers, table.png for a glance."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.measure import Measurement
+from rich.table import Table
+
+from diffgen.evaluation.cells import Grid, cells, header, per_class
+from diffgen.evaluation.files import write_atomically
+from diffgen.evaluation.plot import draw
+from diffgen.evaluation.rows import COLUMNS, Block, blocks, text
+
+
+def write(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write table.csv, table.md and, where there are distances, table.png into the folder.
+
+    Rows are put in order; UsageError for rows that do not compare (see `rows.blocks`).
+    """
+    found = blocks(rows)
+    write_atomically(folder / "table.csv", lambda file: file.write(_csv(found).encode()))
+    write_atomically(folder / "table.md", lambda file: file.write(_markdown(found).encode()))
+    draw(folder / "table.png", found)
+
+
+def show(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print the table, a block for each n; wider than the terminal rather than cut."""
+    for block in blocks(rows):
+        heads, body = cells(block)
+        table = Table(*heads, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+        for column in table.columns:
+            column.justify = "left" if column.header == "sampler" else "right"
+        for row in body:
+            table.add_row(*map(escape, row))
+        print(header(block))
+        wanted = Measurement.get(Console(width=1000), Console(width=1000).options, table).maximum
+        Console(width=max(wanted, Console().width)).print(table)
+
+
+def _csv(found: Sequence[Block]) -> str:
+    rows = [row for block in found for row in block.all]
+    columns = [*COLUMNS, *sorted({key for row in rows for key in row} - set(COLUMNS))]
+    file = io.StringIO()
+    writer = csv.writer(file, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([[text(row.get(column)) for column in columns] for row in rows])
+    return file.getvalue()
+
+
+def _markdown(found: Sequence[Block]) -> str:
+    parts = []
+    for block in found:
+        parts += [header(block), _pipes(cells(block))]
+        classes = per_class(block)
+        if classes:
+            parts += ["The same distance for each class alone:", _pipes(classes)]
+    return "\n\n".join(parts) + "\n"
+
+
+def _pipes(grid: Grid) -> str:
+    heads, body = grid
+    rule = [":---", *["---:"] * (len(heads) - 1)]
+    lines = [[cell.replace("|", r"\|") for cell in line] for line in (heads, rule, *body)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,0 +1,159 @@
+"""The fit of the small classifier by whose features a data set's samples are measured."""
+
+import math
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+from torch.nn import functional as F
+
+from diffgen.errors import UsageError
+from diffgen.model.classifier import Classifier
+
+
+class Pixels(Protocol):
+    """A uint8 tensor (N, C, H, W), or an object that decodes on access."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, index: Tensor, /) -> Tensor: ...
+
+
+class LabelledImages(Protocol):
+    """Pixels, labels (N,) int64, class names, a name and a fingerprint of a data set."""
+
+    @property
+    def pixels(self) -> Pixels: ...
+    @property
+    def labels(self) -> Tensor | None: ...
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def fingerprint(self) -> str: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A classifier in evaluation mode, and its accuracy on images it was not fitted to."""
+
+    network: Classifier
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class FeaturesClassifier:
+    """How the classifier is fitted: AdamW, one cycle of the rate `lr`, images shifted a little.
+
+    It lasts `steps` steps, or `epochs` passes over a small set. `shift` is the farthest shift, as
+    a share of the image's side. Shifts, dropout and weight decay keep the features of images it
+    has learned from alike to those of new ones, which is what a floor of held-out images takes
+    for granted.
+    """
+
+    steps: PositiveInt = 1200
+    epochs: PositiveInt = 30
+    batch_size: PositiveInt = 128
+    lr: PositiveFloat = 5e-3
+    weight_decay: NonNegativeFloat = 0.1
+    width: PositiveInt = 16
+    dim: PositiveInt = 64
+    dropout: NonNegativeFloat = 0.5
+    shift: NonNegativeFloat = 0.07
+    seed: int = 0
+
+    def fit(self, train: LabelledImages, test: LabelledImages, device: str = "cpu") -> Fitted:
+        """A classifier fitted to `train` and tried on `test`, the same for the same seed."""
+        labels = _labels(train)
+        with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+            torch.manual_seed(self.seed)
+            network = self.network(train).to(device).to(memory_format=torch.channels_last)
+            self._learn(network, train.pixels, labels)
+        network.eval().requires_grad_(False)
+        return Fitted(network, accuracy(network, test.pixels, _labels(test)))
+
+    def network(self, train: LabelledImages) -> Classifier:
+        """A classifier of these settings for images as in `train`, untrained."""
+        _, channels, size, _ = train.pixels.shape
+        return Classifier(
+            channels=channels,
+            size=size,
+            num_classes=len(train.classes),
+            width=self.width,
+            dim=self.dim,
+            dropout=self.dropout,
+        )
+
+    def _learn(self, network: Classifier, pixels: Pixels, labels: Tensor) -> None:
+        steps = min(self.steps, math.ceil(self.epochs * len(labels) / self.batch_size))
+        generator = torch.Generator().manual_seed(self.seed)
+        optimizer = torch.optim.AdamW(
+            network.parameters(), self.lr, weight_decay=self.weight_decay
+        )
+        cycle = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, self.lr, total_steps=steps, pct_start=0.1
+        )
+        margin = round(network.size * self.shift)
+        for _ in _told(steps):
+            rows = torch.randint(len(labels), (self.batch_size,), generator=generator)
+            logits = network(_scaled(shifted(pixels[rows], margin, generator), network))
+            loss = F.cross_entropy(logits, labels[rows].to(logits.device))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            cycle.step()
+
+
+def shifted(images: Tensor, margin: int, generator: torch.Generator) -> Tensor:
+    """uint8 (B, C, H, W), each moved by its own up to `margin` pixels, borders repeated."""
+    count, channels, height, width = images.shape
+    moves = torch.randint(-margin, margin + 1, (2, count, 1), generator=generator)
+    down = (torch.arange(height) + moves[0]).clamp(0, height - 1)
+    right = (torch.arange(width) + moves[1]).clamp(0, width - 1)
+    rows = down[:, None, :, None].expand(-1, channels, -1, width)
+    columns = right[:, None, None, :].expand(-1, channels, height, -1)
+    return images.gather(2, rows).gather(3, columns)
+
+
+@torch.no_grad()
+def accuracy(network: Classifier, pixels: Pixels, labels: Tensor) -> float:
+    """The share of images that a classifier in evaluation mode names rightly."""
+    right = 0
+    for rows in torch.arange(len(labels)).split(500):
+        guess = network(_scaled(pixels[rows], network)).argmax(1).cpu()
+        right += int((guess == labels[rows]).sum())
+    return right / len(labels)
+
+
+def _labels(images: LabelledImages) -> Tensor:
+    if images.labels is None or len(images.classes) < 2:
+        raise UsageError(
+            f"features=classifier needs images of two classes or more, and {images.name} has "
+            "no such labels; use features=inception"
+        )
+    return images.labels
+
+
+def _scaled(images: Tensor, network: Classifier) -> Tensor:
+    device = network.classify.weight.device
+    x = images.to(device, torch.float32) / 127.5 - 1
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _told(steps: int) -> Iterable[int]:
+    """The steps, with a line of progress on a terminal."""
+    return track(
+        range(steps),
+        "fitting the features' classifier",
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )

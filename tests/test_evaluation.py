@@ -1,0 +1,728 @@
+"""Scores against closed forms and other programs; what a table may hold; the features' network."""
+
+import csv
+import hashlib
+import json
+import logging
+import urllib.error
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from PIL import Image
+from sklearn.neighbors import NearestNeighbors
+from torch import nn
+from torch_fidelity import feature_extractor_inceptionv3 as fidelity_inception
+from torch_fidelity import metric_fid, metric_kid, metric_prc
+
+from diffgen.build import typed
+from diffgen.dataset.digits import Digits
+from diffgen.errors import UsageError
+from diffgen.evaluation import inception, metrics, neighbours
+from diffgen.evaluation.classifier import ClassifierExtractor
+from diffgen.evaluation.collect import collect
+from diffgen.evaluation.features import Features, extract
+from diffgen.evaluation.floor import floor
+from diffgen.evaluation.frechet import Moments, frechet
+from diffgen.evaluation.inception import InceptionExtractor
+from diffgen.evaluation.metrics import METRICS, Scored, evaluate
+from diffgen.evaluation.reference import Reference, draw, identity_of, reference
+from diffgen.evaluation.rows import FLOOR
+from diffgen.evaluation.table import show, write
+from diffgen.model.classifier import Classifier
+from diffgen.training.classifier_cache import cached
+from diffgen.training.features_classifier import FeaturesClassifier, shifted
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).double()
+
+
+def bytes_of(*shape, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+
+
+# --- the Fréchet distance -------------------------------------------------------------------
+
+
+def with_moments(mean, covariance, count=200, seed=0):
+    """Features whose sample mean and covariance are exactly these."""
+    z = normal(count, len(mean), seed=seed)
+    z = z - z.mean(0)
+    white = torch.linalg.solve_triangular(torch.linalg.cholesky(torch.cov(z.T)), z.T, upper=False)
+    return (torch.linalg.cholesky(covariance) @ white).T + mean
+
+
+def covariance(dim, seed):
+    root = normal(dim, dim, seed=seed)
+    return root @ root.T / dim + 0.1 * torch.eye(dim)
+
+
+def test_frechet_of_independent_gaussians_is_the_textbook_sum():
+    a, b = torch.tensor([1.0, 4.0, 9.0]).double(), torch.tensor([4.0, 1.0, 0.25]).double()
+    shift = torch.tensor([1.0, -2.0, 3.0]).double()
+    mine, theirs = with_moments(shift, a.diag()), with_moments(0 * shift, b.diag(), 333, 1)
+    truth = 1 + 4 + 9 + ((a.sqrt() - b.sqrt()) ** 2).sum()
+    assert frechet(mine, Moments.of(theirs)) == pytest.approx(truth.item(), abs=1e-9)
+
+
+def test_frechet_of_correlated_gaussians_is_scipys():
+    s1, s2 = covariance(6, 1), covariance(6, 2)
+    mine, theirs = with_moments(normal(6), s1), with_moments(0 * normal(6), s2, 333, 1)
+    cross = scipy.linalg.sqrtm((s1 @ s2).numpy()).real
+    truth = (normal(6) ** 2).sum() + s1.trace() + s2.trace() - 2 * np.trace(cross)
+    assert frechet(mine, Moments.of(theirs)) == pytest.approx(truth.item(), abs=1e-9)
+
+
+@pytest.mark.parametrize("count", [500, 70, 20], ids=lambda n: f"n={n}")
+def test_frechet_agrees_with_torch_fidelity(count):
+    mine, theirs = normal(count, 64) + 1, 2 * normal(900, 64, seed=1)
+    parts = [metric_fid.fid_features_to_statistics(part) for part in (mine, theirs)]
+    truth = metric_fid.fid_statistics_to_metric(*parts, False)["frechet_inception_distance"]
+    assert frechet(mine, Moments.of(theirs)) == pytest.approx(truth, rel=1e-6)
+
+
+@pytest.mark.parametrize("count", [3, 40, 400], ids=lambda n: f"n={n}")
+def test_frechet_of_a_set_to_itself_is_nothing_and_never_negative(count):
+    mine = 10 * normal(count, 64)
+    assert 0 <= frechet(mine, Moments.of(mine)) < 1e-4
+
+
+def test_frechet_needs_two_images():
+    with pytest.raises(UsageError, match="at least 2"):
+        frechet(normal(1, 4), Moments.of(normal(9, 4)))
+
+
+# --- precision and recall -------------------------------------------------------------------
+
+
+def test_precision_and_recall_of_points_on_a_line():
+    real = torch.tensor([[0.0], [1.0], [3.0], [6.0]]).double()
+    # with k = 1 the real balls are [-1, 1], [0, 2], [1, 5], [3, 9]: together [-1, 9]
+    generated = torch.tensor([[-1.5], [-0.5], [9.5], [9.0]]).double()
+    # and the generated ones [-2.5, -.5], [-1.5, .5], [9, 10], [8.5, 9.5]: 0 is in, 1, 3, 6 are not
+    assert neighbours.precision(generated, real, k=1) == 0.5
+    assert neighbours.recall(generated, real, k=1) == 0.25
+
+
+def brute_force(points, centres, k=3):
+    near = NearestNeighbors(n_neighbors=k + 1, algorithm="brute").fit(centres)
+    radii = near.kneighbors(centres)[0][:, k]
+    distances = np.linalg.norm(points[:, None] - centres[None], axis=-1)
+    return (distances <= radii).any(1).mean()
+
+
+@pytest.mark.parametrize("at_once", [2**24, 1000], ids=["one block", "many blocks"])
+def test_precision_and_recall_agree_with_brute_force_and_torch_fidelity(at_once, monkeypatch):
+    monkeypatch.setattr(neighbours, "NUMBERS_AT_ONCE", at_once)
+    generated, real = 0.8 * normal(150, 5) + 0.3, normal(230, 5, seed=1)
+    found = (neighbours.precision(generated, real), neighbours.recall(generated, real))
+    pairs = ((generated.numpy(), real.numpy()), (real.numpy(), generated.numpy()))
+    assert found == pytest.approx([brute_force(*pair) for pair in pairs], abs=1e-12)
+    theirs = metric_prc.prc_features_to_metric(generated, real, verbose=False)
+    assert found == pytest.approx((theirs["precision"], theirs["recall"]), abs=1e-6)
+    assert 0.5 < found[1] < found[0] < 1
+
+
+def test_precision_and_recall_need_more_points_than_neighbours():
+    with pytest.raises(UsageError, match="more than 3"):
+        neighbours.precision(normal(9, 2), normal(3, 2))
+
+
+# --- the metrics by name --------------------------------------------------------------------
+
+
+def reference_of(features, labels=None):
+    identity = {"dataset": "made", "split": "train", "count": str(len(features))}
+    return Reference(features, labels, Moments.of(features), identity)
+
+
+def scored(features, labels=None, logits=None, images=None):
+    images = torch.zeros(len(features), 1, 8, 8, dtype=torch.uint8) if images is None else images
+    return Scored(images, Features(features, logits), labels)
+
+
+def test_accuracy_counts_the_labels_asked_for():
+    logits = torch.eye(4).double()[[0, 1, 2, 3, 3]]
+    found = scored(normal(5, 2), torch.tensor([0, 1, 2, 3, 0]), logits)
+    assert evaluate(["accuracy"], found, reference_of(normal(9, 2))) == {"accuracy": 0.8}
+
+
+def test_accuracy_is_blank_without_labels_or_logits():
+    real = reference_of(normal(9, 2))
+    for blank in (scored(normal(5, 2)), scored(normal(5, 2), torch.zeros(5))):
+        assert evaluate(["accuracy"], blank, real) == {"accuracy": None}
+
+
+def test_saturation_is_the_share_of_bytes_at_either_end():
+    images = torch.tensor([0, 1, 254, 255, 255, 128, 7, 8], dtype=torch.uint8).view(2, 1, 2, 2)
+    found = scored(normal(2, 2), images=images)
+    assert evaluate(["saturation"], found, reference_of(normal(9, 2))) == {"saturation": 0.375}
+
+
+def test_distance_per_class_is_the_distance_of_the_class():
+    labels, theirs = torch.arange(90) % 3, torch.arange(120) % 4
+    mine, real = normal(90, 5) + labels[:, None], normal(120, 5, seed=1)
+    found = evaluate(["fid_per_class"], scored(mine, labels), reference_of(real, theirs))
+    truth = {str(k): frechet(mine[k::3], Moments.of(real[k::4])) for k in range(3)}
+    assert found == {"fid_per_class": pytest.approx(truth)}
+
+
+def test_kid_of_the_whole_set_is_torch_fidelitys_mmd():
+    mine, real = normal(60, 5) + 0.5, normal(60, 5, seed=1)
+    found = evaluate(["kid"], scored(mine), reference_of(real))
+    options = {"kid_kernel": "poly", "kid_kernel_poly_degree": 3, "kid_kernel_poly_coef0": 1}
+    truth = metric_kid.kernel_mmd(
+        real.numpy(), mine.numpy(), kid_kernel_poly_gamma=None, **options
+    )
+    assert found["kid"] == pytest.approx(truth, rel=1e-9)
+    assert found["kid_std"] == pytest.approx(0, abs=1e-9)
+
+
+def test_kid_repeats_itself_and_leaves_the_global_generator_alone(monkeypatch):
+    monkeypatch.setattr(metrics, "KID_SUBSET", 50)
+    mine, real = scored(normal(120, 3) + 0.2), reference_of(normal(110, 3, seed=1))
+    before = torch.get_rng_state()
+    first = evaluate(["kid"], mine, real)
+    assert first == evaluate(["kid"], mine, real)
+    assert first["kid_std"] > 0
+    assert torch.equal(before, torch.get_rng_state())
+
+
+def test_precision_compares_equal_numbers():
+    mine, real = normal(40, 3), normal(400, 3, seed=1)
+    few = real[draw(400, 40)]
+    found = evaluate(["precision", "recall"], scored(mine), reference_of(real))
+    truth = (neighbours.precision(mine, few), neighbours.recall(mine, few))
+    assert (found["precision"], found["recall"]) == truth
+
+
+def test_an_unknown_metric_is_answered_with_the_nearest():
+    with pytest.raises(UsageError, match="no metric acuracy; did you mean accuracy"):
+        evaluate(["fid", "acuracy"], scored(normal(5, 2)), reference_of(normal(9, 2)))
+    assert evaluate([], scored(normal(5, 2)), reference_of(normal(9, 2))) == {}
+
+
+# --- extractors -----------------------------------------------------------------------------
+
+
+class Projection(nn.Module):
+    """Stands in for a classifier: features x W, logits, dropout in between."""
+
+    channels, size, dim = 1, 8, 6
+
+    def __init__(self, seed=0):
+        super().__init__()
+        self.inner = nn.Conv2d(1, 4, 3)
+        self.outer = nn.Linear(4 * 36, self.dim)
+        self.dropout = nn.Dropout(0.5)
+        for k, weight in enumerate(self.parameters()):
+            weight.data = normal(*weight.shape, seed=seed + k).float() / 3
+
+    def features(self, x):
+        hidden = self.outer(self.dropout(self.inner(x).flatten(1)))
+        return hidden, hidden[:, :3] * 2
+
+
+def test_classifier_features_are_those_of_images_scaled_to_plus_minus_one():
+    network, images = Projection().eval(), bytes_of(5, 1, 8, 8)
+    found = ClassifierExtractor(network, batch=4)(images)
+    truth = network.features(images.float() / 127.5 - 1)
+    assert found.features.dtype == found.logits.dtype == torch.float64
+    torch.testing.assert_close(found.features.float(), truth[0])
+    torch.testing.assert_close(found.logits.float(), truth[1])
+
+
+@pytest.mark.parametrize("size", [1, 7, 64])
+def test_features_of_an_image_do_not_depend_on_its_company(size):
+    extractor = ClassifierExtractor(Classifier(channels=1, size=8, num_classes=10), batch=32)
+    images = bytes_of(64, 1, 8, 8)
+    whole, order = extractor(images), torch.randperm(64)
+    parts = torch.cat([extractor(part).features for part in images[order].split(size)])
+    assert torch.equal(parts, whole.features[order])
+    assert torch.equal(extract(extractor, images, order).features, parts)
+
+
+def test_extractor_stays_in_evaluation_mode_and_full_precision():
+    extractor, images = ClassifierExtractor(Projection()), bytes_of(5, 1, 8, 8)
+    plain = extractor(images)
+    extractor.module.train()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(extractor(images).features, plain.features)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+    assert not plain.features.requires_grad
+
+
+def test_extractor_keeps_the_weights_its_hash_names():
+    network, images = Projection(), bytes_of(5, 1, 8, 8)
+    extractor = ClassifierExtractor(network)
+    before = extractor(images).features
+    assert extractor.hash == ClassifierExtractor(Projection()).hash
+    network.outer.weight.data += 1e-6
+    assert torch.equal(extractor(images).features, before)
+    assert ClassifierExtractor(network).hash != extractor.hash
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        bytes_of(5, 1, 8, 8) / 255,
+        bytes_of(5, 1, 8, 8).int(),
+        bytes_of(5, 8, 8),
+        bytes_of(0, 1, 8, 8),
+    ],
+    ids=["floats", "integers", "no channels", "none"],
+)
+def test_only_bytes_are_scored(images):
+    with pytest.raises(UsageError, match="uint8"):
+        ClassifierExtractor(Projection())(images)
+
+
+def test_a_classifier_of_other_images_is_refused():
+    with pytest.raises(UsageError, match=r"\(1, 8, 8\), not \(3, 8, 8\)"):
+        ClassifierExtractor(Projection())(bytes_of(5, 3, 8, 8))
+
+
+# --- Inception ------------------------------------------------------------------------------
+
+
+def test_inception_without_network_names_the_file_and_the_key(monkeypatch, tmp_path):
+    def offline(*_, **__):
+        raise urllib.error.URLError("Name or service not known")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "urlopen", offline)
+    with pytest.raises(UsageError) as caught:
+        InceptionExtractor()
+    text = str(caught.value)
+    assert inception.URL_INCEPTION_V3 in text
+    assert str(tmp_path / "checkpoints" / inception.FILE) in text.replace("hub/", "")
+    assert "features.weights=PATH" in text
+    assert "\n" not in text
+
+
+def test_inception_refuses_other_weights_before_reading_them(tmp_path):
+    class Harm:
+        def __reduce__(self):
+            return (tmp_path / "harm").touch, ()
+
+    torch.save(Harm(), tmp_path / "weights.pth")
+    with pytest.raises(UsageError, match=r"not weights-inception-2015-12-05-6726825d\.pth"):
+        InceptionExtractor(weights=str(tmp_path / "weights.pth"))
+    assert not (tmp_path / "harm").exists()
+    with pytest.raises(UsageError, match=r"features.weights: no file"):
+        InceptionExtractor(weights=str(tmp_path / "absent.pth"))
+
+
+@pytest.fixture(scope="module")
+def inception_weights(tmp_path_factory):
+    """A file of random weights, and torch-fidelity's own network with them."""
+    path = tmp_path_factory.mktemp("inception") / "weights.pth"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fidelity_inception, "load_state_dict_from_url", lambda *_, **__: {})
+        cls = fidelity_inception.FeatureExtractorInceptionV3
+        patch.setattr(cls, "load_state_dict", lambda *_: None)
+        network = cls("inception-v3-compat", ["2048"])
+    generator = torch.Generator().manual_seed(0)
+    for weight in network.parameters():
+        if weight.ndim == 4:  # so that the signal reaches the end
+            nn.init.kaiming_normal_(weight, generator=generator)
+    torch.save(network.state_dict(), path)
+    return path, network
+
+
+def test_inception_features_are_torch_fidelitys(inception_weights, monkeypatch):
+    path, network = inception_weights
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setattr(inception, "SHA256", digest)
+    images = bytes_of(2, 1, 32, 32)
+    extractor = InceptionExtractor(weights=str(path), batch=2)
+    found = extractor(images)
+    truth = network(images.expand(-1, 3, -1, -1))[0]
+    spread = truth.std()
+    assert (found.features.float() - truth).abs().max() < 1e-4 * spread
+    assert (extractor.name, extractor.hash, found.logits) == ("inception", digest[:12], None)
+    smooth = InceptionExtractor(weights=str(path), antialias=True, batch=2)
+    assert smooth.name == "inception-antialias"
+    assert (smooth(images).features.float() - truth).abs().max() > 0.01 * spread
+    with pytest.raises(UsageError, match="not 2 channels"):
+        extractor(bytes_of(2, 2, 32, 32))
+
+
+# --- references -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Set:
+    pixels: torch.Tensor
+    labels: torch.Tensor | None
+    name: str = "made"
+    fingerprint: str = "f1"
+    classes: tuple[str, ...] = ("a", "b")
+
+
+class Counting(ClassifierExtractor):
+    """Counts the images it has looked at."""
+
+    seen = 0
+
+    def forward(self, images):
+        self.seen += len(images)
+        return super().forward(images)
+
+
+@pytest.fixture
+def images():
+    return Set(bytes_of(300, 1, 8, 8), torch.arange(300) % 2)
+
+
+def test_a_cached_reference_equals_a_computed_one_to_the_bit(images, tmp_path):
+    extractor = Counting(Projection(), batch=50)
+    first = reference(images, "train", extractor, tmp_path / "a")
+    seen = extractor.seen
+    again = reference(images, "train", extractor, tmp_path / "a")
+    assert again is first
+    assert extractor.seen == seen == 300
+    other = reference(images, "train", Counting(Projection(), batch=50), tmp_path / "b")
+    mine, truth = other.moments, Moments.of(extractor(images.pixels).features)
+    for found, exact in ((first.moments, truth), (mine, truth)):
+        assert torch.equal(found.total, exact.total)
+        assert torch.equal(found.second, exact.second)
+        assert found.count == 300
+    assert torch.equal(first.features, other.features)
+    assert torch.equal(first.labels, images.labels)
+    assert first.hash == other.hash
+
+
+def test_a_reference_of_some_images_is_their_own(images, tmp_path):
+    extractor = ClassifierExtractor(Projection(), batch=50)
+    few = reference(images, "train", extractor, tmp_path, count=40)
+    rows = draw(300, 40)
+    assert len(rows.unique()) == 40
+    assert torch.equal(few.features, extractor(images.pixels[rows]).features)
+    assert torch.equal(few.labels, images.labels[rows])
+    assert few.title == "made/train (40 images)"
+    with pytest.raises(UsageError, match="has 300 images"):
+        reference(images, "train", extractor, tmp_path, count=301)
+
+
+def test_every_part_of_the_identity_makes_another_reference(images):
+    extractor = ClassifierExtractor(Projection())
+    plain = identity_of(images, "train", extractor, None)
+    others = [
+        identity_of(replace(images, name="other"), "train", extractor, None),
+        identity_of(replace(images, fingerprint="f2"), "train", extractor, None),
+        identity_of(images, "test", extractor, None),
+        identity_of(images, "train", extractor, 40),
+        identity_of(images, "train", ClassifierExtractor(Projection(1)), None),
+        identity_of(replace(images, pixels=bytes_of(300, 3, 8, 8)), "train", extractor, None),
+        identity_of(replace(images, pixels=bytes_of(300, 1, 9, 9)), "train", extractor, None),
+    ]
+    assert all(other != plain for other in others)
+
+
+def test_a_file_of_another_reference_is_an_error_that_names_it(images, tmp_path):
+    extractor = ClassifierExtractor(Projection())
+    reference(images, "train", extractor, tmp_path)
+    changed = replace(images, fingerprint="f2")
+    (mine,) = tmp_path.rglob("*.safetensors")
+    reference(changed, "train", extractor, tmp_path)
+    (theirs,) = set(tmp_path.rglob("*.safetensors")) - {mine}
+    mine.write_bytes(theirs.read_bytes())
+    with pytest.raises(UsageError, match="fingerprint f2, not f1") as caught:
+        reference(images, "train", extractor, tmp_path)
+    assert str(mine) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        lambda data: data[: len(data) // 2],
+        lambda data: data[:-9] + bytes([data[-9] ^ 1]) + data[-8:],
+        lambda data: b"",
+        lambda data: b"not a file of tensors at all",
+    ],
+    ids=["torn", "one bit", "empty", "foreign"],
+)
+def test_a_damaged_reference_is_computed_again_with_a_notice(images, tmp_path, caplog, harm):
+    extractor = ClassifierExtractor(Projection())
+    first = reference(images, "train", extractor, tmp_path)
+    (path,) = tmp_path.rglob("*.safetensors")
+    path.write_bytes(harm(path.read_bytes()))
+    with caplog.at_level(logging.WARNING):
+        again = reference(images, "train", extractor, tmp_path)
+    assert f"{path} is damaged" in caplog.text
+    assert torch.equal(again.features, first.features)
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_the_floor_scores_held_out_images_as_samples_are(images, tmp_path):
+    test = replace(images, pixels=bytes_of(120, 1, 8, 8, seed=5), labels=torch.arange(120) % 2)
+    extractor = ClassifierExtractor(Projection(), batch=50)
+    real = reference(images, "train", extractor, tmp_path)
+    row = floor(test, 60, extractor, real, list(METRICS))
+    rows = draw(120, 60)
+    truth = Scored(test.pixels[rows], extractor(test.pixels[rows]), test.labels[rows])
+    assert {key: row[key] for key in evaluate(list(METRICS), truth, real)} == evaluate(
+        list(METRICS), truth, real
+    )
+    assert (row["sampler"], row["n"], row["features_hash"]) == (FLOOR, 60, extractor.hash)
+    with pytest.raises(UsageError, match="holds out 120 images"):
+        floor(test, 121, extractor, real, ["fid"])
+
+
+# --- tables ---------------------------------------------------------------------------------
+
+
+def row(**changes):
+    plain = {
+        **{"checkpoint": "last.ckpt", "step": 1000, "ema": "average", "sampler": "ddim"},
+        **{"settings": {}, "steps": 10, "spacing": "trailing", "nfe": 10, "guidance": "none"},
+        **{"weight": 0.0, "scale": 1.0, "seed": 0, "n": 2000, "features": "classifier"},
+        **{"features_hash": "abc", "reference": "mnist/train (60000 images)"},
+        **{"reference_hash": "def", "fid": 1 / 3, "accuracy": 0.9, "images_per_second": 31.25},
+    }
+    return plain | changes
+
+
+def real(**changes):
+    kept = ("n", "features", "features_hash", "reference", "reference_hash")
+    return {key: row()[key] for key in kept} | {"sampler": FLOOR, "fid": 0.125} | changes
+
+
+def sweep(n=2000):
+    rows = [
+        row(n=n, sampler=sampler, steps=steps, nfe=(1 + (w > 0)) * steps, weight=w, scale=1 + w)
+        | {"fid": 300 / steps / (1 + len(sampler)) + w + 100 / n, "settings": settings}
+        for sampler, settings in (("ddim", {}), ("ddim", {"eta": 1.0}), ("heun", {}), ("ddpm", {}))
+        for steps in (10, 50, 100)
+        for w in (0.0, 1.0, 3.0)
+    ]
+    return [*rows, real(n=n, fid=100 / n)]
+
+
+def read(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_table_is_the_same_whatever_the_order_of_its_rows(tmp_path):
+    rows = sweep()
+    write(tmp_path / "a", rows)
+    write(tmp_path / "b", rows[::-1])
+    for name in ("table.csv", "table.md", "table.png"):
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    found = read(tmp_path / "a" / "table.csv")
+    assert found[0]["sampler"] == FLOOR
+    told = [(line["sampler"], float(line["weight"]), int(line["steps"])) for line in found[1:4]]
+    assert told == [("ddim", 0, 10), ("ddim", 0, 50), ("ddim", 0, 100)]
+
+
+def test_csv_keeps_every_digit_and_every_column(tmp_path):
+    write(tmp_path, [row(settings={"eta": 0.5}, fid_per_class={"0": 0.1}, fresh="new"), real()])
+    floor_row, mine = read(tmp_path / "table.csv")
+    assert float(mine["fid"]) == 1 / 3
+    assert json.loads(mine["settings"]) == {"eta": 0.5}
+    assert json.loads(mine["fid_per_class"]) == {"0": 0.1}
+    assert (mine["fresh"], floor_row["fresh"], floor_row["weight"]) == ("new", "", "")
+
+
+def test_markdown_says_what_a_reader_must_know(tmp_path):
+    rows = [row(weight=1.0, scale=2.0, fid_per_class={"0": 2.0, "10": 4.0, "9": 3.0}), real()]
+    write(tmp_path, rows)
+    text = (tmp_path / "table.md").read_text()
+    assert "FD(classifier) of n = 2000 images" in text
+    assert "classifier [abc]" in text
+    assert "mnist/train (60000 images) [def]" in text
+    assert "step 1000, ema average, spacing trailing, guidance none, seed 0" in text
+    head = "| sampler | steps | NFE | w | 1 + w | FD(classifier) | / real | accuracy |"
+    assert head in text
+    assert "| ddim | 10 | 10 | 1 | 2 | 0.3333 | 2.67 | 0.900 |" in text
+    assert "| real (test) |  |  |  |  | 0.125 | 1 |" in text
+    assert "| 1 + w | 0 | 9 | 10 |" in text
+
+
+def test_what_differs_between_samples_gets_a_column(tmp_path):
+    write(tmp_path, [row(ema="raw"), row(ema="average", settings={"eta": 1.0}), real()])
+    text = (tmp_path / "table.md").read_text()
+    assert "| sampler | ema | settings |" in text
+    assert "| ddim | average | eta=1.0 |" in text
+
+
+def test_only_inceptions_distance_is_called_fid(tmp_path):
+    write(tmp_path, [row(features="inception"), real(features="inception")])
+    assert "| FID |" in (tmp_path / "table.md").read_text()
+
+
+def test_mixed_numbers_of_images_need_a_floor_each(tmp_path):
+    with pytest.raises(UsageError, match="n = 2000, 10000 do not compare, and n = 10000 has no"):
+        write(tmp_path, [row(), real(), row(n=10000)])
+    assert not list(tmp_path.iterdir())
+    write(tmp_path, [*sweep(2000), *sweep(10000)])
+    text = (tmp_path / "table.md").read_text()
+    assert text.index("n = 2000") < text.index("n = 10000")
+    assert text.count(FLOOR) == 2
+
+
+@pytest.mark.parametrize("what", ["features", "reference"])
+def test_rows_on_other_features_or_references_are_refused(what, tmp_path):
+    with pytest.raises(UsageError, match=rf"different {what} .*\[abc\]|\[def\] and .*\[xyz\]"):
+        write(tmp_path, [row(), real(), row(**{f"{what}_hash": "xyz"})])
+
+
+def test_a_row_without_provenance_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="says nothing of n, reference_hash"):
+        write(tmp_path, [row(n=None, reference_hash=None)])
+    with pytest.raises(UsageError, match="no rows"):
+        write(tmp_path, [])
+
+
+def test_the_picture_shows_distances_and_is_left_out_without_them(tmp_path):
+    write(tmp_path / "with", sweep())
+    with Image.open(tmp_path / "with" / "table.png") as picture:
+        colours = {colour for _, colour in picture.convert("RGB").getcolors(2**20) or []}
+    assert {(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00), (0, 0, 0)} <= colours
+    write(tmp_path / "without", [row(fid=None), real(fid=None)])
+    assert {path.name for path in (tmp_path / "without").iterdir()} == {"table.csv", "table.md"}
+
+
+def test_the_printed_table_holds_the_same_numbers(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "30")
+    show([row(settings={"start": "[bold]"}), real()])
+    text = capsys.readouterr().out
+    for part in ("0.3333", "real (test)", "start=[bold]", "[abc]", "n = 2000"):
+        assert part in text
+
+
+def test_rows_are_collected_from_cells_and_damaged_ones_left_out(tmp_path, caplog):
+    for k, text in enumerate((json.dumps(row()), json.dumps(real()), '{"samp', "[]", "{}")):
+        (tmp_path / "cells" / str(k)).mkdir(parents=True)
+        (tmp_path / "cells" / str(k) / "result.json").write_text(text)
+    with caplog.at_level(logging.WARNING):
+        rows = collect([tmp_path, tmp_path / "cells" / "0"])
+    assert rows == [row(), real()]
+    assert [record.getMessage().count("left out") for record in caplog.records] == [1, 1, 1]
+    with pytest.raises(UsageError, match="no folder"):
+        collect([tmp_path / "absent"])
+
+
+# --- the classifier behind the features -----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("channels", "size"), [(1, 8), (3, 33), (4, 64)], ids=["8 px", "33 px", "64 px"]
+)
+def test_a_classifier_takes_any_images_and_keeps_them_apart(channels, size):
+    network = Classifier(channels=channels, size=size, num_classes=7, dim=24, width=4).eval()
+    x = normal(3, channels, size, size).float()
+    features, logits = network.features(x)
+    assert (features.shape, logits.shape) == ((3, 24), (3, 7))
+    alone = torch.cat([network.features(part)[0] for part in x.split(1)])
+    torch.testing.assert_close(features, alone, atol=1e-5, rtol=1e-4)
+    assert not any(
+        isinstance(module, nn.modules.batchnorm._NormBase) for module in network.modules()
+    )
+
+
+def test_a_noise_conditional_classifier_hears_what_it_is_told():
+    settings = {"channels": 1, "size": 8, "num_classes": 3, "width": 4, "dropout": 0.0}
+    network = Classifier(**settings, noise_conditional=True)
+    x = normal(2, 1, 8, 8).float()
+    quiet, loud = network(x, torch.tensor([0.0, 0.0])), network(x, torch.tensor([0.0, 900.0]))
+    torch.testing.assert_close(quiet[0], loud[0])
+    assert (quiet[1] - loud[1]).abs().max() > 1e-3
+    with pytest.raises(UsageError, match="told"):
+        network(x)
+    with pytest.raises(UsageError, match="8 pixels"):
+        Classifier(**settings | {"size": 7})
+
+
+def test_shifts_are_those_of_an_image_with_repeated_borders():
+    image = bytes_of(1, 2, 5, 4)
+    moved = shifted(image.expand(200, -1, -1, -1), 1, torch.Generator().manual_seed(0))
+    padded = torch.nn.functional.pad(image.double(), (1, 1, 1, 1), mode="replicate").byte()
+    crops = {
+        padded[0, :, i : i + 5, j : j + 4].numpy().tobytes() for i in range(3) for j in range(3)
+    }
+    assert {one.numpy().tobytes() for one in moved} == crops
+    assert len(crops) == 9
+
+
+@pytest.fixture(scope="module")
+def digits():
+    return Digits().split("train"), Digits().split("test")
+
+
+@pytest.fixture(scope="module")
+def fitted(digits):
+    return FeaturesClassifier().fit(*digits)
+
+
+def test_the_classifier_learns_digits(fitted):
+    assert fitted.accuracy >= 0.97
+
+
+def test_features_of_new_digits_are_alike_to_those_of_learned_ones(fitted, digits):
+    """Distances of held-out digits, and of as many learned ones, to the rest: nearly the same."""
+    train, test = digits
+    extractor = ClassifierExtractor(fitted.network)
+    learned, new = extractor(train.pixels).features, extractor(test.pixels).features
+    generator = torch.Generator().manual_seed(0)
+    order = torch.randperm(len(learned), generator=generator)
+    rank = torch.empty_like(order)
+    for label, count in enumerate(test.labels.bincount().tolist()):
+        mine = order[train.labels[order] == label]
+        rank[mine] = (torch.arange(len(mine)) < count).long()
+    rest = Moments.of(learned[rank == 0])
+    assert frechet(new, rest) < 1.5 * frechet(learned[rank == 1], rest)
+
+
+def test_the_fit_follows_its_seed_alone(digits):
+    def fit(seed):
+        settings = FeaturesClassifier(steps=3, width=4, seed=seed)
+        return ClassifierExtractor(settings.fit(*digits).network).hash
+
+    before = torch.get_rng_state()
+    first = fit(0)
+    assert torch.equal(before, torch.get_rng_state())
+    torch.rand(1)
+    assert fit(0) == first != fit(1)
+
+
+def test_a_fitted_classifier_is_kept_and_found_again(digits, tmp_path, caplog):
+    settings = FeaturesClassifier(steps=3, width=4)
+    first = cached(settings, *digits, tmp_path)
+    (path,) = tmp_path.rglob("*.safetensors")
+    written = path.stat().st_mtime_ns
+    again = cached(settings, *digits, tmp_path)
+    assert path.stat().st_mtime_ns == written
+    hashes = {ClassifierExtractor(found.network).hash for found in (first, again)}
+    assert hashes == {ClassifierExtractor(settings.fit(*digits).network).hash}
+    assert again.accuracy == first.accuracy
+    cached(replace(settings, seed=1), *digits, tmp_path)
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 2
+    path.write_bytes(path.read_bytes()[:-100])
+    assert cached(settings, *digits, tmp_path).accuracy == first.accuracy
+    assert f"{path} is damaged" in caplog.text
+
+
+def test_a_set_without_labels_is_sent_to_inception(digits, tmp_path):
+    bare = replace(digits[0], labels=None, classes=())
+    with pytest.raises(UsageError, match="features=inception"):
+        cached(FeaturesClassifier(), bare, digits[1], tmp_path)
+
+
+def test_settings_are_checked_like_all_others():
+    with pytest.raises(UsageError, match=r"no features.stpes; did you mean steps"):
+        typed(FeaturesClassifier, "features", {"stpes": 5})
+    with pytest.raises(UsageError, match=r"features.dim=many"):
+        typed(FeaturesClassifier, "features", {"dim": "many"})
+    with pytest.raises(UsageError, match=r"no features.wieghts; did you mean weights"):
+        typed(InceptionExtractor, "features", {"wieghts": "x"})
