@@ -36,7 +36,9 @@ KNOWS = {
     "__main__": {"cli"},
     "command": {"training"},
 }
-ANYTHING = {"__init__", "checkpoint", "checkpoint_format", "recipe", "resume", "train", "sample"}
+FORMAT = {"checkpoint", "checkpoint_format", "recipe", "resume", "request"}
+TABLES = {"cell", "judge", "publish"}
+ANYTHING = {"__init__", "train", "sample", "preflight"} | FORMAT | TABLES
 LIBRARIES = {
     "hydra": {"command", "train", "sample"},
     "lightning": {"training", "dataset", "train", "sample"},

@@ -50,6 +50,11 @@ def task(config):
             SEEN.append(Child(job.job.name, [])(1))
 
 
+def preflight(config):
+    if config["seed"] == 99:
+        raise UsageError("nobody counts to 99")
+
+
 def finish(folder):
     SEEN.append(("finished", folder))
 
@@ -65,7 +70,9 @@ def stand_ins(monkeypatch, tmp_path):
     """Every command runs the tasks above, in an empty folder."""
     for name, command in list(registry.COMMANDS.items()):
         finisher = command.finish and "test_cli:finish"
-        stand_in = replace(command, task="test_cli:task", finish=finisher)
+        stand_in = replace(
+            command, task="test_cli:task", preflight="test_cli:preflight", finish=finisher
+        )
         monkeypatch.setitem(registry.COMMANDS, name, stand_in)
     reader = registry.Command("gather", "reads files", "test_cli:files", composed=False)
     monkeypatch.setitem(registry.COMMANDS, "gather", reader)
@@ -130,6 +137,7 @@ MISTAKES = [
     ("sample devices=two", "devices=two: Input should be 'auto' or Input should be a valid"),
     ("sample -m sampler=ddim,ddpm seed=0,7,x", "seed=x: Input should be a valid integer"),
     ("sample -m sampler=ddim,dpdm", "no sampler 'dpdm'; did you mean"),
+    ("sample -m sampler=ddim,ddpm seed=0,8,99", "nobody counts to 99"),
 ]
 
 

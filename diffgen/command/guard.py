@@ -1,6 +1,5 @@
 """A Hydra callback that refuses bad values before a folder is made or a job started."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from diffgen.command.past import Past
+from diffgen.command.past import past
+from diffgen.command.registry import COMMANDS, imported
 from diffgen.command.settings import check
 
 SWEEPS: list[Path] = []
@@ -23,20 +23,18 @@ class Guard(Callback):
         self.command = command
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        self.check([config])
+        with past():
+            check(self.command, config)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         loader = GlobalHydra.instance().config_loader()
         jobs = covering(list(config.hydra.overrides.task))
-        self.check(loader.load_sweep_config(config, overrides) for overrides in jobs)
+        with past():
+            configs = [check(self.command, loader.load_sweep_config(config, job)) for job in jobs]
+            if preflight := COMMANDS[self.command].preflight:
+                for plain in configs:
+                    imported(preflight)(plain)
         SWEEPS.append(Path(config.hydra.sweep.dir).resolve())
-
-    def check(self, configs: Iterable[DictConfig]) -> None:
-        try:
-            for config in configs:
-                check(self.command, config)
-        except Exception as error:
-            raise Past from error
 
 
 def covering(overrides: list[str]) -> list[list[str]]:

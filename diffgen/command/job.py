@@ -15,8 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffgen.command.child import Child
 from diffgen.command.past import Past
-from diffgen.command.registry import Command, imported
 from diffgen.command.ranks import register
+from diffgen.command.registry import Command, imported
 from diffgen.command.settings import check
 from diffgen.errors import UsageError
 

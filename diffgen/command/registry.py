@@ -10,16 +10,18 @@ from typing import Any
 class Command:
     """What a first word stands for.
 
-    `task` and `finish` are "module:function", imported when they are called. A composed task is
-    called with the config that Hydra made of `configs/<name>.yaml`, any other with the list of
-    words after its name. `finish` is called with a sweep's folder when the sweep has ended, also
-    if jobs of it failed.
+    `task`, `preflight` and `finish` are "module:function", imported when they are called. A
+    composed task is called with the config that Hydra made of `configs/<name>.yaml`, any other
+    with the list of words after its name. Of a sweep, `preflight` is called with the resolved
+    configs of enough jobs to hold each value, before the first one starts, and `finish` with the
+    sweep's folder when it has ended, also if jobs of it failed.
     """
 
     name: str
     summary: str
     task: str
     composed: bool = True
+    preflight: str | None = None
     finish: str | None = None
 
     def run(self, words: list[str]) -> int:
@@ -40,11 +42,17 @@ def imported(path: str) -> Callable[..., Any]:
 COMMANDS = {
     command.name: command
     for command in (
-        Command("train", "train a model; the checkpoint is data", "diffgen.train:train"),
+        Command(
+            "train",
+            "train a model",
+            "diffgen.train:train",
+            preflight="diffgen.preflight:train",
+        ),
         Command(
             "sample",
             "sample from a checkpoint and measure the images; -m sweeps into a table",
             "diffgen.sample:sample",
+            preflight="diffgen.preflight:sample",
             finish="diffgen.sample:finish_sweep",
         ),
     )

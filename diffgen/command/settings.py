@@ -80,13 +80,14 @@ class Sample(Common):
 SETTINGS: dict[str, type[Settings]] = {"train": Train, "sample": Sample}
 
 
-def check(command: str, config: DictConfig) -> None:
-    """Passes a composed config on, or says in one line which value is wrong and what fits."""
+def check(command: str, config: DictConfig) -> dict[str, Any]:
+    """A composed config as plain data; UsageError with the first wrong value and what fits."""
     given = plain(config)
     try:
         SETTINGS[command].model_validate(given)
     except ValidationError as error:
         raise UsageError(line(SETTINGS[command], given, error)) from error
+    return given
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

@@ -1,0 +1,30 @@
+"""What can be told of a sweep's jobs before the first one starts; UsageError if one is wrong."""
+
+from typing import Any
+
+import torch
+
+from diffgen.build import build, typed
+from diffgen.evaluation.metrics import check
+from diffgen.recipe import ModelSettings, TrainerSettings
+from diffgen.request import Request
+from diffgen.training.ema import Profile
+from diffgen.training.optimizer import OptimizerSettings
+
+
+def train(config: dict[str, Any]) -> None:
+    """Reads every setting of a training run that needs no data set."""
+    typed(TrainerSettings, "trainer", config["trainer"])
+    typed(OptimizerSettings, "optimizer", config["optimizer"])
+    typed(ModelSettings, "model", config["model"])
+    for name, profile in config["ema"].items():
+        typed(Profile, f"ema.{name}", profile)
+    build("schedule", config["schedule"])
+
+
+def sample(config: dict[str, Any]) -> None:
+    """Makes all that a job of sampling calls, from the checkpoint to the sampler."""
+    check(config["metrics"])
+    request = Request(config)
+    request.labels()
+    request.generate(torch.device("cpu"))
