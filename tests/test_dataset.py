@@ -39,6 +39,7 @@ from diffgen.dataset.draws import coins, permutation
 from diffgen.dataset.fashion_mnist import FashionMnist
 from diffgen.dataset.ffhq import Ffhq
 from diffgen.dataset.folder import Folder
+from diffgen.dataset.holdout import holdout
 from diffgen.dataset.images import in_memory
 from diffgen.dataset.loader import Loader
 from diffgen.dataset.lsun import Lsun
@@ -111,6 +112,14 @@ def test_every_epoch_shows_every_image_once(batch_size):
     assert len({tuple(epoch.tolist()) for epoch in order}) == len(order)
     other = torch.cat([batch["label"] for batch in read(Batches(numbered(10), 10, 2), range(8))])
     assert other.tolist() != order.flatten()[:80].tolist()
+
+
+def test_epochs_behind_are_forgotten():
+    batches = Batches(numbered(1000), 100, 0)
+    read(batches, range(30))
+    size = len(pickle.dumps(batches))
+    read(batches, range(30, 100))
+    assert len(pickle.dumps(batches)) < size + 100
 
 
 @pytest.mark.parametrize(("world_size", "accumulate"), [(2, 1), (1, 3), (2, 3), (3, 2)])
@@ -224,6 +233,12 @@ def test_resuming_sees_exactly_the_batches_of_an_unbroken_run(
     assert_close(resumed.weight, unbroken.weight, rtol=0, atol=0)
 
 
+def test_the_trainer_gets_the_batches_of_its_source():
+    images = Digits().split("train")
+    expected = read(Batches(images, 12, 5, accumulate=2, flip=True), range(6))
+    assert [rows for _, _, rows in fit(3, 2).seen] == [b["pixels"].tolist() for b in expected]
+
+
 @pytest.mark.parametrize(("before", "after"), [(4, 1), (1, 4), (3, 2)])
 def test_accumulation_may_change_on_resuming(tmp_path, before, after):
     path = tmp_path / "last.ckpt"
@@ -313,15 +328,16 @@ def test_cifar_pickles(tmp_path, monkeypatch, source, reader, key):
     assert len(source(str(tmp_path)).split("test")) == 2
 
 
-def test_svhn_files(tmp_path, monkeypatch):
+@pytest.mark.parametrize("which", ["train", "test"])
+def test_svhn_files(tmp_path, monkeypatch, which):
     pixels, labels = noise(32, 32, 3, 4), np.array([[10], [1], [9], [10]], np.uint8)
-    savemat(tmp_path / "test_32x32.mat", {"X": pixels, "y": labels})
-    md5 = hashlib.md5((tmp_path / "test_32x32.mat").read_bytes()).hexdigest()
-    url, name, _ = vision.SVHN.split_list["test"]
-    monkeypatch.setitem(vision.SVHN.split_list, "test", [url, name, md5])
-    images = Svhn(str(tmp_path)).split("test")
+    url, name, _ = vision.SVHN.split_list[which]
+    savemat(tmp_path / name, {"X": pixels, "y": labels})
+    md5 = hashlib.md5((tmp_path / name).read_bytes()).hexdigest()
+    monkeypatch.setitem(vision.SVHN.split_list, which, [url, name, md5])
+    images = Svhn(str(tmp_path)).split(which)
     assert_close(images.pixels, torch.from_numpy(pixels).permute(3, 2, 0, 1))
-    assert images.labels.tolist() == [0, 1, 9, 0]
+    assert [images.classes[label] for label in images.labels] == ["0", "1", "9", "0"]
 
 
 @pytest.mark.parametrize(

@@ -62,10 +62,10 @@ class Batches(Dataset[Batch]):
         step, part = divmod(index, self.accumulate)
         position = self._positions(part)
         chosen = self._images_at(step * self.batch_size + position)
-        pixels = self.images.pixels[chosen]
+        pixels = self.images.at(chosen)
         if self.flip:
-            mirrored = torch.from_numpy(coins(self.batch_size, self.seed, MIRROR, step)[position])
-            pixels = torch.where(mirrored.view(-1, 1, 1, 1), pixels.flip(-1), pixels)
+            mirrored = coins(self.batch_size, self.seed, MIRROR, step)[position]
+            pixels = _mirrored(pixels, torch.from_numpy(mirrored))
         batch: Batch = {"pixels": pixels, "step": step, "position": torch.from_numpy(position)}
         if self.images.labels is not None:
             batch["label"] = self.images.labels[chosen]
@@ -91,3 +91,10 @@ class Batches(Dataset[Batch]):
                 del self._orders[next(iter(self._orders))]
             self._orders[epoch] = permutation(len(self.images), self.seed, ORDER, epoch)
         return self._orders[epoch]
+
+
+def _mirrored(pixels: Tensor, which: Tensor) -> Tensor:
+    """The images (b, C, H, W), those where `which` (b,) is true mirrored left to right."""
+    both = torch.cat([pixels, pixels.flip(-1)])
+    rows = torch.arange(len(pixels)) + len(pixels) * which
+    return both.index_select(0, rows)  # half the time of torch.where

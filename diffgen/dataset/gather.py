@@ -1,5 +1,6 @@
 """Images from the files of a store: decoded at once where they fit, else on access."""
 
+import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from diffgen.dataset.store import Store
 from diffgen.errors import UsageError
 
 GIB = 2**30
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,7 @@ def gather(
     """The images, in memory where N*C*H*W bytes are at most `memory_limit` GiB, else streamed."""
     if torch.Size(streamed.shape).numel() > memory_limit * GIB:
         return Images(streamed, labels, classes, name, _fingerprint(streamed, labels))
+    log.info("decoding %d images of %s into memory", len(streamed.names), name)
     pixels = torch.empty(streamed.shape, dtype=torch.uint8)
     with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
         for _ in pool.map(
