@@ -1,5 +1,7 @@
 """The names of DDIM's code for the parameters of our U-Net (the same as pytorch_diffusion's)."""
 
+from collections.abc import Iterable
+
 from diffgen.errors import UsageError
 
 BLOCK = {
@@ -13,8 +15,12 @@ BLOCK = {
 ATTENTION = {"attend.norm": ("norm",), "attend.qkv": ("q", "k", "v"), "attend.out": ("proj_out",)}
 
 
-def ddim_names(key: str) -> tuple[str, ...]:
-    """Their names for one of our keys."""
+def ddim_names(keys: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Their names for each of our keys, several where ours joins their queries, keys, values."""
+    return {key: _names(key) for key in keys}
+
+
+def _names(key: str) -> tuple[str, ...]:
     stem, leaf = key.rsplit(".", 1)
     match stem.split("."):
         case ["condition", "level", index]:

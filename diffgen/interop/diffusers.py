@@ -39,8 +39,7 @@ def from_diffusers(state: Mapping[str, Tensor], network: UNet) -> State:
 
     Reads attention under its old names (query, proj_attn), too. UsageError when it does not fit.
     """
-    modern = {_modern(key): value for key, value in state.items()}
-    return adopt(modern, diffusers_names(network.state_dict()), network)
+    return adopt(modern(state), diffusers_names(network.state_dict()), network)
 
 
 def diffusers_names(keys: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -50,10 +49,11 @@ def diffusers_names(keys: Iterable[str]) -> dict[str, tuple[str, ...]]:
     return {key: _names(key, last) for key in keys}
 
 
-def _modern(key: str) -> str:
+def modern(state: Mapping[str, Tensor]) -> State:
+    """The state with attention under the names of today's diffusers."""
     for old, new in OLD.items():
-        key = key.replace(old, new)
-    return key
+        state = {key.replace(old, new): value for key, value in state.items()}
+    return dict(state)
 
 
 def _names(key: str, last: int) -> tuple[str, ...]:

@@ -22,7 +22,8 @@ def adopt(state: Mapping[str, Tensor], names: Names, network: nn.Module) -> Stat
         if missing:
             raise UsageError(f"the file lacks {missing[0]}: it holds another architecture")
         whole = torch.cat([rest.pop(name) for name in names[key]])
-        if whole.numel() != like.numel():
+        reshaped = whole.ndim != like.ndim and whole.numel() == like.numel()
+        if not reshaped and whole.shape != like.shape:
             raise UsageError(
                 f"{names[key][0]} has another size than expected: {list(whole.shape)}"
             )

@@ -1,0 +1,96 @@
+"""Released checkpoints of the papers' own code and of diffusers, turned into ours.
+
+Known kinds: `ncsn`, `ncsnv2` and `ddim`, the authors' files (a list, keys under `module.`, the
+average last), with config.yml beside them where there is one; `ddpm-diffusers`, a folder with
+config.json, or the weights in it. Nothing that a file says is run.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from diffgen.build import build, nearest
+from diffgen.errors import UsageError
+from diffgen.interop.ddim import ddim_names
+from diffgen.interop.diffusers import diffusers_names
+from diffgen.interop.diffusers_files import diffusers_recipe, read_diffusers
+from diffgen.interop.files import Released, read_config, read_released
+from diffgen.interop.mapping import Names, State, adopt
+from diffgen.interop.ncsn import CONDITIONAL, UNCONDITIONAL, ncsn_names
+from diffgen.interop.recipes import Recipe, Shape, ddim_recipe, ncsn_recipe, ncsnv2_recipe
+
+BUFFERS = {"sigmas"}
+
+
+@dataclass(frozen=True)
+class Imported:
+    """Foreign weights as ours: `raw` and `ema` ({} without) fit the network of `recipe`.
+
+    `recipe` holds model, schedule and network, and dataset and ema where the files tell;
+    `shape` is (C, H, W).
+    """
+
+    recipe: Recipe
+    shape: Shape
+    raw: State
+    ema: State
+    step: int
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How one program's files are read, what recipe they hold, how its parameters are called."""
+
+    read: Callable[[Path], tuple[Released, dict[str, Any]]]
+    recipe: Callable[[State, dict[str, Any], int | None], tuple[Recipe, Shape]]
+    names: Callable[[nn.Module], Names]
+
+
+def convert(kind: str, path: str | Path, size: int | None = None) -> Imported:
+    """Read a released checkpoint; `size` (pixels) where neither weights nor config tell it.
+
+    UsageError for an unknown kind, a missing or foreign file and another architecture.
+    """
+    if kind not in KINDS:
+        raise UsageError(f"no import of {kind}{nearest(kind, KINDS)}")
+    how = KINDS[kind]
+    released, config = how.read(Path(path))
+    recipe, shape = how.recipe(released.state, config, size)
+    network = _network(recipe, shape)
+    names = how.names(network)
+    raw = adopt(_parameters(released.state), names, network)
+    ema = adopt(_parameters(released.average), names, network) if released.average else {}
+    return Imported(recipe, shape, raw, ema, released.step)
+
+
+def _network(recipe: Recipe, shape: Shape) -> nn.Module:
+    """The recipe's network without memory: only its names and shapes matter here."""
+    levels = recipe["schedule"]["levels"]
+    with torch.device("meta"):
+        return build("network", recipe["network"], channels=shape[0], size=shape[1], levels=levels)
+
+
+def _parameters(state: State) -> State:
+    return {key: value for key, value in state.items() if key not in BUFFERS}
+
+
+def _read_authors(path: Path) -> tuple[Released, dict[str, Any]]:
+    return read_released(path), read_config(path)
+
+
+def _keys(names: Callable[[Iterable[str]], Names]) -> Callable[[nn.Module], Names]:
+    return lambda network: names(network.state_dict())
+
+
+KINDS = {
+    "ncsn": Kind(_read_authors, ncsn_recipe, lambda network: ncsn_names(network, CONDITIONAL)),
+    "ncsnv2": Kind(
+        _read_authors, ncsnv2_recipe, lambda network: ncsn_names(network, UNCONDITIONAL)
+    ),
+    "ddim": Kind(_read_authors, ddim_recipe, _keys(ddim_names)),
+    "ddpm-diffusers": Kind(read_diffusers, diffusers_recipe, _keys(diffusers_names)),
+}

@@ -1,0 +1,113 @@
+"""Released files read as data: weights without running anything, configs without their classes."""
+
+import json
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from diffgen.errors import UsageError
+from diffgen.interop.mapping import State
+
+
+@dataclass(frozen=True)
+class Released:
+    """What the NCSN and DDIM code saves: weights, their average ({} without one), the step."""
+
+    state: State
+    average: State
+    step: int
+
+
+def read_released(path: Path) -> Released:
+    """The list [model, optimiser, epoch, step, average], cut short by NCSN, or bare weights."""
+    data = read_weights(path)
+    if isinstance(data, Mapping):
+        return Released(_weights(data, path), {}, 0)
+    if not isinstance(data, list) or len(data) < 2:
+        raise UsageError(
+            f"{path} is neither a list [model, optimiser, ...] nor a state of weights"
+        )
+    average = _weights(data[4], path) if len(data) > 4 else {}
+    step = data[3] if len(data) > 3 else _adam_step(data[1])
+    return Released(_weights(data[0], path), average, int(step))
+
+
+def read_weights(path: Path) -> Any:
+    """What torch.save wrote, if it is tensors and plain data only; safetensors, too."""
+    if not path.is_file():
+        raise UsageError(f"no file at {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise UsageError(f"{path} is damaged or holds more than plain data: not read") from None
+    except (RuntimeError, EOFError, ValueError, OSError, KeyError, SafetensorError):
+        raise UsageError(f"{path} is truncated or of another format") from None
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """config.yml beside a released file as a nested dict, {} where there is none.
+
+    The authors' programs pickled argparse namespaces into it; they are read as mappings.
+    """
+    for name in ("config.yml", "config.yaml"):
+        file = path.parent / name
+        if file.is_file():
+            return parse_config(file.read_text(), file)
+    return {}
+
+
+def parse_config(text: str, source: Path) -> dict[str, Any]:
+    """A YAML text whose Python objects are taken for the mappings that they were made of."""
+    try:
+        config = yaml.load(text, _DataLoader)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{source} is no YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(config, dict):
+        raise UsageError(f"{source} holds no settings")
+    return config
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; UsageError where the file is missing or broken."""
+    try:
+        return json.loads(path.read_text())
+    except OSError:
+        raise UsageError(f"no file at {path}") from None
+    except ValueError:
+        raise UsageError(f"{path} is no JSON") from None
+
+
+class _DataLoader(yaml.SafeLoader):
+    """SafeLoader that reads `!!python/object:...` mappings as mappings; nothing is imported."""
+
+
+def _plain(loader: yaml.SafeLoader, _: str, node: yaml.Node) -> Any:
+    if isinstance(node, yaml.MappingNode):
+        return loader.construct_mapping(node, deep=True)
+    if isinstance(node, yaml.SequenceNode):
+        return loader.construct_sequence(node, deep=True)
+    return node.value
+
+
+_DataLoader.add_multi_constructor("tag:yaml.org,2002:python/", _plain)
+
+
+def _weights(data: Any, path: Path) -> State:
+    if not isinstance(data, Mapping) or not all(isinstance(v, Tensor) for v in data.values()):
+        raise UsageError(f"{path} does not hold weights where the layout has them")
+    return {key.removeprefix("module."): value for key, value in data.items()}
+
+
+def _adam_step(optimizer: Mapping[str, Any]) -> int:
+    steps = [state.get("step", 0) for state in optimizer.get("state", {}).values()]
+    return int(max(steps, default=0))
