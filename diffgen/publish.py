@@ -5,36 +5,49 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from diffgen.cell import Cell
 from diffgen.evaluation import table
 from diffgen.evaluation.collect import collect
+from diffgen.guidance_sheet import guidance_sheets
 from diffgen.training.logger import logger_of
+
+NOTE = "cells.json"  # in a job's folder: where its cells stand, and its logger
 
 
 def publish(folder: Path, jobs: Sequence[Path]) -> None:
     """Write the table of the jobs' cells into `folder` and print it, the folder's path last."""
-    told = [json.loads((job / "cells.json").read_text()) for job in jobs]
-    cells = dict.fromkeys(cell for job in told for cell in job["cells"])
-    rows = [row for row in collect(cells) if row.get("metrics") or row["sampler"].startswith("real")]
-    if rows:
-        table.write(folder, rows)
-        table.show(rows)
-    for job in jobs:
-        print(job / "samples.png")
-    if told:
-        _log(told[0]["logger"], folder, rows, jobs)
+    cells = list(dict.fromkeys(cell for job in jobs for cell in cells_of(job)))
+    rows = {cell: row for cell in cells if (row := Cell(cell).row)}
+    scored = collect(cell for cell, row in rows.items() if "fid" in row or "accuracy" in row)
+    if scored:
+        table.write(folder, scored)
+        table.show(scored)
+    pictures = [*(job / "samples.png" for job in jobs), *guidance_sheets(folder, rows)]
+    for path in pictures:
+        print(path)
+    if jobs:
+        _log(json.loads((jobs[0] / NOTE).read_text())["logger"], folder, scored, pictures)
     print(folder)
 
 
+def cells_of(folder: Path) -> list[Path]:
+    """The folders of the cells that a job, a sweep or a run names or holds."""
+    notes = sorted(folder.rglob(NOTE), key=lambda path: (len(str(path)), str(path)))
+    named = [Path(cell) for note in notes for cell in json.loads(note.read_text())["cells"]]
+    return named or sorted(path.parent for path in folder.rglob("result.json"))
+
+
 def _log(
-    settings: dict[str, Any], folder: Path, rows: list[dict[str, Any]], jobs: Sequence[Path]
+    settings: dict[str, Any], folder: Path, rows: list[dict[str, Any]], pictures: Sequence[Path]
 ) -> None:
     """Show table and sample sheets in a logger that takes them (wandb)."""
     logger: Any = logger_of(settings, folder, {})
-    if hasattr(logger, "log_image"):
-        if rows:
-            columns = list(dict.fromkeys(key for row in rows for key in row))
-            data = [[str(row.get(column, "")) for column in columns] for row in rows]
-            logger.log_table("table", columns, data)
-            logger.log_image("figure", [str(folder / "table.png")])
-        logger.log_image("samples", [str(job / "samples.png") for job in jobs])
-        logger.experiment.finish()
+    if not hasattr(logger, "log_image"):
+        return
+    if rows:
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        data = [[str(row.get(column, "")) for column in columns] for row in rows]
+        logger.log_table("table", columns, data)
+        logger.log_image("figure", [str(folder / "table.png")])
+    logger.log_image("samples", [str(path) for path in pictures])
+    logger.experiment.finish()

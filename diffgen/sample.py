@@ -20,7 +20,7 @@ from diffgen import __version__
 from diffgen.cell import Cell
 from diffgen.evaluation.metrics import check
 from diffgen.judge import Judge, judge_of
-from diffgen.publish import publish
+from diffgen.publish import NOTE, publish
 from diffgen.request import Request
 from diffgen.training.launch import quiet
 from diffgen.training.saving import write_atomically
@@ -44,14 +44,14 @@ def sample(cfg: DictConfig) -> None:
         return
     keep_links(cells[0], folder)
     told = {"cells": [str(cell.folder.resolve()) for cell in cells], "logger": config["logger"]}
-    write_atomically(folder / "cells.json", lambda file: file.write(json.dumps(told).encode()))
+    write_atomically(folder / NOTE, lambda file: file.write(json.dumps(told).encode()))
     if job.mode != RunMode.MULTIRUN:
         publish(folder, [folder])
 
 
 def finish_sweep(folder: Path) -> None:
     """Make the table of a sweep from the cells that its jobs finished."""
-    jobs = [path.parent for path in folder.glob("*/cells.json")]
+    jobs = [path.parent for path in folder.glob(f"*/{NOTE}")]
     publish(folder, sorted(jobs, key=lambda job: (len(job.name), job.name)))
 
 

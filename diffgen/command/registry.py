@@ -55,6 +55,12 @@ COMMANDS = {
             preflight="diffgen.preflight:sample",
             finish="diffgen.sample:finish_sweep",
         ),
+        Command(
+            "table",
+            "gather the cells of runs and sweeps into one table",
+            "diffgen.table:main",
+            composed=False,
+        ),
     )
 }
 

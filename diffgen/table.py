@@ -1,0 +1,24 @@
+"""`diffgen table`: the cells of runs and sweeps gathered into one table."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from diffgen.evaluation import table
+from diffgen.evaluation.collect import collect
+from diffgen.evaluation.rows import blocks
+from diffgen.publish import cells_of
+
+
+def main(words: Sequence[str]) -> int:
+    """Print the table of these folders' cells and write it where --out says."""
+    parser = argparse.ArgumentParser(prog="diffgen table", description=__doc__)
+    parser.add_argument("folders", nargs="+", type=Path, help="runs, sweeps or their jobs")
+    parser.add_argument("--out", type=Path, help="folder for table.csv, table.md and table.png")
+    options = parser.parse_args(words)
+    rows = collect(path for folder in options.folders for path in cells_of(folder))
+    blocks(rows)
+    if options.out:
+        table.write(options.out, rows)
+    table.show(rows)
+    return 0
