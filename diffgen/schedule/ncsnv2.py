@@ -4,7 +4,6 @@ import functools
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from diffgen.errors import UsageError
