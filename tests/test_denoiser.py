@@ -81,7 +81,7 @@ class Perfect(nn.Module):
     def forward(self, seen: Tensor, told: Tensor, label: Tensor | None) -> Tensor:
         alpha, sigma = self.denoiser.schedule.at(told, seen)
         norm = (alpha**2 + sigma**2).sqrt()
-        widths = {"score": 1.0, "edm": (alpha**2 * SD**2 + sigma**2).sqrt()}
+        widths = {"score": 1.0, "raw_score": 1.0, "edm": (alpha**2 * SD**2 + sigma**2).sqrt()}
         x = seen * widths.get(self.kind, norm)
         x0, eps = self.denoiser(x, told, label), self.denoiser.eps(x, told, label)
         u = sigma / alpha
@@ -90,6 +90,7 @@ class Perfect(nn.Module):
             "eps": eps,
             "x0": x0,
             "score": sigma * self.denoiser.score(x, told, label),
+            "raw_score": self.denoiser.score(x, told, label),
             "v": (alpha * eps - sigma * x0) / norm,
             "edm": (x0 - SD**2 / width**2 * (x / alpha)) / (u * SD / width),  # table 1, in y = x/a
         }[self.kind]

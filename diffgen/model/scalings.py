@@ -47,6 +47,14 @@ class Score(Scaling):
 
 
 @dataclass(frozen=True)
+class RawScore(Scaling):
+    """F is the score itself, of the size of 1 / sigma (Song and Ermon 2019)."""
+
+    def __call__(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
+        return 1 / alpha, sigma**2 / alpha, torch.ones_like(alpha)
+
+
+@dataclass(frozen=True)
 class X0(Scaling):
     """F is the image."""
 
@@ -81,4 +89,11 @@ def _unit(alpha: Tensor, sigma: Tensor) -> Tensor:
     return (alpha**2 + sigma**2).rsqrt()
 
 
-SCALINGS: dict[str, type[Scaling]] = {"eps": Eps, "score": Score, "x0": X0, "v": V, "edm": Edm}
+SCALINGS: dict[str, type[Scaling]] = {
+    "eps": Eps,
+    "score": Score,
+    "raw_score": RawScore,
+    "x0": X0,
+    "v": V,
+    "edm": Edm,
+}

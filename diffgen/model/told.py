@@ -14,6 +14,11 @@ def level(schedule: Schedule, t: Tensor) -> Tensor:
     return schedule.level(t) if schedule.levels else 999 * t
 
 
+def index(schedule: Schedule, t: Tensor) -> Tensor:
+    """The whole number of the nearest level, for a network that knows no others (NCSN)."""
+    return schedule.level(t).round().clamp(min=0)
+
+
 def log_sigma(schedule: Schedule, t: Tensor) -> Tensor:
     """ln(sigma / alpha) / 4 (Karras et al. 2022, table 1)."""
     return -schedule.log_snr(t) / 4
@@ -23,4 +28,4 @@ def nothing(schedule: Schedule, t: Tensor) -> None:
     """Nothing: the noise speaks for itself (NCSNv2)."""
 
 
-TOLD: dict[str, Told] = {"level": level, "log_sigma": log_sigma, "nothing": nothing}
+TOLD: dict[str, Told] = {f.__name__: f for f in (level, index, log_sigma, nothing)}
