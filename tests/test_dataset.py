@@ -81,6 +81,21 @@ def test_digits_are_scikit_learns_split_once_and_for_all():
 
 
 @pytest.mark.parametrize(
+    ("count", "fraction", "held"), [(9, 0.2, 2), (1797, 0.2, 359), (4, 0.1, 0)]
+)
+def test_what_is_held_out_is_the_nearest_number(count, fraction, held):
+    train, test = holdout(count, fraction)
+    assert len(test) == held
+    assert sorted([*train.tolist(), *test.tolist()]) == list(range(count))
+
+
+def test_every_class_is_held_out_in_proportion():
+    labels = torch.tensor([0] * 60 + [1] * 30 + [2] * 10)[torch.from_numpy(permutation(100, 1))]
+    _, test = holdout(100, 0.2, labels)
+    assert labels[test].bincount().tolist() == [12, 6, 2]
+
+
+@pytest.mark.parametrize(
     "path", sorted((CONFIGS / "dataset").glob("*.yaml")), ids=lambda p: p.stem
 )
 def test_a_config_is_its_classs_settings(path):
@@ -652,16 +667,16 @@ def test_celeba_is_cut_as_the_papers_cut_it(tmp_path, settings, papers):
 
 
 def test_ffhq_is_split_by_numpys_seed_2019(tmp_path):
-    files = {f"0/{n:05d}.png": picture(np.full((4, 4, 3), n, np.uint8)) for n in range(25)}
+    files = {f"0/{n:05d}.png": picture(np.full((4, 4, 3), n, np.uint8)) for n in range(24)}
     write_files(tmp_path / "ffhq", files)
     state = np.random.get_state()
     np.random.seed(2019)
-    order = list(range(25))
+    order = list(range(24))
     np.random.shuffle(order)
     np.random.set_state(state)
     source = Ffhq(str(tmp_path), size=4)
-    assert source.split("train").pixels[:, 0, 0, 0].tolist() == order[:22]
-    assert source.split("test").pixels[:, 0, 0, 0].tolist() == order[22:]
+    assert source.split("train").pixels[:, 0, 0, 0].tolist() == order[:21]
+    assert source.split("test").pixels[:, 0, 0, 0].tolist() == order[21:]
 
 
 class FakeLmdb:

@@ -10,7 +10,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -39,7 +38,7 @@ class Decoder:
 
     def __call__(self, store: Store, name: str) -> np.ndarray:
         """The pixels of one file, uint8 (C, H, W); UsageError where it cannot be read."""
-        with _opened(store, name, whole=True) as image:
+        with _opened(store, name) as image:
             pixels = np.array(self._fit(convert(_upright(image), self.channels)))
         return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
 
@@ -87,13 +86,9 @@ def _scaled(image: Picture) -> Picture:
 
 
 @contextmanager
-def _opened(store: Store, name: str, whole: bool = False) -> Iterator[Picture]:
-    """The image, lazily read; `whole` reads the file to its end, which checks a zip's checksum."""
+def _opened(store: Store, name: str) -> Iterator[Picture]:
     try:
-        with (
-            store.open(name) as file,
-            Image.open(BytesIO(file.read()) if whole else file) as image,
-        ):
+        with store.open(name) as file, Image.open(file) as image:
             yield image
     except Exception as error:  # Pillow and zlib raise a dozen kinds on damaged files
         raise UsageError(f"cannot read image {name} in {store.path}: {error}") from error
