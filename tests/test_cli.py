@@ -137,6 +137,7 @@ MISTAKES = [
     ("sample devices=two", "devices=two: Input should be 'auto' or Input should be a valid"),
     ("sample -m sampler=ddim,ddpm seed=0,7,x", "seed=x: Input should be a valid integer"),
     ("sample -m sampler=ddim,dpdm", "no sampler 'dpdm'; did you mean"),
+    ("sample -m sampler=ddim,heun sampler.eta=1", "no key 'sampler.eta' in some jobs of this"),
     ("sample -m sampler=ddim,ddpm seed=0,8,99", "nobody counts to 99"),
 ]
 

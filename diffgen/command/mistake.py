@@ -50,7 +50,10 @@ def composition(message: str, command: str, args: Namespace) -> str:
     if not missing:
         return flat(message)
     key = missing[1]
-    return f"no key {key!r}{near(key, known(command, args))}"
+    words = known(command, args)
+    if key in words:
+        return f"no key {key!r} in some jobs of this sweep; their choices have other keys"
+    return f"no key {key!r}{near(key, words)}"
 
 
 def near(word: str, words: Sequence[str], otherwise: Sequence[str] = ()) -> str:

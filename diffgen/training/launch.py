@@ -12,6 +12,7 @@ NEEDLESS = (
     "Experiment logs directory",  # the run's folder, which Hydra made
     ".*LeafSpec",
     "The number of training batches",
+    ".*all_gather is deprecated",
 )
 
 
