@@ -23,12 +23,13 @@ from diffgen.errors import UsageError
 from diffgen.evaluation import inception, metrics, neighbours
 from diffgen.evaluation.classifier import ClassifierExtractor
 from diffgen.evaluation.collect import collect
+from diffgen.evaluation.draws import draw, draw_evenly
 from diffgen.evaluation.features import Features, extract
 from diffgen.evaluation.floor import floor
 from diffgen.evaluation.frechet import Moments, frechet
 from diffgen.evaluation.inception import InceptionExtractor
 from diffgen.evaluation.metrics import METRICS, Scored, evaluate
-from diffgen.evaluation.reference import Reference, draw, identity_of, reference
+from diffgen.evaluation.reference import Reference, identity_of, reference
 from diffgen.evaluation.rows import FLOOR
 from diffgen.evaluation.table import show, write
 from diffgen.model.classifier import Classifier
@@ -463,12 +464,21 @@ def test_a_damaged_reference_is_computed_again_with_a_notice(images, tmp_path, c
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
+def test_an_even_draw_takes_the_same_share_of_each_class():
+    labels = torch.arange(1000).remainder(7).clamp(max=4)  # the last of five classes is threefold
+    rows = draw_evenly(labels, 140)
+    assert labels[rows].bincount().tolist() == [20, 20, 20, 20, 60]
+    assert len(rows.unique()) == 140
+    assert torch.equal(draw_evenly(labels, 1000), torch.arange(1000))
+    assert not torch.equal(rows, draw_evenly(labels, 140, seed=1))
+
+
 def test_the_floor_scores_held_out_images_as_samples_are(images, tmp_path):
     test = replace(images, pixels=bytes_of(120, 1, 8, 8, seed=5), labels=torch.arange(120) % 2)
     extractor = ClassifierExtractor(Projection(), batch=50)
     real = reference(images, "train", extractor, tmp_path)
     row = floor(test, 60, extractor, real, list(METRICS))
-    rows = draw(120, 60)
+    rows = draw_evenly(test.labels, 60)
     truth = Scored(test.pixels[rows], extractor(test.pixels[rows]), test.labels[rows])
     assert {key: row[key] for key in evaluate(list(METRICS), truth, real)} == evaluate(
         list(METRICS), truth, real

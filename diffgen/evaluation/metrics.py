@@ -12,9 +12,10 @@ from torchmetrics.image.kid import KernelInceptionDistance
 from diffgen.build import nearest
 from diffgen.errors import UsageError
 from diffgen.evaluation import neighbours
+from diffgen.evaluation.draws import draw
 from diffgen.evaluation.features import Features
 from diffgen.evaluation.frechet import AsGiven, Moments, frechet
-from diffgen.evaluation.reference import Reference, draw
+from diffgen.evaluation.reference import Reference
 
 KID_SUBSET = 1000
 

@@ -8,11 +8,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from diffgen.errors import UsageError
 from diffgen.evaluation import reference_file
+from diffgen.evaluation.draws import draw
 from diffgen.evaluation.features import Extractor, Pixels, extract
 from diffgen.evaluation.frechet import Moments
 from diffgen.evaluation.reference_file import Damaged
@@ -101,12 +101,6 @@ def identity_of(
 def short_hash(identity: dict[str, str]) -> str:
     """12 hexadecimal digits of an identity."""
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
-
-
-def draw(total: int, count: int, seed: int = 0) -> Tensor:
-    """`count` of the rows 0 to total - 1, without repetition, sorted, (count,) int64."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randperm(total, generator=generator)[:count].sort().values
 
 
 def _matching(path: Path, identity: dict[str, str]) -> Reference:

@@ -1,0 +1,23 @@
+"""Which images of a set are taken when not all are."""
+
+import torch
+from torch import Tensor
+
+
+def draw(total: int, count: int, seed: int = 0) -> Tensor:
+    """`count` of the rows 0 to total - 1, without repetition, sorted, (count,) int64."""
+    return _shuffled(total, seed)[:count].sort().values
+
+
+def draw_evenly(labels: Tensor, count: int, seed: int = 0) -> Tensor:
+    """`count` rows, (count,) int64, the same share of every class to within an image."""
+    order = _shuffled(len(labels), seed)
+    depth = torch.zeros(len(labels), dtype=torch.float64)
+    for label in labels.unique():
+        mine = order[labels[order] == label]
+        depth[mine] = (torch.arange(len(mine)) + 0.5).double() / len(mine)
+    return depth.argsort(stable=True)[:count].sort().values
+
+
+def _shuffled(total: int, seed: int) -> Tensor:
+    return torch.randperm(total, generator=torch.Generator().manual_seed(seed))
