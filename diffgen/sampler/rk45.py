@@ -27,7 +27,7 @@ ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 
 class RK45(Sampler):
     """Steps as long as the error of each stays below `tolerance`, absolute and relative.
 
-    Far above the default steps grow so long that the error estimate misses what lies between.
+    None is longer than a tenth of the way, or the estimate of the error misses what lies between.
     Angle, step and error norm are each image's own, so that it does not depend on its company;
     images that have arrived cost nothing more.
     """
@@ -48,7 +48,7 @@ class RK45(Sampler):
         """x at s > 0 from x at t."""
         end, z = angle(denoiser.schedule, s), x / norm(denoiser.schedule, t)
         a = angle(denoiser.schedule, t).repeat(len(x))
-        h = (end - a) / 50
+        h, longest = (end - a) / 50, float((end - a[0]).abs()) / 10
         k = slope(denoiser, z, a, label)
         while len(rest := (a != end).nonzero()[:, 0]):
             i = rest.to(z.device)
@@ -68,7 +68,7 @@ class RK45(Sampler):
             done, arrived = rest[good], i[good.to(i.device)]
             a[done] = torch.where(step == left, end, a[rest] + step)[good]
             z[arrived], k[arrived] = (f[good.to(i.device)] for f in (ahead, ks[-1]))
-            h[rest] = step * (0.9 * error**-0.2).clamp(0.2, 5)
+            h[rest] = (step * (0.9 * error**-0.2).clamp(0.2, 5)).clamp(-longest, longest)
         return norm(denoiser.schedule, s) * z
 
 
