@@ -1,5 +1,6 @@
 """The `diffgen` command: its first word picks what runs. Nothing heavy is imported on the way."""
 
+import os
 import sys
 from collections.abc import Sequence
 from difflib import get_close_matches
@@ -10,7 +11,7 @@ from diffgen.errors import UsageError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 1 the run failed, 2 wrong use, 130 Ctrl-C, 143 SIGTERM."""
+    """Exit status: 0 done, 1 the run failed, 2 wrong use, 130 Ctrl-C, 141 no reader, 143 SIGTERM."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         return answer(words)
@@ -19,6 +20,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # as in `diffgen train --help | head`
+        # Python flushes at its end, and would complain of the same once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
 
 
 def answer(words: list[str]) -> int:

@@ -152,6 +152,26 @@ def test_a_mistake_gets_one_line_and_runs_nothing(line, answer, capsys, tmp_path
     assert not list(tmp_path.rglob("*.log"))
 
 
+def test_help_lists_what_this_command_reads_and_nothing_else(capsys):
+    assert main(["sample", "--help", "sampler=heun"]) == 0
+    sample = capsys.readouterr().out
+    assert "ddim" in sample
+    assert "[heun]" in sample
+    assert "checkpoint: latest" in sample
+    assert "dataset" not in sample
+    assert main(["train", "--help"]) == 0
+    train = capsys.readouterr().out
+    assert all(f"\n  {group}" in train for group in ("dataset", "schedule", "network", "trainer"))
+    assert "recipe" not in train
+    assert not SEEN
+
+
+def test_a_reader_that_leaves_is_no_failure():
+    line = f"set -o pipefail; {sys.executable} -m diffgen train --cfg job | true"
+    done = subprocess.run(["bash", "-c", line], stderr=subprocess.PIPE, check=False)
+    assert done.stderr == b""
+
+
 def test_flags_stand_anywhere_and_paths_need_no_quotes(tmp_path):
     Path("a (1), b").touch()
     _, words = parse(["-m", "checkpoint=e=1.ckpt,e=2.ckpt", "--config-dir", "x", "seed=1,2"])
@@ -313,8 +333,8 @@ def test_all_ranks_agree_on_the_run_id(monkeypatch):
 @pytest.mark.parametrize(
     ("line", "answer"),
     [
-        ("diffgen ", {"train", "sample", "gather"}),
-        ("diffgen tr", {"train"}),
+        ("diffgen ", {*registry.COMMANDS, "gather"}),
+        ("diffgen trai", {"train"}),
         ("diffgen sample sampler=dd", {"sampler=ddim", "sampler=ddpm"}),
         ("diffgen train trainer.max_s", {"trainer.max_steps="}),
     ],

@@ -12,6 +12,7 @@ from types import FrameType
 import hydra
 
 from diffgen.command import guard
+from diffgen.command.help import text
 from diffgen.command.job import Job, full_error
 from diffgen.command.line import parse
 from diffgen.command.past import Past
@@ -24,15 +25,20 @@ def run(command: Command, words: list[str]) -> int:
     """Exit status of a composed command with the words after its name."""
     args, words = parse(words)
     asked = os.environ.get("HYDRA_FULL_ERROR")
-    job = Job(command, searched(args), asked)
+    job = Job(command, again(args), asked)
     try:
         # With it, Hydra raises what went wrong instead of printing pages and exiting.
         with full_error("1"), arguments([sys.argv[0], *words]), terminable(), voiced():
-            compose(command, job)
+            if args.help:
+                print(text(command, args))
+            else:
+                compose(command, job)
     except SystemExit as stop:
         # Lightning answers Ctrl-C with an exit status of its own.
         if isinstance(stop.__context__, KeyboardInterrupt):
             return 130
+        raise
+    except BrokenPipeError:
         raise
     except (Exception, Past) as carried:
         error = carried.__cause__ if isinstance(carried, Past) else carried
@@ -77,7 +83,7 @@ def tell(error: Exception, command: str, args: Namespace) -> int:
     return status
 
 
-def searched(args: Namespace) -> list[str]:
+def again(args: Namespace) -> list[str]:
     """The flags that say where configs are looked for, for processes that compose them again."""
     given = (("--config-dir", args.config_dir), ("--config-name", args.config_name))
     return [word for flag, value in given if value for word in (flag, value)]

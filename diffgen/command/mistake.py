@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from diffgen.command.job import JobFailed
-from diffgen.command.places import config_dir
+from diffgen.command.places import config_dir, searched
 from diffgen.errors import UsageError
 
 NO_KEY = re.compile(r"Could not (?:override|append to config|delete from config)\W+([\w./@-]+)")
@@ -73,12 +73,11 @@ def tail(key: str) -> str:
 
 def known(command: str, args: Namespace) -> list[str]:
     """Every group and key of the config that the valid group choices of this line compose."""
-    search = [f"hydra.searchpath=[{args.config_dir!r}]"] if args.config_dir else []
     with initialize_config_dir(version_base="1.3", config_dir=config_dir()):
         loader = GlobalHydra.instance().config_loader()
         found = set(groups(loader))
         choices = [choice(o) for o in parsed(args.overrides) if o.key_or_group in found]
-        config = compose(args.config_name or command, overrides=[*search, *choices])
+        config = compose(args.config_name or command, overrides=[*searched(args), *choices])
     return sorted({*keys(config), *found})
 
 
