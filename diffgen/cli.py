@@ -11,7 +11,7 @@ from diffgen.errors import UsageError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0 done, 1 the run failed, 2 wrong use, 130 Ctrl-C, 141 no reader, 143 SIGTERM."""
+    """Exit status: 0 done, 1 the run failed, 2 wrong use, 130 Ctrl-C, 141 unread, 143 SIGTERM."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         return answer(words)
