@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -32,8 +34,14 @@ class Cell:
         path = self.folder / "result.json"
         try:
             return json.loads(path.read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
+        except (FileNotFoundError, ValueError):
             return None
+
+    def done(self, metrics: Collection[str]) -> bool:
+        """Whether it holds its images and, in its row, these metrics."""
+        pictures = (self.folder / "samples.npz", self.folder / "samples.png")
+        row = self.row if all(path.is_file() for path in pictures) else None
+        return row is not None and set(metrics) <= set(row.get("metrics", ()))
 
     def images(self) -> tuple[Tensor, Tensor | None] | None:
         """Images uint8 (N, C, H, W) and labels (N,) as far as they were made, or None."""
@@ -42,7 +50,7 @@ class Cell:
             with np.load(path) as arrays:
                 pixels = torch.from_numpy(arrays["arr_0"]).permute(0, 3, 1, 2).contiguous()
                 labels = torch.from_numpy(arrays["arr_1"]) if "arr_1" in arrays else None
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
             return None
         return pixels, labels
 

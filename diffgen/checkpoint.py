@@ -6,6 +6,7 @@ runs nothing that the file says: tensors and plain data only, a recipe rebuilt b
 
 import functools
 import pickle
+import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from diffgen.build import nearest
-from diffgen.checkpoint_format import FORMAT, content_hash
+from diffgen.checkpoint_format import FORMAT, content_hash, training_hash
 from diffgen.errors import UsageError
 from diffgen.model.denoiser import Preconditioned
 from diffgen.pixels import Range
@@ -53,7 +54,14 @@ class Checkpoint:
     def denoiser(self, ema: str | None = None, trust: Collection[str] = ()) -> Preconditioned:
         """The denoiser with these weights, ready to sample: in eval mode, without gradients."""
         denoiser = denoiser_of(self.recipe, self.shape, len(self.classes), trust)
-        denoiser.network.load_state_dict(self.states["raw"] | self.states[self.average(ema)])
+        weights = self.states["raw"] | self.states[self.average(ema)]
+        try:
+            denoiser.network.load_state_dict(weights)
+        except RuntimeError as error:
+            raise UsageError(
+                f"the weights in {self.path} are not those of its recipe's network for images of "
+                f"{self.shape} and {len(self.classes)} classes ({_last_line(error)})"
+            ) from None
         return denoiser.eval().requires_grad_(False)
 
 
@@ -62,13 +70,22 @@ def load(path: str | Path) -> Checkpoint:
     path = Path(path)
     if not path.is_file():
         raise UsageError(f"no checkpoint at {path}")
-    data = _read(path)
+    try:
+        return _checkpoint(path, _read(path))
+    except (KeyError, TypeError, AttributeError):
+        raise UsageError(
+            f"{path} is damaged: what a checkpoint says of itself is missing"
+        ) from None
+
+
+def _checkpoint(path: Path, data: dict[str, Any]) -> Checkpoint:
     header = data["diffgen"]
     if header["format"] != FORMAT:
         raise UsageError(
             f"{path} is of checkpoint format {header['format']}; this diffgen reads {FORMAT}"
         )
-    if content_hash(data) != header["hash"]:
+    training = header.get("training_hash")
+    if content_hash(data) != header["hash"] or training not in (None, training_hash(data)):
         raise UsageError(f"{path} was changed after it was written: its content hash differs")
     raw = {k.removeprefix(PREFIX): v for k, v in data["state_dict"].items()}
     return Checkpoint(
@@ -85,18 +102,23 @@ def load(path: str | Path) -> Checkpoint:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        data = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise UsageError(
-            f"{path} holds more than plain data and is not read: it may run code, and diffgen "
-            "does not write such files"
-        ) from None
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError):
-        raise UsageError(f"{path} is truncated or no checkpoint at all") from None
+        with warnings.catch_warnings(action="ignore"):
+            data = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged bytes fail in every possible way
+        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
+            raise UsageError(
+                f"{path} holds more than plain data and is not read: it may run code, and "
+                "diffgen does not write such files"
+            ) from None
+        raise UsageError(f"{path} is truncated, damaged or no checkpoint at all") from None
     wanted = {"diffgen", "ema", "state_dict", "global_step"}
     if not isinstance(data, dict) or not wanted <= data.keys():
         raise UsageError(f"{path} is a checkpoint of another program; see `diffgen import --help`")
     return data
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).splitlines()[-1].strip()
 
 
 def newest(runs: Path, pattern: str = "*/*") -> Path | None:

@@ -85,9 +85,7 @@ def _judge(dataset: tuple[Any, ...], features: tuple[Any, ...], cache: str) -> J
     return Judge(extractor, reference(train, "train", extractor, Path(cache)), test)
 
 
-def _extractor(
-    features: dict[str, Any], train: Images, test: Images, cache: Path
-) -> Extractor:
+def _extractor(features: dict[str, Any], train: Images, test: Images, cache: Path) -> Extractor:
     name = features.pop("name")
     if name == "auto":
         name = "classifier" if train.name in OWN_CLASSIFIER else "inception"

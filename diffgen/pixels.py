@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from diffgen.errors import UsageError
+
 
 @dataclass(frozen=True)
 class Range:
@@ -33,11 +35,22 @@ class Range:
         return (pixels.float() / 255 - self.shift) / self.scale
 
     def to_uint8(self, x: Tensor) -> Tensor:
-        """float (...) -> uint8 (...) by clipping and rounding, the one place where that happens."""
+        """float (...) -> uint8 (...) by clipping and rounding; nothing else does that."""
         return ((x * self.scale + self.shift) * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 RANGES = {"symmetric": Range(0.5, 0.5), "unit": Range(0.0, 1.0)}
+
+
+def standardised(pixels: Tensor) -> Range:
+    """The range in which these uint8 images (N, C, H, W) have mean 0 and deviation 1."""
+    counts = torch.bincount(pixels.flatten(), minlength=256).double() / pixels.numel()
+    values = torch.arange(256, dtype=torch.float64) / 255
+    mean = (counts * values).sum()
+    deviation = (counts * (values - mean).square()).sum().sqrt()
+    if deviation == 0:
+        raise UsageError("model.range=standardised needs images that are not all of one grey")
+    return Range(float(mean), float(deviation))
 
 
 def grid(images: Tensor, columns: int | None = None, gap: int = 1) -> Tensor:

@@ -13,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.fabric import Fabric
 from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
@@ -58,20 +59,20 @@ def finish_sweep(folder: Path) -> None:
 class Job:
     """One request on its devices."""
 
-    def __init__(self, config: dict[str, Any], fabric: Fabric):
+    def __init__(self, config: dict[str, Any], fabric: Fabric) -> None:
         self.config, self.fabric, self.request = config, fabric, Request(config)
         self.metrics: list[str] = config["metrics"]
         check(self.metrics)
+        self.labels = self.request.labels()
+        self.task, self.counters = self.request.generate(fabric.device)
 
     def cells(self) -> list[Cell]:
         """The cell asked for, done, and that of the table's floor where there is one."""
         run = self.request.checkpoint.run
-        self.request.labels()  # a label that does not exist is told before any work
         judge = self.judge()
         cell = Cell.of(run, self.identity(judge))
-        row = cell.row
-        if row is None or not set(self.metrics) <= set(row["metrics"]):
-            self.fill(cell, row, judge)
+        if not cell.done(self.metrics):
+            self.fill(cell, judge)
         floor = None
         if judge and self.fabric.global_rank == 0:
             floor = judge.floor(run, self.count(judge), self.metrics)
@@ -82,9 +83,10 @@ class Job:
         if not self.metrics:
             return None
         config = self.config
-        return judge_of(
-            self.request.checkpoint, config["features"], config["cache"], config["root"]
-        )
+        with self.fabric.rank_zero_first():  # the others find in the cache what it has made
+            return judge_of(
+                self.request.checkpoint, config["features"], config["cache"], config["root"]
+            )
 
     def count(self, judge: Judge) -> int:
         """How many images a row counts."""
@@ -111,11 +113,11 @@ class Job:
             **({"n": self.count(judge), **judge.identity()} if judge else {}),
         }
 
-    def fill(self, cell: Cell, row: dict[str, Any] | None, judge: Judge | None) -> None:
+    def fill(self, cell: Cell, judge: Judge | None) -> None:
         """Draw the images that are missing, score them, and write the cell."""
-        labels, kept = self.request.labels(), cell.images()
+        row, labels, kept = cell.row, self.labels, cell.images()
         if row is None or kept is None:
-            images, cost = self.draw(labels)
+            images, cost = self.draw()
             if self.fabric.global_rank:
                 return
             cell.keep_images(images, labels, len(self.request.checkpoint.classes))
@@ -129,23 +131,25 @@ class Job:
             scored = judge.row(images[:n], None if labels is None else labels[:n], self.metrics)
         cell.keep_row({**self.settings(), **cost, **scored, "metrics": self.metrics})
 
-    def draw(self, labels: Tensor | None) -> tuple[Tensor, dict[str, float]]:
+    def draw(self) -> tuple[Tensor, dict[str, float]]:
         """Images uint8 (num_samples, C, H, W), shared among the devices, and what they cost."""
-        task, counters = self.request.generate(self.fabric.device)
         total, ranks = self.config["num_samples"], self.fabric.world_size
         share = -(-total // ranks)
         mine = torch.arange(self.fabric.global_rank * share, share * (1 + self.fabric.global_rank))
         parts, start = [], time.monotonic()
         batches = mine.clamp(max=total - 1).split(self.config["batch_size"])
-        for part in track(batches, "sampling", transient=True, disable=not os.isatty(2)):
+        console = Console(stderr=True)
+        for part in track(
+            batches, "sampling", console=console, transient=True, disable=not console.is_terminal
+        ):
             with self.fabric.autocast():
-                label = None if labels is None else labels[part]
-                parts.append(task(part.tolist(), label, self.fabric.device))
+                label = None if self.labels is None else self.labels[part]
+                parts.append(self.task(part.tolist(), label, self.fabric.device))
         seconds = time.monotonic() - start
         images: Any = self.fabric.all_gather(torch.cat(parts))
-        nfe = sum(counter.rows for counter in counters) / share
+        nfe = sum(counter.rows for counter in self.counters) / share
         cost = {"seconds": seconds, "images_per_second": total / seconds, "nfe": round(nfe, 2)}
-        return images.reshape(-1, *task.shape)[:total].cpu(), cost
+        return images.reshape(-1, *self.task.shape)[:total].cpu(), cost
 
     def settings(self) -> dict[str, Any]:
         """The columns of a row that say how its images were made."""

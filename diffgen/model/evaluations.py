@@ -11,27 +11,25 @@ class FixedShape(nn.Module):
     batch it is in.
     """
 
-    def __init__(self, network: nn.Module, rows: int):
+    def __init__(self, network: nn.Module, rows: int) -> None:
         super().__init__()
         self.network, self.rows = network, rows
 
     def forward(self, x: Tensor, told: Tensor | None, label: Tensor | None) -> Tensor:
         parts = [
-            self._padded(*(None if v is None else v[k : k + self.rows] for v in (x, told, label)))
+            self._padded([None if v is None else v[k : k + self.rows] for v in (x, told, label)])
             for k in range(0, len(x), self.rows)
         ]
-        return torch.cat(parts)
+        return torch.cat(parts)[: len(x)]
 
-    def _padded(self, x: Tensor, told: Tensor | None, label: Tensor | None) -> Tensor:
-        count = len(x)
-        filled = [None if v is None else _filled(v, self.rows) for v in (x, told, label)]
-        return self.network(*filled)[:count]
+    def _padded(self, inputs: list[Tensor | None]) -> Tensor:
+        return self.network(*(None if v is None else _filled(v, self.rows) for v in inputs))
 
 
 class RowCount:
     """Counts the images that a network evaluates, by a hook; padding inside it does not count."""
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: nn.Module) -> None:
         self.rows = 0
         network.register_forward_pre_hook(self._add)
 

@@ -44,7 +44,7 @@ class Profile:
 
 
 def exponent(width: float) -> float:
-    """The gamma whose power-function average has this relative width (EDM2, equation 123's root)."""
+    """The gamma whose power-function average has this relative width (EDM2, eq. 123's root)."""
     roots = np.roots([1, 7, 16 - width**-2, 12 - width**-2])
     return float(roots[np.isreal(roots) & (roots.real >= 0)].real.max())
 
@@ -52,7 +52,7 @@ def exponent(width: float) -> float:
 class Ema(L.Callback):
     """Averages of `module.denoiser.network`'s parameters, updated after every optimiser step."""
 
-    def __init__(self, profiles: Mapping[str, Profile]):
+    def __init__(self, profiles: Mapping[str, Profile]) -> None:
         self.betas = {name: profile.beta() for name, profile in profiles.items()}
         self.shadows: dict[str, dict[str, Tensor]] = {}
         self.step = 0
@@ -62,7 +62,9 @@ class Ema(L.Callback):
         for name in self.betas:
             start = self.shadows.get(name, live)
             self.shadows[name] = {k: start[k].detach().clone().to(p) for k, p in live.items()}
-        self.step = trainer.global_step
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.step = trainer.global_step  # that of the checkpoint, which on_fit_start cannot know
 
     @torch.no_grad()
     def on_train_batch_end(
@@ -73,17 +75,22 @@ class Ema(L.Callback):
         self.step = trainer.global_step
         live = [p.detach() for p in _network(pl_module).parameters()]
         for name, beta in self.betas.items():
-            torch._foreach_lerp_(list(self.shadows[name].values()), live, 1 - beta(self.step))
+            shadow = list(self.shadows[name].values())
+            torch._foreach_lerp_(shadow, live, 1 - beta(self.step))  # pyright: ignore
 
     @contextlib.contextmanager
     def weights(self, module: L.LightningModule, name: str | None = None) -> Iterator[None]:
-        """Within it the network computes with average `name` (the first one by default)."""
-        shadow = self.shadows[name or next(iter(self.shadows))]
+        """Within it the network computes with average `name` (the first one by default).
+
+        Where there is no average it keeps its raw weights.
+        """
+        name = name or next(iter(self.shadows), None)
+        shadow = self.shadows[name] if name else {}
         parameters = dict(_network(module).named_parameters())
         raw = {key: parameter.data for key, parameter in parameters.items()}
         try:
-            for key, parameter in parameters.items():
-                parameter.data = shadow[key]
+            for key, average in shadow.items():
+                parameters[key].data = average
             yield
         finally:
             for key, parameter in parameters.items():

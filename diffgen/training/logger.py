@@ -5,14 +5,21 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from diffgen.build import typed
 from diffgen.errors import UsageError
 
 
 def csv(folder: Path) -> Logger:
-    """`metrics.csv` in the run's folder."""
-    return CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1)
+    """`metrics.csv` in the run's folder; a resumed run adds to it."""
+    path = folder / "metrics.csv"
+    before = path.read_text() if path.is_file() else ""
+    logger = CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1)
+    if before and rank_zero_only.rank == 0:
+        logger.experiment.metrics_keys = before.splitlines()[0].split(",")
+        path.write_text(before)  # which the line above has removed
+    return logger
 
 
 def tensorboard(folder: Path) -> Logger:

@@ -50,7 +50,7 @@ class Loss:
         return draws.here(self.times(u, self.denoiser.schedule))
 
     def _weight(self, alpha: Tensor, sigma: Tensor) -> Tensor:
-        """Weight (b,) of the squared error of F: an error of F is out of x0, alpha / sigma of eps."""
+        """Weight (b,) of the squared error of F, which is out of x0 and alpha / sigma of eps."""
         _, out, _ = self.denoiser.scaling(alpha, sigma)
         snr = (alpha / sigma) ** 2
         return self.weighting(snr) * torch.square(out) * snr

@@ -6,6 +6,7 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor
 
+from diffgen.errors import UsageError
 from diffgen.model.denoiser import Preconditioned
 from diffgen.pixels import Range
 from diffgen.training.draws import Draws
@@ -34,7 +35,7 @@ class Module(L.LightningModule):
         label_dropout: float,
         dequantise: bool,
         channels_last: bool,
-    ):
+    ) -> None:
         super().__init__()
         self.denoiser: Preconditioned = loss.denoiser
         self.loss, self.pixel_range, self.optimizer_settings = loss, pixel_range, optimizer
@@ -77,3 +78,13 @@ class Module(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["diffgen"] = dict(self.header)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """UsageError where the checkpoint learned from images of another kind."""
+        for key in ("shape", "classes"):
+            theirs, ours = checkpoint["diffgen"][key], self.header[key]
+            if theirs != ours:
+                raise UsageError(
+                    f"the checkpoint's images have {key} {theirs}, those of the data set {ours}; "
+                    "a run goes on with the data it began with"
+                )

@@ -1,11 +1,15 @@
 """The optimiser and how its learning rate moves."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 from torch import nn
+
+Share = Annotated[float, Field(ge=0, lt=1)]
 
 
 @dataclass(frozen=True)
@@ -15,11 +19,11 @@ class OptimizerSettings:
     decay: constant keeps the rate; cosine lets it fall to zero at the last step of the run.
     """
 
-    lr: float = 2e-4
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = 1e-8
-    weight_decay: float = 0.0
-    warmup: int = 0
+    lr: PositiveFloat = 2e-4
+    betas: tuple[Share, Share] = (0.9, 0.999)
+    eps: PositiveFloat = 1e-8
+    weight_decay: NonNegativeFloat = 0.0
+    warmup: NonNegativeInt = 0
     decay: Literal["constant", "cosine"] = "constant"
 
     def adam(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
@@ -33,5 +37,4 @@ class OptimizerSettings:
         rising = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
         if self.decay == "constant":
             return rising
-        angle = torch.pi * min(1.0, step / max_steps)
-        return rising * 0.5 * (1 + float(torch.tensor(angle).cos()))
+        return rising * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max_steps)))

@@ -31,7 +31,7 @@ class Preview(L.Callback):
         num_samples: int,
         every: int,
         clip: bool,
-    ):
+    ) -> None:
         self.folder, self.ema, self.sampler, self.times = folder, ema, sampler, times
         self.shape, self.labels, self.num_samples = shape, labels, num_samples
         self.every, self.clip, self.made = every, clip, 0

@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning.pytorch as L
 import torch
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from diffgen.training.level_losses import LevelLosses
@@ -17,7 +18,7 @@ class Reporter(L.Callback):
     A loss that is no longer finite stops the run, since nothing after it would be worth keeping.
     """
 
-    def __init__(self, every: int, quiet_seconds: float = 10.0):
+    def __init__(self, every: int, quiet_seconds: float = 10.0) -> None:
         self.every, self.quiet_seconds = every, quiet_seconds
         self.bar: Progress | None = None
 
@@ -25,13 +26,13 @@ class Reporter(L.Callback):
         self.read = self.spoken = (time.monotonic(), trainer.global_step)
         if trainer.is_global_zero and sys.stderr.isatty():
             columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
-            self.bar = Progress(*columns, transient=True)
-            self.task = self.bar.add_task("training", total=trainer.max_steps)
+            self.bar = Progress(*columns, transient=True, console=Console(stderr=True))
+            self.task = self.bar.add_task(
+                "training", total=trainer.max_steps, completed=trainer.global_step
+            )
             self.bar.start()
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: Any, *_: Any, **__: Any
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any, **__: Any) -> None:
         step = trainer.global_step
         if step == self.read[1] or (step % self.every and step != trainer.max_steps):
             return

@@ -1,4 +1,4 @@
-"""What is kept of a run: checkpoints written whole or not at all, at steps, signals and the end."""
+"""What is kept of a run: checkpoints, whole or not at all, at steps, signals and the end."""
 
 import os
 import signal
@@ -52,9 +52,9 @@ class Keeper(L.Callback):
 
     SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 
-    def __init__(self, folder: Path, every: int, snapshot: int | None):
+    def __init__(self, folder: Path, every: int, snapshot: int | None) -> None:
         self.folder, self.every, self.snapshot = folder, every, snapshot
-        self.received = self.stopped = self.saved = 0
+        self.received = self.stopped = self.step = 0
         self.handlers: dict[signal.Signals, Any] = {}
 
     @property
@@ -65,7 +65,7 @@ class Keeper(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for leftover in self.folder.glob(".*.partial"):
             leftover.unlink(missing_ok=True)
-        self.saved = trainer.global_step
+        self.step = trainer.global_step
         if threading.current_thread() is threading.main_thread():
             for number in self.SIGNALS:
                 self.handlers[number] = signal.signal(number, self._receive)
@@ -74,24 +74,32 @@ class Keeper(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any
     ) -> None:
         step = trainer.global_step
-        if step == self.saved and not self.received:
-            return
+        if step == self.step:
+            return  # gradients are still accumulating; ranks agree at whole steps only
+        self.step = step
         stop = trainer.strategy.reduce_boolean_decision(bool(self.received), all=False)
         if stop:
             self.stopped = self.received or signal.SIGTERM
             trainer.should_stop = True
-        if step != self.saved and (stop or step % self.every == 0 or step == trainer.max_steps):
-            self._save(trainer, step)
+        snapshot = bool(self.snapshot) and step % (self.snapshot or 1) == 0
+        if stop or snapshot or step % self.every == 0 or step == trainer.max_steps:
+            self._save(trainer, step, snapshot)
 
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._release()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
+        self._release()
+
+    def _release(self) -> None:
+        """Give the signals back, before Lightning gives back those that it had replaced."""
         for number, handler in self.handlers.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self.handlers = {}
 
-    def _save(self, trainer: L.Trainer, step: int) -> None:
-        self.saved = step
+    def _save(self, trainer: L.Trainer, step: int, snapshot: bool) -> None:
         trainer.save_checkpoint(self.last)
-        if self.snapshot and step % self.snapshot == 0 and trainer.is_global_zero:
+        if snapshot and trainer.is_global_zero:
             name = self.folder / f"step_{step:07d}.ckpt"
             name.unlink(missing_ok=True)
             os.link(self.last, name)

@@ -1,0 +1,488 @@
+"""The loss against the papers' formulas; draws, averages and rates against closed forms."""
+
+import math
+from types import SimpleNamespace
+from typing import get_args, get_type_hints
+
+import pytest
+import torch
+from torch import nn
+
+from diffgen.errors import UsageError
+from diffgen.model.denoiser import Preconditioned, match
+from diffgen.model.scalings import SCALINGS, Edm
+from diffgen.model.told import TOLD
+from diffgen.pixels import RANGES
+from diffgen.recipe import ModelSettings
+from diffgen.schedule.cosine import Cosine
+from diffgen.schedule.edm import EDM
+from diffgen.schedule.geometric import Geometric
+from diffgen.schedule.linear import Linear
+from diffgen.training.draws import Draws
+from diffgen.training.ema import Ema, Profile, exponent
+from diffgen.training.level_losses import LevelLosses
+from diffgen.training.loss import Loss
+from diffgen.training.module import Module
+from diffgen.training.optimizer import OptimizerSettings
+from diffgen.training.times import TIMES, antithetic, log_normal, stratified, uniform
+from diffgen.training.weighting import WEIGHTINGS
+
+B, SHAPE = 6, (2, 4, 4)
+LADDER = Geometric(sigma_max=5.0, sigma_min=0.01, levels=10)
+
+
+class Wave(nn.Module):
+    """A network whose answer depends on all it is given; it keeps what that was."""
+
+    def forward(self, x, told, label):
+        self.x, self.told = x, told
+        heard = 0 if told is None else told.reshape(-1, 1, 1, 1) / 1000
+        return torch.sin(3 * x) + heard
+
+
+class Negative(nn.Module):
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x, told, label):
+        return -self.network(x, told, label)
+
+
+def images():
+    return torch.randn(B, *SHAPE, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+def draws(step=0, seed=0, batch_size=B, position=None):
+    position = torch.arange(batch_size) if position is None else torch.tensor(position)
+    return Draws(seed, step, batch_size, position)
+
+
+def loss_of(schedule, prediction, weighting="simple", told="nothing", network=None, **options):
+    scaling = SCALINGS[prediction]()
+    denoiser = Preconditioned(network or Wave(), schedule, scaling, TOLD[told])
+    return Loss(denoiser, uniform, WEIGHTINGS[weighting], **options)
+
+
+def test_on_eps_it_is_ddpms_l_simple():
+    betas = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+    alpha_bar = torch.cumprod(1 - betas, 0)
+    loss, x0 = loss_of(Linear(), "eps", told="level"), images()
+    errors, t = loss(x0, None, draws(step=3))
+    eps, index = draws(step=3).normal(x0), (t * 1000).round().long() - 1
+    kept = alpha_bar[index].reshape(-1, 1, 1, 1)
+    x_t = kept.sqrt() * x0 + (1 - kept).sqrt() * eps
+    wave = torch.sin(3 * x_t) + index.double().reshape(-1, 1, 1, 1) / 1000
+    torch.testing.assert_close(errors, (eps - wave).square().mean((1, 2, 3)), rtol=1e-9, atol=0)
+    torch.testing.assert_close(loss.denoiser.network.told, index.double(), rtol=0, atol=0)
+
+
+def test_on_the_score_it_is_ncsns_weighted_score_matching():
+    loss, x0 = loss_of(LADDER, "score", total=True), images()
+    errors, t = loss(x0, None, draws())
+    sigmas = torch.logspace(math.log10(0.01), math.log10(5), 10, dtype=torch.float64)
+    sigma = sigmas[(t * 10).round().long() - 1].reshape(-1, 1, 1, 1)
+    noisy = x0 + sigma * draws().normal(x0)
+    score = torch.sin(3 * noisy) / sigma
+    matched = (score + (noisy - x0) / sigma**2).square().sum((1, 2, 3)) / 2
+    torch.testing.assert_close(errors, sigma.flatten() ** 2 * matched, rtol=1e-9, atol=0)
+    assert loss.denoiser.network.told is None
+
+
+@pytest.mark.parametrize("schedule", [Linear(), Cosine(), LADDER], ids=lambda s: type(s).__name__)
+def test_ncsns_loss_is_ddpms_loss(schedule):
+    """The score's network, sigma times the score, is minus the eps network."""
+    eps = loss_of(schedule, "eps")
+    score = loss_of(schedule, "score", network=Negative(Rescaled(schedule)))
+    for step in range(5):
+        mine, theirs = (loss(images(), None, draws(step))[0] for loss in (eps, score))
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=0)
+
+
+class Rescaled(Wave):
+    """The wave on x_t over the norm that eps' scaling divides by; the noise is found by trial."""
+
+    def __init__(self, schedule):
+        super().__init__()
+        self.schedule, self.step = schedule, -1
+
+    def forward(self, x, told, label):
+        self.step += 1
+        t = uniform(draws(self.step).uniform("time"), self.schedule)
+        alpha, sigma = self.schedule.at(t, x)
+        return super().forward(x / (alpha**2 + sigma**2).sqrt(), told, label)
+
+
+PAPERS = {
+    "simple": lambda snr: snr,
+    "velocity": lambda snr: 1 + snr,
+    "min_snr": lambda snr: torch.minimum(snr, torch.tensor(5.0)),
+    "soft_min_snr": lambda snr: 5 * snr / (snr + 5),
+    "edm": lambda snr: (1 / snr + 0.25) / (0.25 / snr),
+}
+
+
+@pytest.mark.parametrize("schedule", [Linear(), LADDER], ids=lambda s: type(s).__name__)
+@pytest.mark.parametrize("prediction", SCALINGS)
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+def test_each_weighting_is_the_papers_weight_of_the_error_of_x0(weighting, prediction, schedule):
+    loss, x0 = loss_of(schedule, prediction, weighting), images()
+    errors, t = loss(x0, None, draws())
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    x_t = match(alpha, x0) * x0 + match(sigma, x0) * draws().normal(x0)
+    estimate = loss.denoiser(x_t, t)
+    expected = PAPERS[weighting]((alpha / sigma) ** 2) * (estimate - x0).square().mean((1, 2, 3))
+    torch.testing.assert_close(errors, expected, rtol=1e-9, atol=1e-14)
+
+
+def test_edms_weight_makes_the_error_of_its_network_plain():
+    loss, x0 = loss_of(LADDER, "edm", "edm"), images()
+    errors, t = loss(x0, None, draws())
+    sigma = LADDER.sigma(t).reshape(-1, 1, 1, 1)
+    x_t = x0 + sigma * draws().normal(x0)
+    skip, out = 0.25 / (sigma**2 + 0.25), sigma * 0.5 / (sigma**2 + 0.25).sqrt()
+    network = torch.sin(3 * x_t / (sigma**2 + 0.25).sqrt())
+    plain = (network - (x0 - skip * x_t) / out).square().mean((1, 2, 3))
+    torch.testing.assert_close(errors, plain, rtol=1e-9, atol=0)
+    assert Edm() == SCALINGS["edm"]()
+
+
+def test_a_batch_may_share_one_level():
+    t = loss_of(Linear(), "eps", per_batch=True)(images(), None, draws())[1]
+    assert len(t.unique()) == 1
+    assert len(loss_of(Linear(), "eps")(images(), None, draws())[1].unique()) > 1
+
+
+def evenly(count):
+    return (torch.arange(count, dtype=torch.float64) + 0.5) / count
+
+
+def test_every_level_is_trained_alike():
+    for schedule, levels in ((Linear(), 1000), (LADDER, 10)):
+        index = uniform(evenly(3 * levels), schedule) * levels - 1
+        assert torch.equal(index.round().long().bincount(), torch.full((levels,), 3))
+        torch.testing.assert_close(index, index.round(), rtol=0, atol=1e-9)
+    ends = uniform(torch.tensor([0.0, 1.0 - 2**-53], dtype=torch.float64), Linear())
+    assert ends.tolist() == [1 / 1000, 1.0]
+
+
+def test_flowing_time_stays_above_its_least():
+    t = uniform(torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64), schedule := EDM())
+    assert t.tolist() == pytest.approx([schedule.t_min, (1 + schedule.t_min) / 2, 1])
+
+
+@pytest.mark.parametrize("size", [8, 7])
+def test_antithetic_times_come_in_pairs(size):
+    u = draws(batch_size=size).uniform("time")
+    level = antithetic(u, Linear()) * 1000 - 1
+    half = (size + 1) // 2
+    torch.testing.assert_close(
+        level[half:], 999 - level[: size - half], rtol=0, atol=1e-6, check_dtype=False
+    )
+    torch.testing.assert_close(level[:half], uniform(u, Linear())[:half] * 1000 - 1)
+    assert antithetic(torch.zeros(2, dtype=torch.float64), Linear()).tolist() == [0.001, 1.0]
+
+
+def test_stratified_times_fill_every_stratum():
+    t = stratified(draws(batch_size=50).uniform("time"), Linear())
+    assert torch.equal(
+        (t * 1000 - 1).round().div(20).floor().sort()[0], torch.arange(50.0).double()
+    )
+
+
+def test_log_normal_times_have_edms_moments():
+    schedule = EDM()
+    log_sigma = -schedule.log_snr(log_normal(evenly(20_000), schedule))
+    assert log_sigma.mean().item() == pytest.approx(-1.2, abs=1e-3)
+    assert log_sigma.std().item() == pytest.approx(1.2, abs=1e-3)
+    extremes = log_normal(torch.tensor([0.0, 1.0], dtype=torch.float64), schedule)
+    assert schedule.t_min <= extremes.min()
+    assert extremes.max() <= 1
+
+
+KINDS = {
+    "time": lambda d, like: d.here(d.uniform("time")),
+    "label": lambda d, like: d.here(d.uniform("label")),
+    "noise": lambda d, like: d.normal(like),
+    "dequantise": lambda d, like: d.pixelwise(like),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_position_draws_the_same_on_any_device_and_micro_batch(kind):
+    whole = KINDS[kind](draws(), torch.empty(B, *SHAPE))
+    for position in ([0, 1, 2], [3, 4, 5], [4], [5, 0]):
+        part = KINDS[kind](draws(position=position), torch.empty(len(position), *SHAPE))
+        assert torch.equal(part, whole[position])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_draws_differ_between_steps_seeds_and_positions_and_repeat(kind):
+    like = torch.empty(B, *SHAPE)
+    first = KINDS[kind](draws(step=1), like)
+    assert torch.equal(first, KINDS[kind](draws(step=1), like))
+    for other in (draws(step=2), draws(step=1, seed=1), draws(step=0)):
+        assert not torch.isclose(first, KINDS[kind](other, like)).any()
+    assert len(first.unique()) == first.numel()
+
+
+def test_streams_do_not_meet():
+    d = draws(batch_size=1000)
+    time, label = d.uniform("time"), d.uniform("label")
+    assert not torch.isclose(time, label).any()
+    pixels = d.pixelwise(torch.empty(1000)).double()
+    for a, b in ((time, label), (time, pixels), (label, pixels)):
+        assert abs(torch.corrcoef(torch.stack([a, b]))[0, 1]) < 4 / math.sqrt(1000)
+
+
+def test_the_noise_is_unit_normal():
+    noise = draws(batch_size=100).normal(torch.empty(100, 10_00))
+    assert abs(noise.mean()) < 4 / math.sqrt(noise.numel())
+    assert abs(noise.std() - 1) < 4 / math.sqrt(2 * noise.numel())
+
+
+def dropout_of(step, rank, position):
+    draws(step=step, position=position).seed_dropout(rank)
+    return torch.rand(4)
+
+
+def test_dropout_follows_step_rank_and_micro_batch():
+    before = dropout_of(1, 0, [0, 1])
+    torch.rand(100)
+    assert torch.equal(before, dropout_of(1, 0, [0, 1]))
+    for step, rank, position in ((2, 0, [0, 1]), (1, 1, [0, 1]), (1, 0, [2, 3])):
+        assert not torch.isclose(before, dropout_of(step, rank, position)).any()
+
+
+def module_of(batch_size=B, num_classes=10, label_dropout=0.1, dequantise=False, header=None):
+    return Module(
+        loss_of(Linear(), "eps", network=nn.Linear(2, 2)),
+        RANGES["symmetric"],
+        OptimizerSettings(),
+        header or {},
+        seed=0,
+        batch_size=batch_size,
+        num_classes=num_classes,
+        label_dropout=label_dropout,
+        dequantise=dequantise,
+        channels_last=False,
+    )
+
+
+def test_labels_are_hidden_one_by_one_at_their_rate():
+    n, rate = 20_000, 0.1
+    label = torch.arange(n) % 10
+    hidden = module_of(n, label_dropout=rate).labels({"label": label}, draws(batch_size=n))
+    null = hidden == 10
+    assert abs(null.double().mean() - rate) < 4 * math.sqrt(rate * (1 - rate) / n)
+    assert torch.equal(hidden[~null], label[~null])
+    again = module_of(n, label_dropout=rate).labels({"label": label}, draws(1, batch_size=n))
+    assert not torch.equal(again, hidden)
+
+
+def test_a_model_without_classes_is_told_no_label():
+    assert module_of(num_classes=0).labels({}, draws()) is None
+    kept = module_of(label_dropout=0.0).labels({"label": torch.arange(B)}, draws())
+    assert torch.equal(kept, torch.arange(B))
+
+
+def test_dequantised_pixels_are_even_within_their_bin():
+    pixels = torch.arange(256, dtype=torch.uint8).expand(100, 256).contiguous()
+    x = module_of(100, dequantise=True).images(pixels[:, None, None], draws(batch_size=100))
+    byte = (x + 1) * 128
+    inside = byte[:, 0, 0] - torch.arange(256)
+    assert inside.min() > -1e-4
+    assert inside.max() < 1 + 1e-4
+    assert abs(inside.mean() - 0.5) < 4 / math.sqrt(12 * inside.numel())
+    plain = module_of(100).images(pixels[:, None, None], draws(batch_size=100))
+    torch.testing.assert_close(plain[0, 0, 0], torch.linspace(-1, 1, 256))
+
+
+def test_a_run_goes_on_only_with_the_data_it_began_with():
+    header = {"shape": [1, 8, 8], "classes": ["0", "1"]}
+    module = module_of(header=header)
+    module.on_load_checkpoint({"diffgen": header})
+    with pytest.raises(UsageError, match="classes"):
+        module.on_load_checkpoint({"diffgen": {**header, "classes": ["0", "1", "2"]}})
+    with pytest.raises(UsageError, match="shape"):
+        module.on_load_checkpoint({"diffgen": {**header, "shape": [3, 8, 8]}})
+
+
+class Training:
+    """A weight that takes given values step by step, and the callback that averages it."""
+
+    def __init__(self, profiles, start=0.0, step=0, shadows=None):
+        self.ema, self.trainer = Ema(profiles), SimpleNamespace(global_step=0)
+        self.weight = nn.Parameter(torch.tensor([start], dtype=torch.float64))
+        network = nn.Module()
+        network.weight = self.weight
+        self.module = SimpleNamespace(denoiser=SimpleNamespace(network=network))
+        if shadows:
+            self.ema.on_load_checkpoint(self.trainer, self.module, {"ema": shadows})
+        self.ema.on_fit_start(self.trainer, self.module)
+        self.trainer.global_step = step  # known only after on_fit_start, as in Lightning
+        self.ema.on_train_start(self.trainer, self.module)
+
+    def go(self, value, micro_batches=1):
+        for left in reversed(range(micro_batches)):
+            if left == 0:
+                self.weight.data = torch.tensor([value], dtype=torch.float64)
+                self.trainer.global_step += 1
+            self.ema.on_train_batch_end(self.trainer, self.module)
+
+    def average(self, name="a"):
+        return self.ema.shadows[name]["weight"].item()
+
+
+VALUES = [math.sin(7 * k) for k in range(1, 41)]
+
+
+def closed_form(betas):
+    """start = 1: the sum of each value times what is left of its share."""
+    weight, total = 1.0, 0.0
+    for value, beta in zip(reversed(VALUES), reversed(betas), strict=True):
+        total += weight * (1 - beta) * value
+        weight *= beta
+    return total + weight
+
+
+def shares(width):
+    """EDM2's power function: value k has (k/n)^(g+1) - ((k-1)/n)^(g+1) of the average."""
+    g, n = exponent(width), len(VALUES)
+    return sum(
+        ((k / n) ** (g + 1) - ((k - 1) / n) ** (g + 1)) * value
+        for k, value in enumerate(VALUES, 1)
+    )
+
+
+PROFILES = {
+    "decay": (Profile(0.9, warmup=False), closed_form([0.9] * 40)),
+    "warmup": (
+        Profile(0.7),
+        closed_form([min(0.7, (1 + n) / (10 + n)) for n in range(1, 41)]),
+    ),
+    "width": (Profile(width=0.1), shares(0.1)),
+}
+
+
+@pytest.mark.parametrize(("profile", "expected"), PROFILES.values(), ids=PROFILES)
+def test_an_average_is_its_closed_form(profile, expected):
+    training = Training({"a": profile}, start=1.0)
+    for value in VALUES:
+        training.go(value)
+    assert training.average() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(("profile", "expected"), PROFILES.values(), ids=PROFILES)
+def test_an_average_waits_for_whole_steps_also_after_resuming(profile, expected):
+    first = Training({"a": profile}, start=1.0)
+    for value in VALUES[:17]:
+        first.go(value, micro_batches=3)
+    second = Training({"a": profile}, VALUES[16], 17, first.ema.shadows)
+    for value in VALUES[17:]:
+        second.go(value, micro_batches=2)
+    assert second.average() == pytest.approx(expected, rel=1e-12)
+
+
+def test_widths_are_those_of_edm2():
+    assert exponent(0.05) == pytest.approx(16.97, abs=0.005)
+    assert exponent(0.10) == pytest.approx(6.94, abs=0.005)
+    for width in (0.02, 0.2):  # the relative deviation of t^g on [0, 1]
+        g = exponent(width)
+        assert math.sqrt((g + 1) / (g + 3)) / (g + 2) == pytest.approx(width)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"decay": 0.9, "width": 0.1}, {"decay": 1.0}, {"decay": 0.0}, {"width": 0.3}],
+    ids=str,
+)
+def test_profiles_that_mean_nothing_are_refused(settings):
+    with pytest.raises(UsageError, match="ema"):
+        Profile(**settings)
+
+
+def test_several_averages_stand_beside_untouched_raw_weights():
+    training = Training({"a": Profile(0.5, warmup=False), "b": Profile(0.9, warmup=False)})
+    for value in (4.0, 8.0):
+        training.go(value)
+    assert training.average("a") == pytest.approx(5.0)
+    assert training.average("b") == pytest.approx(0.9 * 0.4 + 0.8)
+    assert training.weight.item() == 8
+    saved = {}
+    training.ema.on_save_checkpoint(training.trainer, training.module, saved)
+    assert saved["ema"].keys() == {"a", "b"}
+
+
+def test_the_average_is_lent_to_the_network_and_taken_back_after_an_error():
+    training = Training({"a": Profile(0.5, warmup=False), "b": Profile(0.9, warmup=False)})
+    training.go(1.0)
+    raw = training.weight.data_ptr()
+    seen = []
+
+    def fail():
+        with training.ema.weights(training.module, "b"):
+            seen.append(training.weight.item())
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert seen == pytest.approx([0.1])
+    assert training.weight.data_ptr() == raw
+    assert training.weight.item() == 1
+    with training.ema.weights(training.module):
+        assert training.weight.item() == pytest.approx(0.5)
+    assert training.weight.item() == 1
+    assert training.average() == pytest.approx(0.5)
+
+
+def test_without_an_average_the_network_keeps_its_weights():
+    training = Training({})
+    training.go(3.0)
+    with training.ema.weights(training.module):
+        assert training.weight.item() == 3
+
+
+def test_the_rate_rises_evenly_and_falls_along_a_cosine():
+    constant = OptimizerSettings(warmup=4)
+    assert [constant.factor(k, 100) for k in (0, 1, 3, 4, 99)] == [0.25, 0.5, 1, 1, 1]
+    assert OptimizerSettings().factor(0, 100) == 1
+    cosine = OptimizerSettings(decay="cosine")
+    expected = [math.cos(math.pi * k / 200) ** 2 for k in range(101)]
+    assert [cosine.factor(k, 100) for k in range(101)] == pytest.approx(expected, abs=1e-12)
+    both = OptimizerSettings(decay="cosine", warmup=50)
+    assert both.factor(24, 100) == pytest.approx(0.5 * math.cos(math.pi * 24 / 200) ** 2)
+
+
+def test_without_weight_decay_the_optimiser_is_adam():
+    settings = OptimizerSettings(lr=0.1, betas=(0.8, 0.9), eps=1e-3)
+    mine, theirs = (torch.ones(3, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    ours = settings.adam([nn.Parameter(mine)])
+    mine = ours.param_groups[0]["params"][0]
+    adam = torch.optim.Adam([theirs], 0.1, (0.8, 0.9), 1e-3)
+    for k in range(3):
+        for parameter, optimiser in ((mine, ours), (theirs, adam)):
+            parameter.grad = torch.tensor([1.0, -2.0, 0.1 * k], dtype=torch.float64)
+            optimiser.step()
+    torch.testing.assert_close(mine.data, theirs.data)
+
+
+def test_losses_by_level_are_means_of_their_tenth():
+    losses = LevelLosses()
+    t = torch.arange(1, 1001, dtype=torch.float64) / 1000
+    losses.add(t[:500], t[:500].float())
+    losses.add(t[500:], t[500:].float())
+    read = losses.read()
+    tenths = {f"loss/t{k / 10:.1f}": k / 10 - 0.0495 for k in range(1, 11)}
+    assert read == pytest.approx({"loss": 0.5005, **tenths}, rel=1e-5)
+    assert losses.read() == {}
+    losses.add(torch.tensor([0.05, 1.0]), torch.tensor([2.0, 4.0]))
+    assert losses.read() == {"loss": 3, "loss/t0.1": 2, "loss/t1.0": 4}
+
+
+def test_every_choice_of_a_model_is_known():
+    hints = get_type_hints(ModelSettings)
+    tables = {"times": TIMES, "weighting": WEIGHTINGS, "told": TOLD, "prediction": SCALINGS}
+    for key, table in tables.items():
+        assert set(get_args(hints[key])) <= set(table)
+    assert set(get_args(hints["range"])) == {*RANGES, "standardised"}
