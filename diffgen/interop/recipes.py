@@ -23,7 +23,7 @@ def ncsn_recipe(state: State, config: Recipe, size: int | None) -> tuple[Recipe,
     model = config.get("model", {})
     levels = len(_known(state, "normalizer.embed.weight"))
     ends = float(model.get("sigma_begin", 1.0)), float(model.get("sigma_end", 0.01))
-    family = {"name": "ncsn", "prediction": "raw_score", "told": "level"}
+    family = {"name": "ncsn", "prediction": "raw_score", "told": "index", "dequantise": True}
     network = {"name": "ncsn_refinenet", "width": len(_known(state, "begin_conv.weight"))}
     recipe = _ncsn_family(family, _geometric(*ends, levels), network, config)
     return recipe, _shape(_known(state, "begin_conv.weight"), _size(config, size))

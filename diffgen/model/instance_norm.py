@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from diffgen.model.layers import GroupNorm
+
 
 class Given(NamedTuple):
     """What the norms are told: rows of their tables, each (B,) int64, or None."""
@@ -28,18 +30,19 @@ class InstanceNormPlus(nn.Module):
         self.table = nn.Parameter(torch.empty(levels, 3, channels))
         nn.init.normal_(self.table.data[:, :2], 1.0, 0.02)
         nn.init.zeros_(self.table.data[:, 2])
+        # One channel a group is the instance norm, by a kernel that takes a third of its time.
+        self.plain = GroupNorm(channels, channels, eps=1e-5, affine=False)
         rows = torch.zeros(num_classes + 1, 3, channels)
         self.labels = nn.Parameter(rows) if num_classes else None
 
     def forward(self, x: Tensor, given: Given) -> Tensor:
         gamma, alpha, beta = self._rows(given)[..., None, None].unbind(1)
         # Sums over pixels are not left to bfloat16, whatever the convolutions run in.
-        wide = x.to(torch.promote_types(x.dtype, torch.float32))
-        variance, mean = torch.var_mean(wide, dim=(2, 3), correction=0, keepdim=True)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        mean = x.mean(dim=(2, 3), keepdim=True, dtype=wide)
         spread, middle = torch.var_mean(mean, dim=1, keepdim=True)
         offset = alpha * (mean - middle) * (spread + 1e-5).rsqrt()
-        scale = gamma * (variance + 1e-5).rsqrt()
-        return ((wide - mean) * scale + (gamma * offset + beta)).to(x.dtype)
+        return (self.plain(x) * gamma + (gamma * offset + beta)).to(x.dtype)
 
     def _rows(self, given: Given) -> Tensor:
         """(B or 1, 3, C)"""

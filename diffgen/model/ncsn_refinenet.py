@@ -43,6 +43,6 @@ class NCSNRefineNet(nn.Module):
 
     def forward(self, x: Tensor, told: Tensor | None, label: Tensor | None = None) -> Tensor:
         if told is None:
-            raise UsageError("this network must be told the noise level: use model.told=level")
+            raise UsageError("this network must be told the noise level: use model.told=index")
         row = self.levels - 1 - told.round().long()
         return self.body(x, Given(row, known_label(label, self.num_classes, x)))
