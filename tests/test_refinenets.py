@@ -108,7 +108,9 @@ def test_norm_of_one_pixel_is_finite_and_counts_in_float32() -> None:
     assert norm(torch.rand(2, 4, 1, 1), Given()).isfinite().all()
     x = 100 + torch.rand(1, 4, 32, 32, generator=torch.Generator().manual_seed(0))
     x = x.bfloat16()
-    torch.testing.assert_close(norm(x, Given()), norm(x.float(), Given()).bfloat16())
+    torch.testing.assert_close(
+        norm(x, Given()).float(), norm(x.float(), Given()), rtol=0, atol=0.03
+    )
 
 
 def test_paper_row_0_is_the_most_noise() -> None:
