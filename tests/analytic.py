@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from diffgen.model import Denoiser
+from diffgen.sampler import Sampler
 from diffgen.schedule import Schedule
 from diffgen.schedule.constant import Constant
 from diffgen.schedule.cosine import Cosine
@@ -128,3 +129,33 @@ PARTS = torch.linspace(0.02, 0.98, 49, dtype=torch.float64)  # quantiles that te
 def image(values: Tensor) -> Tensor:
     """(B,) -> images of one pixel (B, 1, 1, 1)."""
     return values.reshape(-1, 1, 1, 1)
+
+
+class Impulses:
+    """Noise that is a lone 1 at each call: row 2 + k is hit by call k, rows 0 and 1 never."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, like: Tensor) -> Tensor:
+        unit = torch.zeros_like(like)
+        unit[2 + self.calls :][:1] = 1
+        self.calls += 1
+        return unit
+
+
+def law(
+    sampler: Sampler, denoiser: Gaussian, times: Tensor, variance: float
+) -> tuple[float, float]:
+    """Mean and variance that a sampler gives x at times[-1], from N(0, variance) at times[0].
+
+    With a linear denoiser x is a linear function of its start and of each draw of noise, so that
+    the answers to single impulses tell both exactly.
+    """
+    count = Impulses()
+    sampler(denoiser, torch.zeros(1, 1, 1, 1).double(), times, None, count)
+    x = torch.zeros(2 + count.calls, 1, 1, 1).double()
+    x[1] = 1
+    found = sampler(denoiser, x, times, None, Impulses()).flatten()
+    gains = (found[1:] - found[0]) ** 2
+    return found[0].item(), (variance * gains[0] + gains[1:].sum()).item()
