@@ -26,7 +26,7 @@ class DDIM(Sampler):
         schedule = denoiser.schedule
         for t, s in pairwise(times):
             x0 = denoiser(x, t, label)
-            fresh = self.eta * posterior_variance(schedule, t, s).sqrt()
+            fresh = self.eta * posterior_variance(schedule, t, s).clamp(min=0).sqrt()
             kept = (schedule.sigma(s) ** 2 - fresh**2).clamp(min=0).sqrt() / schedule.sigma(t)
             x = kept * x + (schedule.alpha(s) - kept * schedule.alpha(t)) * x0
             if self.eta > 0 and s > 0:
