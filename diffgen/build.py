@@ -19,7 +19,9 @@ from diffgen.errors import UsageError
 PACKAGES = {"network": "diffgen.model", "spacing": "diffgen.spacing"}
 
 
-def build(room: str, settings: Mapping[str, Any], trust: Collection[str] = (), **context: Any):
+def build(
+    room: str, settings: Mapping[str, Any], trust: Collection[str] = (), **context: Any
+) -> Any:
     """The object that `settings` describes: {"name": file of the room, **arguments of its class}.
 
     `context` holds the arguments that code supplies, such as the number of channels; those that
@@ -31,9 +33,16 @@ def build(room: str, settings: Mapping[str, Any], trust: Collection[str] = (), *
     return typed(find(room, name, trust), room, arguments, f" for {room}={name}", **context)
 
 
-def typed(cls: type, where: str, arguments: Mapping[str, Any], of: str = "", **context: Any):
-    """An instance of `cls` from settings found under the key `where`, checked by annotation."""
+def typed(
+    cls: type, where: str, arguments: Mapping[str, Any], of: str = "", **context: Any
+) -> Any:
+    """An instance of `cls` from settings found under the key `where`, checked by annotation.
+
+    A null under a key that `cls` does not have counts as left out: so a recipe that puts one
+    class in the place of another takes away the keys of that other.
+    """
     known = inspect.signature(cls).parameters
+    arguments = {k: value for k, value in arguments.items() if value is not None or k in known}
     for key in arguments:
         if key not in known or key in context:
             raise UsageError(f"no {where}.{key}{of}{nearest(key, set(known) - set(context))}")
@@ -43,6 +52,8 @@ def typed(cls: type, where: str, arguments: Mapping[str, Any], of: str = "", **c
 
 def find(room: str, name: object, trust: Collection[str] = ()) -> type:
     """The one public class of the file `name` in `room`, or a trusted `package.module:Class`."""
+    if name is None:
+        raise UsageError(f"{room}.name is missing")
     if isinstance(name, str) and ":" in name:
         return _foreign(room, name, trust)
     package = importlib.import_module(PACKAGES.get(room, f"diffgen.{room}"))
@@ -59,7 +70,7 @@ def find(room: str, name: object, trust: Collection[str] = ()) -> type:
 def _foreign(room: str, name: str, trust: Collection[str]) -> type:
     if name not in trust:
         raise UsageError(
-            f"{room}={name} is code outside diffgen; allow it with trust=['{name}'] if you wrote it"
+            f"{room}={name} is code outside diffgen; allow your own with trust=['{name}']"
         )
     module, _, attribute = name.partition(":")
     return getattr(importlib.import_module(module), attribute)

@@ -276,6 +276,8 @@ def test_labels_are_hidden_one_by_one_at_their_rate():
     null = hidden == 10
     assert abs(null.double().mean() - rate) < 4 * math.sqrt(rate * (1 - rate) / n)
     assert torch.equal(hidden[~null], label[~null])
+    at_noise = draws(batch_size=n).uniform("time")[null].mean()
+    assert abs(at_noise - 0.5) < 4 / math.sqrt(12 * rate * n)
     again = module_of(n, label_dropout=rate).labels({"label": label}, draws(1, batch_size=n))
     assert not torch.equal(again, hidden)
 

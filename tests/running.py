@@ -1,0 +1,113 @@
+"""The command as a person starts it, in this process or in one of its own."""
+
+import contextlib
+import io
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+
+from diffgen.cli import main
+from diffgen.command.places import config_dir
+from diffgen.command.ranks import register
+from diffgen.command.settings import check
+
+NETWORK = (
+    "network.width=8",
+    "network.groups=4",
+    "network.multipliers=[1,2]",
+    "network.blocks=1",
+    "network.attention=[4]",
+)
+TINY = (*NETWORK, "trainer.accelerator=cpu", "trainer.batch_size=16", "preview.every=0")
+
+
+@dataclass(frozen=True)
+class Done:
+    """How a command ended and what it said."""
+
+    status: Any
+    out: str
+    err: str
+
+    @property
+    def folder(self) -> Path:
+        """The folder it printed last."""
+        return Path(self.out.splitlines()[-1])
+
+    def line(self) -> str:
+        """Its one line of complaint."""
+        assert "Traceback" not in self.out + self.err
+        assert self.err.startswith("diffgen: ")
+        assert self.err.count("\n") == 1, self.err
+        return self.err.removeprefix("diffgen: ").strip()
+
+
+def here(folder: Path, *words: str) -> Done:
+    """The command in this process, started in a folder."""
+    out, err = io.StringIO(), io.StringIO()
+    streams = contextlib.redirect_stdout(out), contextlib.redirect_stderr(err)
+    with contextlib.chdir(folder), streams[0], streams[1]:
+        try:
+            status = main(list(words))
+        except SystemExit as stop:
+            status = stop.code
+    return Done(status, out.getvalue(), err.getvalue())
+
+
+def there(folder: Path, *words: str) -> subprocess.Popen[str]:
+    """The command in a process group of its own, started in a folder."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "diffgen", *words],
+        cwd=folder,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def ended(process: subprocess.Popen[str], seconds: float = 500) -> Done:
+    """The end of a process, which is waited for."""
+    out, err = process.communicate(timeout=seconds)
+    return Done(process.returncode, out, err)
+
+
+def worked(done: Done) -> Done:
+    assert done.status == 0, done.err + done.out
+    return done
+
+
+def settings(command: str, *overrides: str) -> dict[str, Any]:
+    """The configuration that a command would run with, plain data."""
+    register()
+    with initialize_config_dir(version_base="1.3", config_dir=config_dir()):
+        return check(command, compose(command, overrides=list(overrides)))
+
+
+def contents(path: Path) -> dict[str, Any]:
+    """All that a checkpoint file holds."""
+    return torch.load(path, weights_only=True)
+
+
+def assert_same(one: Any, other: Any, where: str = "") -> None:
+    """Equality of nested plain data and tensors, to the last bit."""
+    assert type(one) is type(other), where
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}/{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for k, (a, b) in enumerate(zip(one, other, strict=True)):
+            assert_same(a, b, f"{where}/{k}")
+    else:
+        assert one == other, where

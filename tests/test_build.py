@@ -1,0 +1,99 @@
+"""Objects from names and settings: what is refused, in which words, and what code may add."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import pytest
+
+from diffgen.build import build, find, nearest, typed
+from diffgen.errors import UsageError
+from diffgen.model.unet import UNet
+from diffgen.sampler.ddim import DDIM
+from diffgen.schedule.linear import Linear
+from diffgen.spacing import SPACINGS
+
+
+@dataclass(frozen=True)
+class Thing:
+    size: int
+    kind: Literal["red", "blue"] = "red"
+    ratios: tuple[float, ...] = (1.0,)
+    limit: float | None = None
+
+
+def test_a_name_and_settings_make_the_object():
+    assert build("schedule", {"name": "linear", "levels": 500}) == Linear(levels=500)
+    assert build("sampler", {"name": "ddim", "eta": 1}) == DDIM(eta=1.0)
+
+
+def test_lists_and_whole_numbers_become_what_the_class_asks_for():
+    thing = typed(Thing, "thing", {"size": 3, "ratios": [1, 2]})
+    assert thing == Thing(3, ratios=(1.0, 2.0))
+    assert isinstance(thing.ratios[0], float)
+
+
+def test_code_supplies_what_the_config_does_not():
+    context = {"channels": 1, "size": 8, "num_classes": 0, "told": True, "unheard_of": 1}
+    settings = {"name": "unet", "width": 8, "groups": 4, "multipliers": [1], "blocks": 1}
+    assert isinstance(build("network", settings, **context), UNet)
+    with pytest.raises(UsageError, match=r"no network\.channels for network=unet"):
+        build("network", {**settings, "channels": 3}, **context)
+
+
+REFUSED = {
+    "no name": ({}, "schedule.name is missing"),
+    "misspelt name": ({"name": "liner"}, "no schedule=liner; did you mean linear?"),
+    "base class": ({"name": "base"}, "no schedule=base: that file holds no schedule"),
+    "package": ({"name": "linear.os"}, "no schedule=linear.os"),
+    "number": ({"name": 3}, "no schedule=3"),
+    "misspelt key": (
+        {"name": "linear", "levles": 3},
+        "no schedule.levles for schedule=linear; did you mean levels?",
+    ),
+    "word for a number": (
+        {"name": "linear", "levels": "many"},
+        "schedule.levels=many: input should be a valid integer",
+    ),
+    "part of a level": ({"name": "linear", "levels": 100.5}, "schedule.levels=100.5: input"),
+    "foreign": ({"name": "os:system"}, "schedule=os:system is code outside diffgen"),
+}
+
+
+@pytest.mark.parametrize(("settings", "answer"), REFUSED.values(), ids=REFUSED)
+def test_a_refusal_names_the_key_and_the_remedy(settings, answer):
+    with pytest.raises(UsageError) as caught:
+        build("schedule", settings)
+    assert str(caught.value).startswith(answer)
+    assert "\n" not in str(caught.value)
+
+
+TYPED = {
+    "missing": ({}, "thing.size is missing"),
+    "choice": ({"size": 1, "kind": "green"}, "thing.kind=green: input should be 'red' or 'blue'"),
+    "inside": ({"size": 1, "ratios": [1, "x"]}, "thing.ratios.1=x: input should be a valid"),
+    "unknown": ({"size": 1, "colour": 3}, "no thing.colour; there is kind, limit, ratios, size"),
+    "null": ({"size": None}, "thing.size=None: input should be a valid integer"),
+}
+
+
+@pytest.mark.parametrize(("settings", "answer"), TYPED.values(), ids=TYPED)
+def test_types_are_those_of_the_annotations(settings, answer):
+    with pytest.raises(UsageError) as caught:
+        typed(Thing, "thing", settings)
+    assert str(caught.value).startswith(answer)
+
+
+def test_null_takes_away_a_key_of_another_class():
+    assert typed(Thing, "thing", {"size": 1, "colour": None, "limit": None}) == Thing(1)
+
+
+def test_trusted_classes_are_found_by_their_full_name():
+    found = find("schedule", "collections:Counter", trust=["collections:Counter"])
+    assert found.__name__ == "Counter"
+    with pytest.raises(UsageError, match="outside diffgen"):
+        find("schedule", "collections:OrderedDict", trust=["collections:Counter"])
+
+
+def test_the_nearest_words_come_first():
+    assert nearest("trailng", SPACINGS) == "; did you mean trailing?"
+    assert nearest("zzz", ["b", "a"]) == "; there is a, b"
