@@ -8,6 +8,7 @@ from diffgen.build import build, typed
 from diffgen.evaluation.metrics import check
 from diffgen.recipe import ModelSettings, TrainerSettings
 from diffgen.request import Request
+from diffgen.resolve import waiting
 from diffgen.training.ema import Profile
 from diffgen.training.optimizer import OptimizerSettings
 
@@ -19,12 +20,12 @@ def train(config: dict[str, Any]) -> None:
     typed(ModelSettings, "model", config["model"])
     for name, profile in config["ema"].items():
         typed(Profile, f"ema.{name}", profile)
-    build("schedule", config["schedule"])
+    if not waiting(config):
+        build("schedule", config["schedule"])
 
 
 def sample(config: dict[str, Any]) -> None:
     """Makes all that a job of sampling calls, from the checkpoint to the sampler."""
     check(config["metrics"])
-    request = Request(config)
-    request.labels()
-    request.generate(torch.device("cpu"))
+    task, _ = Request(config).task(torch.device("cpu"))
+    task.content  # noqa: B018 (it opens the pictures)
