@@ -1,7 +1,4 @@
-"""What training images look like as points: the greatest distance, mean and deviation.
-
-All of it in [0, 1], pixels / 255; the model's range scales it.
-"""
+"""How far apart the images of a training set lie, in [0, 1]; the model's range scales it."""
 
 import math
 from dataclasses import dataclass
@@ -18,16 +15,6 @@ HOPS = 8
 
 
 @dataclass(frozen=True)
-class Moments:
-    """Mean and standard deviation of all pixels, over `images` of `total` images."""
-
-    mean: float
-    std: float
-    images: int
-    total: int
-
-
-@dataclass(frozen=True)
 class Distance:
     """The largest distance found between two of `images` images out of `total`.
 
@@ -38,18 +25,6 @@ class Distance:
     images: int
     total: int
     exact: bool
-
-
-def moments(images: Images) -> Moments:
-    """Mean and deviation from the counts of the 256 values."""
-    rows = read(images)
-    counts = torch.zeros(256, dtype=torch.int64)
-    for block in rows.split(BLOCK):
-        counts += torch.bincount(block.flatten(), minlength=256)
-    share, values = counts.double() / counts.sum(), torch.arange(256).double() / 255
-    mean = float((share * values).sum())
-    std = math.sqrt(float((share * (values - mean) ** 2).sum()))
-    return Moments(mean, std, len(rows), len(images))
 
 
 def widest(images: Images) -> Distance:

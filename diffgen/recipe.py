@@ -6,12 +6,18 @@ schedule, network, optimizer, ema, trainer and preview. A checkpoint carries it.
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from torch import Tensor
 
 from diffgen.build import build, typed
+from diffgen.errors import UsageError
 from diffgen.model.denoiser import Preconditioned
-from diffgen.model.scalings import SCALINGS
+from diffgen.model.scalings import SCALINGS, Edm, Scaling
 from diffgen.model.told import TOLD
+from diffgen.schedule import Schedule
+from diffgen.spacing import snapped, times
 
 Shape = tuple[int, int, int]
 
@@ -20,21 +26,25 @@ Shape = tuple[int, int, int]
 class ModelSettings:
     """What a paper fixes besides its schedule and network.
 
-    prediction: what the network gives; told: what it hears of the noise; range: of the data;
-    times and level_per: how training draws levels; weighting, reduction: how errors add up;
-    label_dropout: share of labels hidden; dequantise: pixels even within their bin; clip: whether
-    samplers keep the estimate inside the range unless told otherwise.
+    prediction: what the network gives; sigma_data: the data's deviation in the model's range, for
+    prediction=edm (null: measured when training starts); told: what it hears of the noise; range:
+    of the data; times and level_per: how training draws levels; weighting, reduction: how errors
+    add up; labels: whether it learns them, where there are any; label_dropout: share of labels
+    hidden; dequantise: pixels even within their bin; clip: whether samplers keep the estimate
+    inside the range unless told otherwise.
     """
 
     name: str
-    prediction: Literal["eps", "score", "x0", "v"] = "eps"
-    told: Literal["level", "log_sigma", "nothing"] = "level"
+    prediction: Literal["eps", "score", "raw_score", "x0", "v", "edm"] = "eps"
+    sigma_data: PositiveFloat | None = None
+    told: Literal["level", "index", "log_sigma", "nothing"] = "level"
     range: Literal["symmetric", "unit", "standardised"] = "symmetric"
     times: Literal["uniform", "antithetic", "stratified", "log_normal"] = "uniform"
     level_per: Literal["sample", "batch"] = "sample"
     weighting: Literal["simple", "velocity", "min_snr", "soft_min_snr", "edm"] = "simple"
     reduction: Literal["mean", "sum"] = "mean"
-    label_dropout: float = 0.1
+    labels: bool = True
+    label_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     dequantise: bool = False
     clip: bool = True
 
@@ -47,17 +57,26 @@ class TrainerSettings:
     snapshot_every: steps between checkpoints that stay; log_every: steps between rows of the log.
     """
 
-    max_steps: int
-    batch_size: int = 128
+    max_steps: PositiveInt
+    batch_size: PositiveInt = 128
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    devices: int = 1
+    devices: PositiveInt = 1
     accelerator: str = "auto"
-    accumulate: int = 1
-    clip: float | None = 1.0
-    save_every: int = 1000
-    snapshot_every: int | None = None
-    log_every: int = 50
-    workers: int = 0
+    accumulate: PositiveInt = 1
+    clip: PositiveFloat | None = 1.0
+    save_every: PositiveInt = 1000
+    snapshot_every: PositiveInt | None = None
+    log_every: PositiveInt = 50
+    workers: NonNegativeInt = 0
+
+
+@dataclass(frozen=True)
+class PreviewSettings:
+    """Sample grids while training: `every` so many steps (0: none), by a sampler's settings."""
+
+    sampler: dict[str, Any]
+    every: NonNegativeInt = 1000
+    num_samples: PositiveInt = 64
 
 
 def denoiser_of(
@@ -66,6 +85,8 @@ def denoiser_of(
     """The denoiser of a recipe for images of `shape` (C, H, W), its weights untrained."""
     settings = typed(ModelSettings, "model", recipe["model"])
     schedule = build("schedule", recipe["schedule"], trust)
+    if settings.told == "index" and schedule.levels is None:
+        raise UsageError("model.told=index needs a schedule of levels, such as geometric")
     network = build(
         "network",
         recipe["network"],
@@ -74,5 +95,31 @@ def denoiser_of(
         size=shape[1],
         num_classes=num_classes,
         told=settings.told != "nothing",
+        levels=schedule.levels,
     )
-    return Preconditioned(network, schedule, SCALINGS[settings.prediction](), TOLD[settings.told])
+    return Preconditioned(network, schedule, scaling_of(settings), TOLD[settings.told])
+
+
+def scaling_of(settings: ModelSettings) -> Scaling:
+    """What makes the network's output an image."""
+    if settings.prediction == "edm":
+        return Edm(**({} if settings.sigma_data is None else {"sigma_data": settings.sigma_data}))
+    return SCALINGS[settings.prediction]()
+
+
+def times_of(
+    settings: ModelSettings, schedule: Schedule, spacing: str, steps: int | None
+) -> Tensor:
+    """Times (steps + 1,) of a spacing at which this model can be asked.
+
+    UsageError where it knows a few levels by index and the times would be others.
+    """
+    found = times(schedule, spacing, steps)
+    if settings.told != "index":
+        return found
+    if spacing == "ends":
+        raise UsageError(
+            f"this network knows {schedule.levels} noise levels and nothing between them, where "
+            "this sampler would go; take one with steps, such as sampler=ddim"
+        )
+    return snapped(schedule, found)

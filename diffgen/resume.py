@@ -7,6 +7,7 @@ from typing import Any
 from diffgen import checkpoint
 from diffgen.checkpoint import Checkpoint
 from diffgen.errors import UsageError
+from diffgen.resolve import waiting
 
 # What may change between two parts of a run without changing what it computes or means.
 FREE = (
@@ -20,6 +21,7 @@ FREE = (
     "trainer.log_every",
     "trainer.workers",
     "preview",
+    "sampler",
     "logger",
     "compile",
     "channels_last",
@@ -79,9 +81,12 @@ def _carried(recipe: dict[str, Any], config: dict[str, Any], key: str) -> dict[s
     if free:
         if not rest:
             return {**recipe, head: config[head]}
-        return {**recipe, head: _carried_inside(recipe[head], config[head], rest)}
+        inside = recipe.get(head, config[head])
+        return {**recipe, head: _carried_inside(inside, config[head], rest)}
+    measured = waiting(config)
     for path, value in _fixed({head: config[head]}).items():
-        if (path == key or path.startswith(f"{key}.")) and _fixed(recipe).get(path) != value:
+        within = path not in measured and (path == key or path.startswith(f"{key}."))
+        if within and _fixed(recipe).get(path) != value:
             raise UsageError(
                 f"{path}={value} contradicts the checkpoint's {_fixed(recipe).get(path)}; a "
                 "resumed run keeps its recipe, so leave it out or start a new run"

@@ -15,10 +15,18 @@ from diffgen.checkpoint_format import FORMAT
 from diffgen.dataset.datamodule import DataModule
 from diffgen.dataset.images import Images
 from diffgen.model.denoiser import Preconditioned
-from diffgen.pixels import RANGES, Range
-from diffgen.recipe import ModelSettings, TrainerSettings, denoiser_of
+from diffgen.pixels import Range
+from diffgen.recipe import (
+    ModelSettings,
+    PreviewSettings,
+    Shape,
+    TrainerSettings,
+    denoiser_of,
+    times_of,
+)
+from diffgen.resolve import range_of, resolved
 from diffgen.resume import resumed
-from diffgen.spacing import times_for
+from diffgen.training.agreement import Agreement
 from diffgen.training.ema import Ema, Profile
 from diffgen.training.launch import quiet
 from diffgen.training.logger import logger_of
@@ -35,9 +43,11 @@ from diffgen.training.weighting import WEIGHTINGS
 def train(cfg: DictConfig) -> None:
     """Train what the configuration describes; the run's folder is printed last."""
     quiet()
-    config = OmegaConf.to_container(cfg, resolve=True)
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
     job, checkpoint = HydraConfig.get(), None
     folder = Path(job.runtime.output_dir)
+    if config["resume"] in (None, "auto"):  # else the checkpoint's recipe holds the numbers
+        config = resolved(config)
     if config["resume"]:
         config, folder, checkpoint = resumed(config, job.overrides.task, folder)
     Run(config, folder).fit(checkpoint)
@@ -62,10 +72,9 @@ class Run:
         module = self.module(images, settings)
         profiles = {k: typed(Profile, f"ema.{k}", v) for k, v in self.config["ema"].items()}
         ema = Ema(profiles)
-        keeper = Keeper(
-            self.folder / "checkpoints", settings.save_every, settings.snapshot_every
-        )
-        callbacks = [ema, *self.previews(ema, module, images), keeper, Reporter(settings.log_every)]
+        keeper = Keeper(self.folder / "checkpoints", settings.save_every, settings.snapshot_every)
+        reporter = Reporter(settings.log_every)
+        callbacks = [ema, *self.previews(ema, module, images), keeper, reporter, Agreement()]
         trainer = self.trainer(settings, callbacks)
         data = DataModule(
             source,
@@ -75,14 +84,15 @@ class Run:
             settings.max_steps,
             settings.workers,
         )
-        trainer.fit(module, data, ckpt_path=checkpoint)
-        if keeper.stopped:
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        # Another status than 0 of another rank would have Lightning kill this one, working or not.
+        if keeper.stopped and trainer.is_global_zero:
             raise SystemExit(128 + keeper.stopped)
 
     def module(self, images: Images, settings: TrainerSettings) -> Module:
         """The LightningModule, its weights drawn from the seed."""
         model = typed(ModelSettings, "model", self.config["model"])
-        shape, num_classes = tuple(images.pixels.shape[1:]), len(images.classes)
+        shape, num_classes = shape_of(images), len(self.classes(images))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config["seed"])
             denoiser = denoiser_of(self.config, shape, num_classes)
@@ -90,7 +100,7 @@ class Run:
             denoiser.network.to(memory_format=torch.channels_last)
         if self.config["compile"]:
             denoiser.network.compile()
-        pixel_range = RANGES[model.range]
+        pixel_range = range_of(model.range, images)
         return Module(
             self.loss(denoiser, model),
             pixel_range,
@@ -121,29 +131,34 @@ class Run:
             "version": __version__,
             "recipe": self.config,
             "range": {"shift": pixel_range.shift, "scale": pixel_range.scale},
-            "shape": list(images.pixels.shape[1:]),
-            "classes": list(images.classes),
+            "shape": list(shape_of(images)),
+            "classes": list(self.classes(images)),
         }
+
+    def classes(self, images: Images) -> tuple[str, ...]:
+        """The names of the classes that the model learns, () where it learns none."""
+        return images.classes if self.config["model"].get("labels", True) else ()
 
     def previews(self, ema: Ema, module: Module, images: Images) -> list[L.Callback]:
         """The callback that draws sample grids; none where preview.every is 0."""
-        preview = self.config["preview"]
-        if not preview["every"]:
+        preview = typed(PreviewSettings, "preview", self.config["preview"])
+        if not preview.every:
             return []
-        options = dict(preview["sampler"])
+        options = dict(preview.sampler)
         steps = options.pop("steps")
         sampler = build("sampler", options)
-        count, classes = preview["num_samples"], len(images.classes)
+        count, classes = preview.num_samples, len(self.classes(images))
+        model = typed(ModelSettings, "model", self.config["model"])
         callback = Preview(
             self.folder / "previews",
             ema,
             sampler,
-            times_for(sampler.spacing, module.denoiser.schedule, steps),
-            tuple(images.pixels.shape[1:]),
+            times_of(model, module.denoiser.schedule, sampler.spacing, steps),
+            shape_of(images),
             torch.arange(count) % classes if classes else None,
             count,
-            preview["every"],
-            typed(ModelSettings, "model", self.config["model"]).clip,
+            preview.every,
+            model.clip,
         )
         return [callback]
 
@@ -166,3 +181,9 @@ class Run:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
+
+
+def shape_of(images: Images) -> Shape:
+    """(C, H, W) of one image."""
+    _, channels, height, width = images.pixels.shape
+    return channels, height, width

@@ -44,6 +44,7 @@ class Train(Common):
     network: Room
     optimizer: Room
     ema: dict[str, Room]
+    sampler: Room
     trainer: Room
     preview: Room
 
