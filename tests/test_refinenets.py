@@ -118,7 +118,7 @@ def test_paper_row_0_is_the_most_noise() -> None:
     level = torch.arange(5.0)
     before = network(x, level)
     network.get_parameter("body.norm.table").data[0] += 1
-    changed = (network(x, level + 1e-7) - before).flatten(1).abs().amax(1) > 1e-3
+    changed = (network(x, level + 1e-5) - before).flatten(1).abs().amax(1) > 1e-3
     assert changed.tolist() == [False] * 4 + [True]
 
 
