@@ -7,19 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from diffgen.album import CheckpointAlbum
 from diffgen.build import build, nearest, typed
 from diffgen.checkpoint import Checkpoint, locate, opened
 from diffgen.errors import UsageError
 from diffgen.guidance import checks
-from diffgen.model.denoiser import Clipped, Denoiser, Thresholded
+from diffgen.model.denoiser import Clipped, Denoiser, Preconditioned, Thresholded
 from diffgen.model.evaluations import FixedShape, RowCount
-from diffgen.recipe import ModelSettings
+from diffgen.recipe import ModelSettings, times_of
 from diffgen.sampler import Sampler
 from diffgen.sampler.start import STARTS
-from diffgen.spacing import times_for
-from diffgen.task.generate import Generate
+from diffgen.task.base import Task
 
 CHUNK = 16  # rows a network sees at a time with deterministic=true
 
@@ -58,7 +58,7 @@ class Request:
         return self.sampler.spacing if name == "auto" else name
 
     @cached_property
-    def base(self) -> Denoiser:
+    def base(self) -> Preconditioned:
         """The checkpoint's denoiser on the CPU, in chunks of one shape if that was asked for."""
         denoiser = self.checkpoint.denoiser(self.ema)
         if self.config["compile"]:
@@ -71,7 +71,7 @@ class Request:
     def times(self) -> Tensor:
         """The times (steps + 1,) of the way back."""
         steps = self.config["sampler"]["steps"]
-        return times_for(self.spacing, self.base.schedule, steps)
+        return times_of(self.model, self.base.schedule, self.spacing, steps)
 
     @property
     def start(self) -> str:
@@ -88,31 +88,35 @@ class Request:
             return "range" if own else "none"
         return name
 
-    def labels(self) -> Tensor | None:
-        """The label of each image, (num_samples,), or None for a model without labels."""
-        classes, asked = self.checkpoint.classes, self.config["labels"]
-        if not classes and asked == "balanced":
-            return None
+    def labels(self) -> tuple[int, ...] | None:
+        """The labels asked for, which images take by turns; None where nobody asked."""
+        asked, classes = self.config["labels"], self.checkpoint.classes
         if asked == "balanced":
-            cycle = list(range(len(classes)))
-        else:
-            cycle = checks.find_labels(asked if isinstance(asked, list) else [asked], classes)
-        return torch.tensor(cycle)[torch.arange(self.config["num_samples"]) % len(cycle)]
+            return None
+        return tuple(checks.find_labels(asked if isinstance(asked, list) else [asked], classes))
 
-    def generate(self, device: torch.device) -> tuple[Generate, list[RowCount]]:
-        """What draws the images on a device, and the counters of the networks it calls."""
+    def task(self, device: torch.device) -> tuple[Task, list[RowCount]]:
+        """What makes the images on a device, and the counters of the networks it calls."""
         base = self.base.to(device)
         counters = [RowCount(base.network)]
         denoiser = CLIPS[self.clip](self.guided(base, counters, device), self.checkpoint)
-        task = Generate(
-            denoiser,
-            self.sampler,
-            self.times,
-            _named(STARTS, "start", self.start),
-            self.checkpoint.range,
-            self.checkpoint.shape,
-            self.config["seed"],
+        task = build(
+            "task",
+            self.config["task"],
+            denoiser=denoiser,
+            sampler=self.sampler,
+            times=self.times,
+            start=_named(STARTS, "start", self.start),
+            pixel_range=self.checkpoint.range,
+            shape=self.checkpoint.shape,
+            seed=self.config["seed"],
+            num_samples=self.config["num_samples"],
+            labels=self.labels(),
+            num_classes=len(self.checkpoint.classes),
+            album=CheckpointAlbum(self.checkpoint, self.config["root"]),
         )
+        if task.unlabelled and self.checkpoint.classes and not self.model.label_dropout:
+            raise UsageError("this checkpoint never learned to do without a label: give labels=")
         return task, counters
 
     def guided(self, base: Denoiser, counters: list[RowCount], device: torch.device) -> Denoiser:

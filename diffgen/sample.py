@@ -23,6 +23,7 @@ from diffgen.evaluation.metrics import check
 from diffgen.judge import Judge, judge_of
 from diffgen.publish import NOTE, publish
 from diffgen.request import Request
+from diffgen.task.files import keep
 from diffgen.training.launch import quiet
 from diffgen.training.saving import write_atomically
 
@@ -61,10 +62,10 @@ class Job:
 
     def __init__(self, config: dict[str, Any], fabric: Fabric) -> None:
         self.config, self.fabric, self.request = config, fabric, Request(config)
-        self.metrics: list[str] = config["metrics"]
-        check(self.metrics)
-        self.labels = self.request.labels()
-        self.task, self.counters = self.request.generate(fabric.device)
+        check(config["metrics"])
+        self.task, self.counters = self.request.task(fabric.device)
+        self.metrics: list[str] = config["metrics"] if self.task.scored else []
+        self.labels = self.task.classes()
 
     def cells(self) -> list[Cell]:
         """The cell asked for, done, and that of the table's floor where there is one."""
@@ -94,7 +95,7 @@ class Job:
 
     def identity(self, judge: Judge | None) -> dict[str, Any]:
         """What this cell's images and figures depend on, plain data."""
-        request, config = self.request, self.config
+        request, config, content = self.request, self.config, self.task.content
         sampler = {"name": config["sampler"]["name"], **asdict(request.sampler)}  # type: ignore
         return {
             "checkpoint": request.checkpoint.hash,
@@ -104,7 +105,7 @@ class Job:
             "start": request.start,
             "guidance": request.guidance_identity(),
             "clip": request.clip,
-            "task": config["task"],
+            "task": {**config["task"], **({"content": content} if content else {})},
             "seed": config["seed"],
             "num_samples": config["num_samples"],
             "labels": config["labels"],
@@ -121,6 +122,7 @@ class Job:
             if self.fabric.global_rank:
                 return
             cell.keep_images(images, labels, len(self.request.checkpoint.classes))
+            keep(self.task.files(images), cell.folder)
         else:
             images, cost = kept[0], {k: row[k] for k in ("nfe", "seconds", "images_per_second")}
         if self.fabric.global_rank:
@@ -132,8 +134,8 @@ class Job:
         cell.keep_row({**self.settings(), **cost, **scored, "metrics": self.metrics})
 
     def draw(self) -> tuple[Tensor, dict[str, float]]:
-        """Images uint8 (num_samples, C, H, W), shared among the devices, and what they cost."""
-        total, ranks = self.config["num_samples"], self.fabric.world_size
+        """Images uint8 (count, C, H, W), shared among the devices, and what they cost."""
+        total, ranks = self.task.count, self.fabric.world_size
         share = -(-total // ranks)
         mine = torch.arange(self.fabric.global_rank * share, share * (1 + self.fabric.global_rank))
         parts, start = [], time.monotonic()
@@ -143,8 +145,7 @@ class Job:
             batches, "sampling", console=console, transient=True, disable=not console.is_terminal
         ):
             with self.fabric.autocast():
-                label = None if self.labels is None else self.labels[part]
-                parts.append(self.task(part.tolist(), label, self.fabric.device))
+                parts.append(self.task(part.tolist(), self.fabric.device))
         seconds = time.monotonic() - start
         images: Any = self.fabric.all_gather(torch.cat(parts))
         nfe = sum(counter.rows for counter in self.counters) / share
@@ -182,9 +183,12 @@ class Job:
 def keep_links(cell: Cell, folder: Path) -> None:
     """Let the job's folder hold its cell's pictures, too, without a second copy on the disk."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("samples.png", "samples.npz"):
-        (folder / name).unlink(missing_ok=True)
-        try:
-            os.link(cell.folder / name, folder / name)
-        except OSError:  # another file system
-            (folder / name).symlink_to((cell.folder / name).resolve())
+    for path in cell.folder.rglob("*"):
+        name = path.relative_to(cell.folder)
+        if path.is_file() and path.name != "result.json":
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).unlink(missing_ok=True)
+            try:
+                os.link(path, folder / name)
+            except OSError:  # another file system
+                (folder / name).symlink_to(path.resolve())

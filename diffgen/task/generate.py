@@ -2,39 +2,44 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from diffgen.model import Denoiser
-from diffgen.pixels import Range
-from diffgen.sampler import Sampler, SeededNoise
-from diffgen.sampler.start import Start
+from diffgen.task.base import Task, by_turns, on
 
 
-@dataclass(frozen=True)
-class Generate:
-    """Draws image i from the noise stream (seed, i), whatever batch it is in.
+@dataclass(frozen=True, kw_only=True)
+class Generate(Task):
+    """Draws image i from the noise stream (seed, i); without `labels`, all classes by turns."""
 
-    `shape` (C, H, W) is one image's; `start` makes the state at times[0].
-    """
+    scored: ClassVar[bool] = True
 
-    denoiser: Denoiser
-    sampler: Sampler
-    times: Tensor
-    start: Start
-    pixel_range: Range
-    shape: tuple[int, int, int]
-    seed: int
+    num_samples: int
 
-    def __call__(
-        self, images: Sequence[int], labels: Tensor | None, device: torch.device
-    ) -> Tensor:
-        """Images uint8 (B, C, H, W) of these numbers, with their labels (B,) or None."""
-        noise = SeededNoise(self.seed, images)
-        like = torch.empty(len(images), *self.shape, device=device)
-        bounds = self.pixel_range.low, self.pixel_range.high
-        x = self.start(self.denoiser.schedule, self.times[0], like, noise, bounds)
-        label = None if labels is None else labels.to(device)
-        x = self.sampler(self.denoiser, x, self.times, label, noise)
-        return self.pixel_range.to_uint8(x).cpu()
+    @property
+    def count(self) -> int:
+        return self.num_samples
+
+    @property
+    def content(self) -> str:
+        return ""
+
+    @property
+    def unlabelled(self) -> bool:
+        return self._label([0]) is None
+
+    def classes(self) -> Tensor | None:
+        return self._label(range(self.count))
+
+    def draw(self, images: Sequence[int], device: torch.device) -> Tensor:
+        noise = self.noise(images)
+        x = self.begin(self.blank(images, device), noise)
+        return self.sampler(self.denoiser, x, self.times, on(self._label(images), device), noise)
+
+    def files(self, images: Tensor) -> dict[str, Tensor]:
+        return {}
+
+    def _label(self, images: Sequence[int]) -> Tensor | None:
+        return by_turns(self.labels or range(self.num_classes), images)

@@ -1,0 +1,93 @@
+"""Denoising: what a picture with noise of a known size may have been."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from diffgen.errors import UsageError
+from diffgen.sampler import Sampler
+from diffgen.sampler.ddim import DDIM
+from diffgen.sampler.ddpm import DDPM
+from diffgen.sampler.dpmpp_2m_sde import DPMpp2MSDE
+from diffgen.sampler.euler_maruyama import EulerMaruyama
+from diffgen.task.edit import Edit, at_least, beside
+from diffgen.task.way import from_time
+
+REVERSE: tuple[Sampler, ...] = (
+    DDPM("fixedsmall"),
+    DDPM("fixedlarge"),
+    DDIM(eta=1.0),
+    DPMpp2MSDE(),
+    EulerMaruyama(),
+)  # those of the reverse-time SDE: only there do x_t and the image at its end belong together
+
+
+@dataclass(frozen=True, kw_only=True)
+class Denoise(Edit):
+    """The mean of p(x0 | picture), and then `results` draws from it.
+
+    sigma: of the noise, in units where black is 0 and white 1. The picture is the state at the
+    time of this sigma, the mean is the denoiser's estimate there, and draws go on from there.
+    add_noise: pictures are clean and get the noise first.
+    """
+
+    sigma: float
+    results: int = 4
+    add_noise: bool = False
+
+    def __post_init__(self) -> None:
+        at_least("results", self.results, 0)
+        if self.results and self.sampler not in REVERSE:
+            raise UsageError(
+                f"{type(self.sampler).__name__} as set does not draw from the posterior: take "
+                "sampler=ddpm, dpmpp_2m_sde, euler_maruyama or ddim with sampler.eta=1, or "
+                "task.results=0 for the mean alone"
+            )
+        self.time  # noqa: B018 (it checks sigma)
+
+    @cached_property
+    def time(self) -> Tensor:
+        """The time () at which sigma / alpha is that of the picture."""
+        schedule, scale = self.denoiser.schedule, self.pixel_range.scale
+        ends = self.times.new_tensor([schedule.t_min, 1.0])
+        low, high = ((-schedule.log_snr(ends)).exp() * scale).tolist()
+        if not low <= self.sigma <= high:
+            raise UsageError(
+                f"task.sigma={self.sigma:g} is noise that this model does not know: it must lie "
+                f"inside [{low:.3g}, {high:.3g}], where white is 1"
+            )
+        return schedule.time(-self.times.new_tensor(self.sigma / scale).log())
+
+    @property
+    def each(self) -> int:
+        return 1 + self.results
+
+    @cached_property
+    def noisy(self) -> Tensor:
+        """The pictures with their noise, in the model's range, (N, C, H, W)."""
+        pictures = self.pixel_range.to_model(self.given.pixels)
+        if not self.add_noise:
+            return pictures
+        streams = range(self.count, self.count + len(self.given))  # no image's own
+        return pictures + self.sigma / self.pixel_range.scale * self.noise(streams)(pictures)
+
+    @torch.no_grad()
+    def draw(self, images: Sequence[int], device: torch.device) -> Tensor:
+        own = [image // self.each for image in images]
+        alpha, _ = self.denoiser.schedule.at(self.time, self.noisy)
+        x, t = (alpha * self.noisy[own]).to(device), self.time
+        x0 = self.denoiser(x, t, self.label(images, device))
+        rows = [k for k, image in enumerate(images) if image % self.each]
+        if rows:
+            drawn = [images[k] for k in rows]
+            way, label = from_time(self.times, t), self.label(drawn, device)
+            x0[rows] = self.sampler(self.denoiser, x[rows], way, label, self.noise(drawn))
+        return x0
+
+    def files(self, images: Tensor) -> dict[str, Tensor]:
+        noisy = self.pixel_range.to_uint8(self.noisy)
+        before = (self.given.pixels, noisy) if self.add_noise else (noisy,)
+        return beside(images, *before)

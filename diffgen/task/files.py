@@ -1,0 +1,28 @@
+"""Pictures and animations on the disk."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from PIL import Image
+from torch import Tensor
+
+from diffgen.pixels import save_png
+
+PACE = 120  # milliseconds a frame
+
+
+def keep(files: Mapping[str, Tensor], folder: Path) -> None:
+    """Write uint8 pictures (C, H, W) as PNGs and animations (F, C, H, W) as GIFs, by name."""
+    for name, shown in files.items():
+        (save_png if shown.ndim == 3 else save_gif)(shown, folder / name)
+
+
+def save_gif(frames: Tensor, path: Path) -> None:
+    """Write frames uint8 (F, 1 or 3, H, W) as a GIF that runs to the last one and back."""
+    there = [Image.fromarray(f.permute(1, 2, 0).squeeze(-1).cpu().numpy()) for f in frames]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.gif")
+    first, *rest = [*there, *there[-2:0:-1]]
+    first.save(partial, save_all=True, append_images=rest, duration=PACE, loop=0)
+    os.replace(partial, path)

@@ -1,0 +1,129 @@
+"""Interpolation: strips of images from one end to another."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from diffgen.errors import UsageError
+from diffgen.pixels import enlarge
+from diffgen.task.base import Task, by_turns, on
+from diffgen.task.blended import blended
+from diffgen.task.edit import ROWS, at_least, joined
+from diffgen.task.encode import encoded, no_noise
+from diffgen.task.mixed import MixedNoise, lerp, shares, slerp
+from diffgen.task.pictures import Album, Names, Pictures, digest
+from diffgen.task.way import check_stops, from_strength, settled
+
+Ends = tuple[list[int], list[int]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interpolate(Task):
+    """Strip k has `frames` images from end k to end k + 1, both counted.
+
+    Without `image` the ends are generated images k and k + 1 of the same seed, to the bit, and
+    all noise between is mixed on a circle, whatever the sampler. With pictures they are these,
+    encoded by the ODE and mixed along an arc, so that the ends are pictures there and back; or,
+    with `strength`, they are noised up to this time with noise mixed on a circle, and the ends
+    are variations. `pairs` is the number of strips without pictures.
+    """
+
+    album: Album
+    image: Names | None = None
+    pairs: int = 4
+    frames: int = 9
+    strength: float | None = None
+    resize: bool = False
+    kept: dict[torch.device, Tensor] = field(init=False, repr=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        at_least("pairs", self.pairs, 1)
+        at_least("frames", self.frames, 2)
+        self.part  # noqa: B018 (it checks the strength)
+        if self.strength is not None and self.image is None:
+            raise UsageError("task.strength is for pictures: give task.image=, or leave it out")
+        if len(self.taken or ()) > 1:
+            check_stops(self.sampler, "going from label to label")
+
+    @cached_property
+    def given(self) -> Pictures | None:
+        """The pictures at the ends, if any."""
+        if self.image is None:
+            return None
+        found = self.album.pictures(self.image, self.resize)
+        if len(found) < 2:
+            raise UsageError("task.image: take two pictures or more, to have something between")
+        return found
+
+    @property
+    def taken(self) -> Sequence[int] | None:
+        """The labels that the ends take by turns."""
+        if self.labels or self.image is not None:
+            return self.labels
+        return range(self.num_classes) or None
+
+    @cached_property
+    def part(self) -> Tensor:
+        """The times on the way down."""
+        if self.strength is None:
+            return self.times
+        return from_strength(self.denoiser.schedule, self.times, self.strength)
+
+    @property
+    def count(self) -> int:
+        return self.frames * (len(self.given) - 1 if self.given else self.pairs)
+
+    @property
+    def content(self) -> str:
+        return digest(self.given.pixels) if self.given else ""
+
+    @property
+    def unlabelled(self) -> bool:
+        return not self.taken
+
+    def classes(self) -> None:
+        return None
+
+    def draw(self, images: Sequence[int], device: torch.device) -> Tensor:
+        share, first = shares(self.frames, images), [i // self.frames for i in images]
+        ends = first, [k + 1 for k in first]
+        label, other = (on(by_turns(self.taken, end), device) for end in ends)
+        noise = MixedNoise(self.noise(ends[0]), self.noise(ends[1]), share)
+        x = self.above(ends, share, noise, device)
+        sampler = settled(self.sampler, self.denoiser.schedule, self.times)
+        denoiser = blended(self.denoiser, label, other, share)
+        encoded = self.given is not None and self.strength is None
+        return sampler(denoiser, x, self.part, label, no_noise if encoded else noise)
+
+    def above(self, ends: Ends, share: Tensor, noise: MixedNoise, device: torch.device) -> Tensor:
+        """The states (B, C, H, W) between two ends at the first of the times."""
+        if self.given is None:
+            return self.begin(self.blank(ends[0], device), noise)
+        if self.strength is None:
+            latents = self.latents(self.given, device)
+            return slerp(latents[ends[0]], latents[ends[1]], share)
+        pictures = self.pixel_range.to_model(self.given.pixels).to(device)
+        x0 = lerp(pictures[ends[0]], pictures[ends[1]], share)
+        alpha, sigma = self.denoiser.schedule.at(self.part[0], x0)
+        return alpha * x0 + sigma * noise(x0)
+
+    def latents(self, given: Pictures, device: torch.device) -> Tensor:
+        """The pictures encoded, (N, C, H, W), at the first call."""
+        if device not in self.kept:
+            x0 = self.pixel_range.to_model(given.pixels).to(device)
+            label = on(by_turns(self.taken, range(len(given))), device)
+            self.kept[device] = encoded(self.sampler, self.denoiser, x0, self.times, label)
+        return self.kept[device]
+
+    def files(self, images: Tensor) -> dict[str, Tensor]:
+        strips, shown = images.unflatten(0, (-1, self.frames)), {}
+        for k, strip in enumerate(strips):
+            shown[f"strip_{k:03}.png"] = joined(strip[None])
+            shown[f"strip_{k:03}.gif"] = enlarge(strip, 256)
+        if self.given:
+            ends = self.given.pixels[:-1, None], self.given.pixels[1:, None]
+            strips = torch.cat([ends[0], strips, ends[1]], 1)
+        return {"samples.png": joined(strips[:ROWS]), **shown}

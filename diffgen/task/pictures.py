@@ -1,0 +1,46 @@
+"""The pictures that a task works on, and whoever brings them."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+Names = str | int | list[str | int]
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """N pictures of a model's shape: uint8 (N, C, H, W), labels (N,) where they are known."""
+
+    pixels: Tensor
+    labels: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+
+@runtime_checkable
+class Album(Protocol):
+    """Finds pictures: files, and images of the data set that a model was trained on."""
+
+    def pictures(self, names: Names, resize: bool, grey: bool = False) -> Pictures:
+        """The pictures of these names, in the model's shape.
+
+        UsageError for a file of another size or kind, which `resize` converts; `grey` takes
+        grey files for a colour model as they are.
+        """
+        ...
+
+    def mask(self, path: str, resize: bool) -> Tensor:
+        """Where a black and white file is white, bool (H, W)."""
+        ...
+
+
+def digest(*tensors: Tensor) -> str:
+    """The first 128 bits of the SHA-256 of tensors' bytes, in hexadecimal."""
+    state = hashlib.sha256()
+    for tensor in tensors:
+        state.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
+        state.update(tensor.cpu().contiguous().numpy().data)
+    return state.hexdigest()[:32]
