@@ -67,31 +67,37 @@ class Judge:
 
 
 def judge_of(
-    checkpoint: Checkpoint, features: dict[str, Any], cache: str, root: str | None
+    checkpoint: Checkpoint, features: dict[str, Any], cache: str, root: str | None, device: str
 ) -> Judge:
-    """The judge of a checkpoint's data set; `root` replaces the folder its images came from."""
+    """The judge of a checkpoint's data set; `root` replaces the folder its images came from.
+
+    Features are taken on `device`.
+    """
     dataset = dict(checkpoint.recipe["dataset"])
     if root:
         dataset["root"] = root
-    key = tuple(sorted(dataset.items())), tuple(sorted(features.items())), cache
+    key = tuple(sorted(dataset.items())), tuple(sorted(features.items())), cache, device
     return _judge(*key)
 
 
 @lru_cache(maxsize=2)
-def _judge(dataset: tuple[Any, ...], features: tuple[Any, ...], cache: str) -> Judge:
+def _judge(dataset: tuple[Any, ...], features: tuple[Any, ...], cache: str, device: str) -> Judge:
     source = build("dataset", dict(dataset))
     train, test = source.split("train"), source.split("test")
-    extractor = _extractor(dict(features), train, test, Path(cache))
+    extractor = _extractor(dict(features), train, test, Path(cache), device)
     return Judge(extractor, reference(train, "train", extractor, Path(cache)), test)
 
 
-def _extractor(features: dict[str, Any], train: Images, test: Images, cache: Path) -> Extractor:
+def _extractor(
+    features: dict[str, Any], train: Images, test: Images, cache: Path, device: str
+) -> Extractor:
     name = features.pop("name")
     if name == "auto":
         name = "classifier" if train.name in OWN_CLASSIFIER else "inception"
     if name == "classifier":
         settings = typed(FeaturesClassifier, "features", features)
-        return ClassifierExtractor(cached(settings, train, test, cache).network)
+        network = cached(settings, train, test, cache, device).network
+        return ClassifierExtractor(network, device=device)
     if name == "inception":
-        return typed(InceptionExtractor, "features", features)
+        return typed(InceptionExtractor, "features", features, device=device)
     raise UsageError(f"no features={name}; there is auto, classifier, inception")

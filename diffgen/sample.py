@@ -86,7 +86,11 @@ class Job:
         config = self.config
         with self.fabric.rank_zero_first():  # the others find in the cache what it has made
             return judge_of(
-                self.request.checkpoint, config["features"], config["cache"], config["root"]
+                self.request.checkpoint,
+                config["features"],
+                config["cache"],
+                config["root"],
+                str(self.fabric.device),
             )
 
     def count(self, judge: Judge) -> int:
