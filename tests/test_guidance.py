@@ -380,7 +380,6 @@ def test_every_config_builds_its_guidance():
         built[path.stem] = type(build("guidance", settings, null=NULL, told=level, **context))
     assert built == {
         "autoguidance": Autoguidance,
-        "classifier": ClassifierGuidance,
         "classifier_free": ClassifierFree,
         "none": Unguided,
     }
