@@ -87,7 +87,7 @@ def _is_public(value: object, module: str) -> bool:
 
 def _checked(room: str, cls: type, arguments: dict[str, Any]) -> dict[str, Any]:
     """The arguments as the annotations of `cls` read them; UsageError where they cannot."""
-    hints = get_type_hints(cls.__init__ if inspect.isclass(cls) else cls)
+    hints = get_type_hints(cls.__init__ if inspect.isclass(cls) else cls, include_extras=True)
     parameters = inspect.signature(cls).parameters.values()
     fields: Any = {
         p.name: (hints[p.name], ... if p.default is p.empty else p.default) for p in parameters

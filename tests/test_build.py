@@ -1,9 +1,10 @@
 """Objects from names and settings: what is refused, in which words, and what code may add."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
+from pydantic import Field
 
 from diffgen.build import build, find, nearest, typed
 from diffgen.errors import UsageError
@@ -15,7 +16,7 @@ from diffgen.spacing import SPACINGS
 
 @dataclass(frozen=True)
 class Thing:
-    size: int
+    size: Annotated[int, Field(ge=1)]
     kind: Literal["red", "blue"] = "red"
     ratios: tuple[float, ...] = (1.0,)
     limit: float | None = None
@@ -69,6 +70,7 @@ def test_a_refusal_names_the_key_and_the_remedy(settings, answer):
 
 TYPED = {
     "missing": ({}, "thing.size is missing"),
+    "bound": ({"size": 0}, "thing.size=0: input should be greater than or equal to 1"),
     "choice": ({"size": 1, "kind": "green"}, "thing.kind=green: input should be 'red' or 'blue'"),
     "inside": ({"size": 1, "ratios": [1, "x"]}, "thing.ratios.1=x: input should be a valid"),
     "unknown": ({"size": 1, "colour": 3}, "no thing.colour; there is kind, limit, ratios, size"),
