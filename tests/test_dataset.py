@@ -644,6 +644,29 @@ def test_a_streamed_fingerprint_follows_the_files_and_the_settings(tmp_path):
     assert fingerprint() != first
 
 
+def test_a_fingerprint_in_memory_follows_pixels_shape_and_labels():
+    pixels, labels = torch.from_numpy(noise(6, 1, 2, 3)), torch.arange(6)
+    other = pixels.clone()
+    other[5, 0, 1, 2] ^= 1
+    made = [
+        in_memory(pixels, labels, (), "x"),
+        in_memory(other, labels, (), "x"),
+        in_memory(pixels.view(6, 1, 3, 2), labels, (), "x"),
+        in_memory(pixels, labels.flip(0), (), "x"),
+        in_memory(pixels, None, (), "x"),
+    ]
+    assert len({images.fingerprint for images in made}) == 5
+    assert in_memory(pixels.clone(), labels, (), "y").fingerprint == made[0].fingerprint
+
+
+@pytest.mark.parametrize(
+    "settings", [{"test_fraction": 1.0}, {"test_fraction": -0.1}, {"size": 0}]
+)
+def test_impossible_settings_are_refused(settings):
+    with pytest.raises(UsageError, match=f"dataset.{next(iter(settings))}="):
+        Folder("data", **settings)
+
+
 # --- the papers' crops and splits ---------------------------------------------------------------
 
 
