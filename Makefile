@@ -9,7 +9,7 @@ help:  ## this list
 
 demo: $(STAMP)  ## train on the embedded digits, then sweep samplers x steps x weights into a table
 	$(BIN)/diffgen train
-	$(BIN)/diffgen sample -m sampler=ddpm,ddim,heun steps=10,50 guidance.weight=0,1,3 num_samples=360
+	$(BIN)/diffgen sample -m sampler=ddpm,ddim,heun steps=5,20 guidance.weight=0,1,3 num_samples=359
 
 test: $(STAMP)  ## the whole test suite
 	$(BIN)/python -m pytest

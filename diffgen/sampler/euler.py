@@ -15,7 +15,7 @@ from diffgen.sampler.churn import Churned
 class Euler(Churned):
     """First order; without churn the same as DDIM with eta = 0."""
 
-    spacing = "log_snr"
+    spacing = "trailing"
 
     def trajectory(
         self, denoiser: Denoiser, x: Tensor, times: Tensor, label: Tensor | None, noise: Noise

@@ -19,7 +19,7 @@ class Heun(Churned):
     by alpha_s (u_s - u_t) (eps_s - eps_t) / 2 = alpha_s (1 - u_t / u_s) (x0_t - x0_s) / 2.
     """
 
-    spacing = "karras"
+    spacing = "trailing"
 
     def trajectory(
         self, denoiser: Denoiser, x: Tensor, times: Tensor, label: Tensor | None, noise: Noise
