@@ -1,10 +1,21 @@
 """diffgen: generative models by noising and denoising, trained, sampled and measured."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from diffgen.model.denoiser import Preconditioned
+    from diffgen.pixels import Range
+    from diffgen.schedule.base import Schedule
+
 __version__ = "0.1.0"
 
 
-def load(path, ema=None):
-    """(denoiser, schedule, pixel range) of a checkpoint: a path, or a run's folder.
+def load(path: str | Path, ema: str | None = None) -> tuple[Preconditioned, Schedule, Range]:
+    """Denoiser, schedule and pixel range of a checkpoint: a file, a run's folder, or `latest`.
 
     `ema` names the weights: an average, `raw`, or None for the first average. The denoiser takes
     x_t (B, C, H, W), t and labels, and gives x0; the range turns x0 into bytes by `to_uint8`.
