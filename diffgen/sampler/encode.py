@@ -21,15 +21,16 @@ def encode(
         rising = rising[1:]
         alpha, sigma = denoiser.schedule.at(rising[0], x)
         x = alpha * x + sigma * _noise_in(denoiser, alpha * x, rising[0], label)
-    return sampler(denoiser, x, rising, label, _refused)
+    return sampler(denoiser, x, rising, label, noiseless)
 
 
 def _noise_in(denoiser: Denoiser, x: Tensor, t: Tensor, label: Tensor | None) -> Tensor:
     return denoiser.eps(x, t, label).detach()
 
 
-def _refused(like: Tensor) -> Tensor:
+def noiseless(like: Tensor) -> Tensor:
+    """No noise at all: UsageError."""
     raise UsageError(
-        "this sampler draws noise, and an image has no one encoding under it; "
+        "this sampler draws noise, and only one that draws none can be encoded with or tuned; "
         "take sampler=ddim, heun, dpmpp_2m or another without noise"
     )

@@ -1,0 +1,152 @@
+"""Optimised times: where a sampler should stop, for one model and a budget of steps.
+
+A fine solution gives the state and the estimate of x0 at each candidate time. Along it the error
+of any single step is known without the network, and the path of least total error is found by
+dynamic programming (as Watson et al. 2021, with local errors for costs). A search with the network
+follows, since the errors of one step also bend the later ones.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from diffgen.model import Denoiser
+from diffgen.sampler.base import Sampler, log_snrs
+from diffgen.sampler.encode import noiseless
+from diffgen.sampler.unipc import UniPC
+from diffgen.schedule import Schedule
+
+SHARES = (0.5, 0.25, 0.25, 0.12, 0.12, 0.06)
+
+
+@dataclass(frozen=True)
+class Path:
+    """A fine solution at candidate `times` (n + 1,), the last 0."""
+
+    times: Tensor
+    states: list[Tensor]  # n + 1 times (B, C, H, W), the last one the images
+    estimates: list[Tensor]  # of x0, at the n times above 0
+
+
+class Recorded(Denoiser):
+    """The estimates along a path, whatever the state."""
+
+    def __init__(self, schedule: Schedule, path: Path) -> None:
+        super().__init__()
+        self.schedule = schedule
+        self.table = dict(zip(path.times.tolist(), path.estimates, strict=False))
+
+    def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        return self.table[float(t)]
+
+
+def tune(
+    sampler: Sampler,
+    denoiser: Denoiser,
+    x: Tensor,
+    candidates: Tensor,
+    steps: int,
+    label: Tensor | None = None,
+    others: Sequence[Tensor] = (),
+    shares: Sequence[float] = SHARES,
+) -> Tensor:
+    """Times (steps + 1,) from candidates[0] to 0 at which the sampler errs least on states x.
+
+    `candidates` fall to 0 (some 30, even in log-SNR, do); x (B, C, H, W) are starts at the first
+    of them, drawn as for sampling; `others`, each (steps + 1,), are times that the answer shall
+    not be worse than. The search moves each time by `shares` of its distance to its neighbours.
+    UsageError where the sampler draws noise.
+    """
+    with torch.no_grad():
+        path = solved(denoiser, x, candidates, label)
+        planned = candidates[shortest(local_errors(sampler, denoiser.schedule, path), steps)]
+
+        def error(times: Tensor) -> float:
+            found = sampler(denoiser, x, times, label, noiseless)
+            return float((found - path.states[-1]).square().mean())
+
+        best = min((planned, *others), key=error)
+        return refined(denoiser.schedule, best, error, shares)
+
+
+def solved(denoiser: Denoiser, x: Tensor, times: Tensor, label: Tensor | None) -> Path:
+    """The path of x by UniPC, four steps to each interval of times."""
+    schedule, states = denoiser.schedule, [x]
+    log_snr = log_snrs(schedule, times[:-1])
+    parts = torch.arange(4, dtype=torch.float64) / 4
+    fine = (log_snr[:-1, None] + log_snr.diff()[:, None] * parts).flatten()
+    fine = torch.cat([schedule.time(fine), times[-2:-1]])
+    fine[::4] = times[:-1]
+    for k, state in enumerate(UniPC().trajectory(denoiser, x, fine, label, noiseless), 1):
+        if k % 4 == 0:
+            states.append(state)
+    estimates = [denoiser(state, t, label) for state, t in zip(states, times, strict=False)]
+    return Path(times, [*states, estimates[-1]], estimates)
+
+
+def local_errors(sampler: Sampler, schedule: Schedule, path: Path) -> Tensor:
+    """Error (n + 1, n + 1, n + 1) of the step from i to j after one from k to i.
+
+    At [0, 0, j] stands the first step; what is no path is infinite. The root mean square is scaled
+    by what a Gaussian with the images' variance would let survive to the end.
+    """
+    count = len(path.times)
+    sigma, alpha = schedule.sigma(path.times), schedule.alpha(path.times)
+    spread = path.states[-1].double().var().cpu()
+    survives = (spread / (alpha**2 * spread + sigma**2)).sqrt()
+    errors = torch.full((count,) * 3, torch.inf, dtype=torch.float64)
+    recorded = Recorded(schedule, path)
+    for k, i, j in windows(count):
+        stops = path.times[[i, j]] if i == 0 else path.times[[k, i, j]]
+        found = sampler.trajectory(recorded, path.states[k], stops, None, noiseless)
+        found = [path.states[k], *found]
+        # With x0 given, every solver carries an error of x on in proportion to sigma.
+        slip = sigma[j] / sigma[i] * (found[-2] - path.states[i])
+        errors[k, i, j] = survives[j] * (found[-1] - path.states[j] - slip).square().mean().sqrt()
+    return errors
+
+
+def windows(count: int) -> list[tuple[int, int, int]]:
+    """k < i < j below count, and (0, 0, j)."""
+    return [
+        (k, i, j)
+        for i in range(count - 1)
+        for k in (range(i) if i else [0])
+        for j in range(i + 1, count)
+    ]
+
+
+def shortest(errors: Tensor, steps: int) -> list[int]:
+    """Indices (steps + 1) from the first to the last along which errors sum to the least."""
+    best, before = errors[0, 0].expand_as(errors[0]).clone(), []
+    best[1:] = torch.inf
+    for _ in range(steps - 1):
+        best, came = (best[:, :, None] + errors).min(0)
+        before.append(came)
+    path = [len(best) - 1, int(best[:, -1].argmin())]
+    for came in reversed(before):
+        path.append(int(came[path[-1], path[-2]]))
+    return path[::-1]
+
+
+def refined(
+    schedule: Schedule,
+    times: Tensor,
+    error: Callable[[Tensor], float],
+    shares: Sequence[float],
+) -> Tensor:
+    """Times (n,) nearby of no greater error; the first and the last stay."""
+    least, lowest = error(times), times.new_tensor([schedule.t_min])
+    for share, k in product(shares, range(1, len(times) - 1)):
+        log_snr = log_snrs(schedule, torch.cat([times[:-1], lowest]))
+        for neighbour in (k + 1, k - 1):
+            moved = times.clone()
+            there = log_snr[k] + share * (log_snr[neighbour] - log_snr[k])
+            moved[k] = schedule.time(there).clamp(min=schedule.t_min)
+            if (moved.diff() < 0).all() and (found := error(moved)) < least:
+                times, least = moved, found
+                break
+    return times

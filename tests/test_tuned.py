@@ -1,0 +1,115 @@
+"""Optimised times: the shortest path, its costs, and that they beat every fixed spacing."""
+
+from itertools import pairwise, permutations
+
+import pytest
+import torch
+from analytic import SCHEDULES, Gaussian, scalar, two_peaks
+
+from diffgen import spacing
+from diffgen.errors import UsageError
+from diffgen.sampler.base import first_order
+from diffgen.sampler.ddim import DDIM
+from diffgen.sampler.ddpm import DDPM
+from diffgen.sampler.dpmpp_2m import DPMpp2M
+from diffgen.sampler.encode import noiseless
+from diffgen.sampler.tuned import Path, local_errors, shortest, solved, tune, windows
+from diffgen.schedule import Schedule
+from diffgen.schedule.linear import Linear
+
+
+def starts(schedule: Schedule, count: int, seed: int) -> torch.Tensor:
+    noise = torch.randn(count, 1, 1, 1, generator=torch.Generator().manual_seed(seed))
+    return schedule.sigma(scalar(1)) * noise.double()
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5])
+def test_shortest_path_against_all_paths(steps):
+    """Six times, costs that depend on the step before."""
+    costs = torch.full((6, 6, 6), torch.inf, dtype=torch.float64)
+    for window in windows(6):
+        costs[window] = torch.rand((), generator=torch.Generator().manual_seed(sum(window) * 7))
+
+    def total(path: tuple[int, ...]) -> float:
+        moves = zip([0, *path[:-2]], pairwise(path), strict=True)
+        return sum(float(costs[k, i, j]) for k, (i, j) in moves)
+
+    inner = [p for p in permutations(range(1, 5), steps - 1) if list(p) == sorted(p)]
+    expected = min(((0, *p, 5) for p in inner), key=total)
+    assert total(tuple(shortest(costs, steps))) == total(expected)
+
+
+def test_local_errors_of_the_first_order():
+    """DDIM's step from the fine solution, whatever came before, in the norm that survives."""
+    schedule = Linear()
+    denoiser, x = Gaussian(schedule, 0.25), starts(schedule, 20, 0)
+    path = solved(denoiser, x, spacing.times(schedule, "log_snr", 6), None)
+    errors = local_errors(DDIM(), schedule, path)
+    t, s = path.times[2], path.times[4]
+    step = first_order(schedule, path.states[2], path.estimates[2], t, s) - path.states[4]
+    alpha, sigma, spread = schedule.alpha(s), schedule.sigma(s), path.states[-1].var()
+    expected = step.square().mean().sqrt() * (spread / (alpha**2 * spread + sigma**2)).sqrt()
+    for k in (0, 1):
+        assert errors[k, 2, 4].item() == pytest.approx(expected.item())
+
+
+def test_second_order_errs_less_where_history_helps():
+    schedule = Linear()
+    path = solved(
+        two_peaks(schedule), starts(schedule, 50, 0), spacing.times(schedule, "log_snr", 30), None
+    )
+    part = Path(path.times[:16], path.states[:16], path.estimates[:15])
+    first, second = (local_errors(f, schedule, part)[12, 13, 14] for f in (DDIM(), DPMpp2M()))
+    assert second < first / 4
+
+
+CASES = [("linear", DDIM(), 5), ("linear", DPMpp2M(), 8), ("ve", DDIM(), 8), ("ve", DPMpp2M(), 5)]
+
+
+@pytest.mark.parametrize(("name", "sampler", "steps"), CASES, ids=str)
+def test_tuned_times_beat_every_fixed_spacing(name, sampler, steps):
+    """On starts that they were not tuned on."""
+    schedule = SCHEDULES[name]
+    denoiser = two_peaks(schedule)
+    fixed = [spacing.times(schedule, kind, steps) for kind in spacing.SPACINGS]
+    candidates = spacing.times(schedule, "log_snr", 20)
+    tuned = tune(sampler, denoiser, starts(schedule, 64, 0), candidates, steps, others=fixed)
+    x = starts(schedule, 300, 1)
+    truth = solved(denoiser, x, spacing.times(schedule, "log_snr", 30), None).states[-1]
+
+    def error(times: torch.Tensor) -> float:
+        return float((sampler(denoiser, x, times, None, noiseless) - truth).square().mean() ** 0.5)
+
+    assert tuned.shape == (steps + 1,)
+    assert (tuned[0], tuned[-1]) == (1, 0)
+    assert (tuned.diff() < 0).all()
+    assert error(tuned) < 0.9 * min(map(error, fixed))
+
+
+def test_the_plan_alone_is_good():
+    """Before any search with the network."""
+    schedule = Linear()
+    denoiser, x = two_peaks(schedule), starts(schedule, 64, 0)
+    candidates = spacing.times(schedule, "log_snr", 20)
+    truth = solved(denoiser, x, candidates, None).states[-1]
+    planned = tune(DDIM(), denoiser, x, candidates, 5, shares=())
+    others = [spacing.times(schedule, kind, 5) for kind in spacing.SPACINGS]
+    errors = [
+        float((DDIM()(denoiser, x, times, None, noiseless) - truth).square().mean())
+        for times in (planned, *others)
+    ]
+    assert errors[0] < 0.7 * min(errors[1:])
+
+
+def test_one_step_leaves_no_choice():
+    schedule = Linear()
+    candidates = spacing.times(schedule, "log_snr", 6)
+    times = tune(DDIM(), two_peaks(schedule), starts(schedule, 9, 0), candidates, 1)
+    assert times.tolist() == [1, 0]
+
+
+def test_random_samplers_are_refused():
+    schedule = Linear()
+    candidates = spacing.times(schedule, "log_snr", 6)
+    with pytest.raises(UsageError, match="sampler=ddim"):
+        tune(DDPM(), two_peaks(schedule), starts(schedule, 9, 0), candidates, 3)
