@@ -11,8 +11,8 @@ demo: $(STAMP)  ## train on the embedded digits, then sweep samplers x steps x w
 	$(BIN)/diffgen train
 	$(BIN)/diffgen sample -m sampler=ddpm,ddim,heun steps=5,20 guidance.weight=0,1,3 num_samples=359
 
-test: $(STAMP)  ## the whole test suite
-	$(BIN)/python -m pytest
+test: $(STAMP)  ## the whole test suite, a process for each of two cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(STAMP)  ## formatting, linting, types
 	$(BIN)/ruff format --check .
