@@ -1,4 +1,4 @@
-"""What a finished run or sweep shows: its table, printed and written, and where the pictures are."""
+"""What a finished run or sweep shows: its table, and where the pictures are."""
 
 import json
 from collections.abc import Sequence

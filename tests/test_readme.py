@@ -48,5 +48,5 @@ def test_choices_that_are_listed_are_there():
     folder = Path(__file__).parents[1] / "configs"
     for group, listed in re.findall(r"^\| `(\w+)=` \| (.*) \|$", README, re.MULTILINE):
         there = {path.stem for path in (folder / group).glob("*.yaml")}
-        named = {name for name in re.findall(r"`([a-z_0-9]+)`", listed)}
+        named = set(re.findall(r"`([a-z_0-9]+)`", listed))
         assert named == there, group

@@ -40,7 +40,9 @@ class Preconditioned(Denoiser):
     The arithmetic around the network is float32 even under autocast.
     """
 
-    def __init__(self, network: nn.Module, schedule: Schedule, scaling: Scaling, told: Told):
+    def __init__(
+        self, network: nn.Module, schedule: Schedule, scaling: Scaling, told: Told
+    ) -> None:
         super().__init__()
         self.network, self.schedule, self.scaling, self.told = network, schedule, scaling, told
 
@@ -67,7 +69,7 @@ class Clipped(Denoiser):
     DDPM clips before it forms the mean (Ho et al. 2020's code); eps follows from the clipped x0.
     """
 
-    def __init__(self, denoiser: Denoiser, low: float, high: float):
+    def __init__(self, denoiser: Denoiser, low: float, high: float) -> None:
         super().__init__()
         self.denoiser, self.schedule = denoiser, denoiser.schedule
         self.low, self.high = low, high
@@ -83,16 +85,18 @@ class Thresholded(Denoiser):
     is clipped there and scaled back into the range.
     """
 
-    def __init__(self, denoiser: Denoiser, low: float, high: float, quantile: float = 0.995):
+    def __init__(
+        self, denoiser: Denoiser, low: float, high: float, quantile: float = 0.995
+    ) -> None:
         super().__init__()
         self.denoiser, self.schedule = denoiser, denoiser.schedule
-        self.middle, self.half, self.quantile = (low + high) / 2, (high - low) / 2, quantile
+        self.middle, self.radius, self.quantile = (low + high) / 2, (high - low) / 2, quantile
 
     def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         x0 = self.denoiser(x_t, t, label) - self.middle
-        reach = torch.quantile(x0.flatten(1).abs(), self.quantile, dim=1).clamp(min=self.half)
+        reach = torch.quantile(x0.flatten(1).abs(), self.quantile, dim=1).clamp(min=self.radius)
         reach = reach.reshape(-1, *(1,) * (x0.ndim - 1))
-        return self.middle + x0.clamp(-reach, reach) * (self.half / reach)
+        return self.middle + x0.clamp(-reach, reach) * (self.radius / reach)
 
 
 def match(value: Tensor, like: Tensor) -> Tensor:
