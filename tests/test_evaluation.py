@@ -567,6 +567,16 @@ def test_what_differs_between_samples_gets_a_column(tmp_path):
     assert "| ddim | average | eta=1.0 |" in text
 
 
+def test_floors_scored_at_different_times_are_one_row(tmp_path):
+    floors = [real(accuracy=0.99, recall=None), real(recall=0.75, accuracy=None)]
+    write(tmp_path / "a", [row(), *floors])
+    write(tmp_path / "b", [*floors[::-1], row()])
+    lines = read(tmp_path / "a" / "table.csv")
+    assert lines == read(tmp_path / "b" / "table.csv")
+    told = [(line["sampler"], line["accuracy"], line["recall"]) for line in lines]
+    assert told == [(FLOOR, "0.99", "0.75"), ("ddim", "0.9", "")]
+
+
 def test_only_inceptions_distance_is_called_fid(tmp_path):
     write(tmp_path, [row(features="inception"), real(features="inception")])
     assert "| FID |" in (tmp_path / "table.md").read_text()

@@ -3,6 +3,8 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from operator import or_
 from typing import Any
 
 from diffgen.errors import UsageError
@@ -61,7 +63,13 @@ def _block(n: int, rows: Sequence[Mapping[str, Any]]) -> Block:
     mine = [dict(row) for row in rows if row["n"] == n]
     floors = [row for row in mine if row["sampler"] == FLOOR]
     others = [row for row in mine if row["sampler"] != FLOOR]
-    return Block(n, floors[0] if floors else None, sorted(others, key=_place))
+    return Block(n, _merged(floors), sorted(others, key=_place))
+
+
+def _merged(floors: Sequence[Row]) -> Row | None:
+    """One floor of those scored at different times, perhaps by different metrics."""
+    known = [{key: value for key, value in row.items() if value is not None} for row in floors]
+    return reduce(or_, sorted(known, key=text)) if known else None
 
 
 def _refuse_mixture(rows: Sequence[Mapping[str, Any]]) -> None:
