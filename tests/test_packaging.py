@@ -65,7 +65,7 @@ def test_nothing_but_the_package_is_installed(site):
     }
 
 
-SPELT = {"PIL": "pillow", "sklearn": "scikit-learn", "hydra": "hydra-core"}
+SPELT = {"PIL": "pillow", "sklearn": "scikit-learn", "hydra": "hydra-core", "yaml": "pyyaml"}
 
 
 def test_every_import_is_a_dependency():
