@@ -159,10 +159,10 @@ LADDERS = {"ve": LADDER, "vp": Linear(), "cosine": SCHEDULES["cosine"]}
 
 
 @pytest.mark.parametrize("schedule", LADDERS.values(), ids=LADDERS)
-@pytest.mark.parametrize("steps", [10, 40])
-def test_langevin_recursion(schedule, steps):
-    """Step sizes scale with variances; sigma_L is the lowest trained level in 10 steps too."""
-    moments = times(schedule, "linspace", steps)
+@pytest.mark.parametrize(("steps", "spacing"), [(40, "linspace"), (10, "trailing")])
+def test_langevin_recursion(schedule, steps, spacing):
+    """Step sizes scale with variances; sigma_L is the lowest trained level, visited or not."""
+    moments = times(schedule, spacing, steps)
     lowest = float(schedule.sigma(scalar(schedule.t_min))) ** 2
     found = law(
         Langevin(epsilon=0.3 * lowest, inner=4),

@@ -275,6 +275,15 @@ def test_one_level_tells_no_ratio():
         Langevin()(two_peaks(Linear()), image(PARTS), times(Linear(), "linspace", 1), None, silent)
 
 
+def test_adaptive_steps_are_each_images_own():
+    """Where the tolerance and not the longest step decides."""
+    denoiser, moments = two_peaks(Linear()), times(Linear(), "ends", None)
+    x, sampler = image(denoiser.quantile(PARTS[::12], moments[0])), RK45(tolerance=1e-8)
+    together = sampler(denoiser, x, moments, None, silent)
+    alone = sampler(denoiser, x[2:3], moments, None, silent)
+    torch.testing.assert_close(alone, together[2:3], atol=1e-12, rtol=0)
+
+
 def test_adaptive_steps_notice_a_broken_network():
     denoiser = two_peaks(Linear())
     denoiser.register_forward_hook(lambda module, inputs, x0: x0 * math.nan)
