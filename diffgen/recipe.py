@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffgen.build import build, typed
 from diffgen.errors import UsageError
@@ -85,9 +85,22 @@ def denoiser_of(
     """The denoiser of a recipe for images of `shape` (C, H, W), its weights untrained."""
     settings = typed(ModelSettings, "model", recipe["model"])
     schedule = build("schedule", recipe["schedule"], trust)
+    network = network_of(recipe, settings, schedule, shape, num_classes, trust)
+    return Preconditioned(network, schedule, scaling_of(settings), TOLD[settings.told])
+
+
+def network_of(
+    recipe: Mapping[str, Any],
+    settings: ModelSettings,
+    schedule: Schedule,
+    shape: Shape,
+    num_classes: int,
+    trust: Collection[str] = (),
+) -> nn.Module:
+    """The raw network of a recipe, untrained."""
     if settings.told == "index" and schedule.levels is None:
         raise UsageError("model.told=index needs a schedule of levels, such as geometric")
-    network = build(
+    return build(
         "network",
         recipe["network"],
         trust,
@@ -97,7 +110,6 @@ def denoiser_of(
         told=settings.told != "nothing",
         levels=schedule.levels,
     )
-    return Preconditioned(network, schedule, scaling_of(settings), TOLD[settings.told])
 
 
 def scaling_of(settings: ModelSettings) -> Scaling:

@@ -39,12 +39,13 @@ def resolved(config: Config, images: Images | None = None) -> Config:
 
     The training set is read, if it is not given, and its width is measured once for all runs.
     """
-    keys = waiting(config)
-    if not keys:
+    if not waiting(config):
         return config
-    images = images or build("dataset", config["dataset"]).split("train")
+    if images is None:
+        return resolved(config, build("dataset", config["dataset"]).split("train"))
     scale = range_of(config["model"].get("range", "symmetric"), images).scale
     schedule, model = dict(config["schedule"]), dict(config["model"])
+    keys = waiting(config)
     if "model.sigma_data" in keys:
         model["sigma_data"] = rounded(range_of("standardised", images).scale / scale)
     if "schedule.sigma_max" in keys:

@@ -49,6 +49,12 @@ COMMANDS = {
             preflight="diffgen.preflight:train",
         ),
         Command(
+            "explain",
+            "tell what a training would be: levels, steps, parameters, doubts, costs",
+            "diffgen.explain.task:explain",
+            preflight="diffgen.preflight:train",
+        ),
+        Command(
             "sample",
             "sample from a checkpoint and measure the images; -m sweeps into a table",
             "diffgen.sample:sample",

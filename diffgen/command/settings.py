@@ -49,6 +49,11 @@ class Train(Common):
     preview: Room
 
 
+class Explain(Train):
+    cost: bool
+    num_samples: Count
+
+
 class Guidance(BaseModel):
     model_config = ConfigDict(extra="allow", strict=True)
 
@@ -78,7 +83,7 @@ class Sample(Common):
     deterministic: bool
 
 
-SETTINGS: dict[str, type[Settings]] = {"train": Train, "sample": Sample}
+SETTINGS: dict[str, type[Settings]] = {"train": Train, "explain": Explain, "sample": Sample}
 
 
 def check(command: str, config: DictConfig) -> dict[str, Any]:

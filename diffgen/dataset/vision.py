@@ -1,6 +1,8 @@
 """The sets that torchvision reads: downloaded once where missing, then held in memory as uint8."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,6 +15,18 @@ from diffgen.errors import UsageError
 
 T = TypeVar("T")
 
+_MAY_DOWNLOAD = ContextVar("may_download", default=True)
+
+
+@contextmanager
+def offline() -> Iterator[None]:
+    """Within it only files at hand are read; what is missing is a UsageError at once."""
+    before = _MAY_DOWNLOAD.set(False)
+    try:
+        yield
+    finally:
+        _MAY_DOWNLOAD.reset(before)
+
 
 def fetch(name: str, make: Callable[..., T], root: str, files: str) -> T:
     """`make(folder, download=...)` from the files at hand or, where that fails, by download.
@@ -23,8 +37,9 @@ def fetch(name: str, make: Callable[..., T], root: str, files: str) -> T:
     folder = Path(root).expanduser()
     try:
         return make(folder, download=False)
-    except Exception:  # torchvision has no error of its own for a set that is not there
-        pass
+    except Exception as error:  # torchvision has none of its own for a set that is not there
+        if not _MAY_DOWNLOAD.get():
+            raise absent(name, folder, files, error) from error
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / f".{name}.lock"):

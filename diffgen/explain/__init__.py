@@ -1,0 +1,1 @@
+"""What a training configuration comes to, told without training: numbers, doubts, costs."""

@@ -1,0 +1,95 @@
+"""All that is told of a configuration, gathered."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from diffgen.build import build, typed
+from diffgen.errors import UsageError
+from diffgen.explain.cost import Cost
+from diffgen.explain.data import Data
+from diffgen.explain.doubts import doubts
+from diffgen.explain.ladder import Ladder, ladder_of
+from diffgen.explain.way import Way, way_of
+from diffgen.measure import Distance
+from diffgen.pixels import RANGES, Range
+from diffgen.recipe import ModelSettings, network_of
+from diffgen.resolve import measured, range_of
+from diffgen.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A resolved configuration and what follows from it.
+
+    `grey` is one grey level of 256 in the model's range; `distance` is technique 1's for the data,
+    None where it was not measured; `recipe` the file that was applied, None without.
+    """
+
+    config: dict[str, Any]
+    recipe: str | None
+    data: Data
+    parameters: int
+    ladder: Ladder
+    way: Way
+    grey: float
+    distance: Distance | None
+    scale: float
+    doubts: list[str]
+    cost: Cost | None = None
+
+    @property
+    def apart(self) -> float | None:
+        """The largest distance between two images in the model's range, None if unknown."""
+        return None if self.distance is None else self.distance.value / self.scale
+
+
+def explained(config: dict[str, Any], data: Data, recipe: str | None) -> Explanation:
+    """What a configuration without waiting settings comes to."""
+    model = typed(ModelSettings, "model", config["model"])
+    schedule = _schedule(config["schedule"])
+    ladder = ladder_of(schedule, data.dimension)
+    of = _range(model, data)
+    distance = measured(data.images, config["cache"]) if data.images else None
+    grey, apart = 1 / 255 / of.scale, distance.value / of.scale if distance else None
+    return Explanation(
+        config=config,
+        recipe=recipe,
+        data=data,
+        parameters=parameters(config, model, schedule, data),
+        ladder=ladder,
+        way=way_of(config["sampler"], model, schedule),
+        grey=grey,
+        distance=distance,
+        scale=of.scale,
+        doubts=doubts(schedule, ladder, data.dimension, grey, apart),
+    )
+
+
+def parameters(
+    config: Mapping[str, Any], model: ModelSettings, schedule: Schedule, data: Data
+) -> int:
+    """How many numbers the network learns, counted without making them."""
+    with torch.device("meta"):
+        network: nn.Module = network_of(config, model, schedule, data.shape, data.num_classes)
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _schedule(settings: Mapping[str, Any]) -> Schedule:
+    try:
+        return build("schedule", settings)
+    except UsageError as error:
+        if settings.get("rescale", True):
+            raise
+        raise UsageError(
+            f"{error}; schedule.rescale=true multiplies them by 1000/{settings['levels']}"
+        ) from error
+
+
+def _range(model: ModelSettings, data: Data) -> Range:
+    if data.images is not None:
+        return range_of(model.range, data.images)
+    return RANGES[model.range]

@@ -1,0 +1,68 @@
+"""The picture of an explanation: the schedule, its levels, and the way of the sampler."""
+
+from pathlib import Path
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from diffgen.explain.ladder import Ladder
+from diffgen.explain.way import Moves, Way
+from diffgen.sampler.technique4 import variance_ratio
+from diffgen.training.saving import write_atomically
+
+BLUE, RED, GREY = "#0072B2", "#D55E00", "0.45"
+
+
+def draw(path: Path, ladder: Ladder, way: Way, grey: float, distance: float | None) -> None:
+    """Write the picture as a PNG; `grey` and `distance` as in diffgen.explain.doubts."""
+    figure = Figure(figsize=(13.5, 3.9), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, middle, right = figure.subplots(1, 3)
+    _scales(left, ladder)
+    _noise(middle, ladder, grey, distance)
+    if way.moves and ladder.levels:
+        _moves(right, way.moves, ladder)
+    else:
+        _times(right, way)
+    for axes in (left, middle, right):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="0.92", lw=0.6)
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=140))
+
+
+def _scales(axes: Axes, ladder: Ladder) -> None:
+    axes.plot(ladder.t, ladder.alpha, color=BLUE, label="alpha, of the image")
+    axes.plot(ladder.t, ladder.sigma, color=RED, label="sigma, of the noise")
+    axes.set(title="the schedule", xlabel="t", ylabel="scale")
+    axes.set_yscale("log" if ladder.exploding else "linear")
+    axes.legend(frameon=False)
+
+
+def _noise(axes: Axes, ladder: Ladder, grey: float, distance: float | None) -> None:
+    style = "." if ladder.levels and ladder.levels <= 120 else "-"
+    axes.plot(ladder.t, ladder.u, style, color=BLUE, ms=4)
+    axes.axhline(grey, color=GREY, ls=":", lw=1, label="one grey level of 256")
+    if distance is not None:
+        axes.axhline(distance, color=RED, ls="--", lw=1, label="the images farthest apart")
+    axes.set(title="noise over signal", xlabel="t", ylabel="sigma / alpha", yscale="log")
+    axes.legend(frameon=False, loc="center right")
+
+
+def _moves(axes: Axes, moves: Moves, ladder: Ladder) -> None:
+    """Technique 4: what a level leaves of its own variance, against the step size."""
+    lowest = ladder.sigma[0] ** 2
+    rates = torch.logspace(-4, 0, 400, dtype=torch.float64)
+    for inner, colour in ((moves.inner, BLUE), (10 * moves.inner, GREY)):
+        left = variance_ratio(rates, moves.ratio, inner)
+        axes.plot(rates * lowest, left, color=colour, label=f"{inner} moves a level")
+    axes.plot(moves.epsilon, moves.left, "o", color=RED, label=f"epsilon = {moves.epsilon:.3g}")
+    axes.set(title="technique 4", xlabel="epsilon", ylabel="variance left / sigma^2")
+    axes.set(xscale="log", ylim=(0.98, max(1.5, 1.1 * moves.left)))
+    axes.legend(frameon=False)
+
+
+def _times(axes: Axes, way: Way) -> None:
+    axes.plot(range(len(way.times)), way.times, ".-", color=BLUE, ms=4, lw=0.8)
+    axes.set(title=f"{way.name}: {way.steps} steps", xlabel="step", ylabel="t")

@@ -1,0 +1,84 @@
+"""What the model's own sampler will do: its times, its cost, its step size."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from diffgen.build import build
+from diffgen.model.denoiser import Preconditioned
+from diffgen.model.evaluations import RowCount
+from diffgen.recipe import ModelSettings, scaling_of, times_of
+from diffgen.sampler import Sampler, SeededNoise
+from diffgen.sampler.langevin import Langevin, gamma
+from diffgen.sampler.technique4 import best_rate, variance_ratio
+from diffgen.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Moves:
+    """Annealed Langevin dynamics at every level: `inner` moves of epsilon (sigma / sigma_L)^2.
+
+    `left` is the variance after a level over sigma^2 (technique 4), for noise from the level
+    above, `ratio` times as great; `best` the epsilon that brings it nearest to 1 and `least` what
+    it is then. All in the convention of the papers' code.
+    """
+
+    ratio: float
+    inner: int
+    epsilon: float
+    left: float
+    best: float
+    least: float
+
+
+@dataclass(frozen=True)
+class Way:
+    """The sampler `name` on `times` (steps + 1,); `nfe` per image, None where it adapts."""
+
+    name: str
+    settings: dict[str, Any]
+    times: list[float]
+    nfe: int | None
+    moves: Moves | None
+
+    @property
+    def steps(self) -> int:
+        return len(self.times) - 1
+
+
+def way_of(settings: Mapping[str, Any], model: ModelSettings, schedule: Schedule) -> Way:
+    """How the sampler with these settings (`steps` among them) goes on this model."""
+    options = dict(settings)
+    steps = options.pop("steps")
+    sampler = build("sampler", options)
+    times = times_of(model, schedule, sampler.spacing, steps)
+    ladder = isinstance(sampler, Langevin) and len(times) > 2
+    moves = _moves(sampler, schedule, times) if ladder else None
+    nfe = None if sampler.spacing == "ends" else evaluations(sampler, model, schedule, times)
+    return Way(options.pop("name"), options, times.tolist(), nfe, moves)
+
+
+def evaluations(sampler: Sampler, model: ModelSettings, schedule: Schedule, times: Tensor) -> int:
+    """Network evaluations per image, counted on a network that costs nothing."""
+    denoiser = Preconditioned(_Still(), schedule, scaling_of(model), lambda schedule, t: None)
+    count, x = RowCount(denoiser.network), torch.zeros(1, 1, 1, 1)
+    sampler(denoiser, x, times, None, SeededNoise(0, range(1)))
+    return count.rows
+
+
+def _moves(sampler: Langevin, schedule: Schedule, times: Tensor) -> Moves:
+    rate, ratio = sampler.rate(schedule, times), gamma(schedule, times)
+    lowest = float(schedule.sigma(times.new_tensor(schedule.t_min))) ** 2
+    best = best_rate(ratio, sampler.inner)
+    left = [float(variance_ratio(torch.tensor(r), ratio, sampler.inner)) for r in (rate, best)]
+    return Moves(ratio, sampler.inner, rate * lowest, left[0], best * lowest, left[1])
+
+
+class _Still(nn.Module):
+    """A network that says 0 to everything."""
+
+    def forward(self, x: Tensor, told: Tensor | None, label: Tensor | None) -> Tensor:
+        return torch.zeros_like(x)
