@@ -3,7 +3,9 @@
 import pytest
 import torch
 from diffusers.models.unets.unet_2d import UNet2DModel
+from waves import wave, waves
 
+from diffgen.interop.ddim import ddim_names
 from diffgen.interop.diffusers import from_diffusers, to_diffusers
 from diffgen.model.unet import UNet
 
@@ -79,3 +81,15 @@ def test_diffusers_weights_come_back_unchanged() -> None:
     back = to_diffusers(network.state_dict())
     assert back.keys() == other.state_dict().keys()
     assert all(torch.equal(back[key], value) for key, value in other.state_dict().items())
+
+
+@torch.no_grad()
+def test_unet_equals_the_code_of_ddim() -> None:
+    """Numbers that github.com/ermongroup/ddim gives for these weights, images and levels."""
+    network = UNet(channels=3, size=8, multipliers=(1, 1), blocks=1, attention=(4,))
+    wave(network, ddim_names(network.state_dict()))
+    x = (waves(2 * 3 * 8 * 8).view(2, 3, 8, 8) / 2 + 0.5).float()
+    out = network(x, torch.tensor([3.0, 998.0]))
+    found = [*out[:, 0, 3, 5].tolist(), *out[:, -1, -1, 0].tolist()]
+    authors = [-0.44855312, -0.23612241, -0.06288038, -0.09508091]
+    assert found == pytest.approx(authors, abs=1e-5)

@@ -5,17 +5,17 @@ from functools import partial
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
+from waves import wave, waves
 
 from diffgen.errors import UsageError
-from diffgen.interop.mapping import adopt
 from diffgen.interop.ncsn import CONDITIONAL, UNCONDITIONAL, ncsn_names
 from diffgen.model.instance_norm import Given, InstanceNormPlus
 from diffgen.model.ncsn_refinenet import NCSNRefineNet
 from diffgen.model.refinenet import RefineNet
 
 # What github.com/ermongroup/ncsn (v1) and ncsnv2 (the others, times sigma) give, in float64, for
-# the weights and images of `waves` at labels 0 and 2 of 3: pixels (3, 5) of the first channel,
+# the weights and images of waves.py at labels 0 and 2 of 3: pixels (3, 5) of the first channel,
 # then corners (-1, 0) of the last.
 AUTHORS = {
     "v1": [0.77799016, -0.67565250, -0.16735486, 0.27253323],
@@ -31,29 +31,12 @@ NETWORKS: dict[str, tuple[Callable[..., nn.Module], tuple[str, ...], int, int]] 
 }
 
 
-def waves(count: int, phase: float = 0.0) -> Tensor:
-    return torch.cos(torch.arange(count, dtype=torch.float64) ** 1.1 + phase)
-
-
-def waved(network: nn.Module, norm: tuple[str, ...]) -> nn.Module:
-    """The network with waves for weights, in the order of the authors' sorted names."""
-    network = network.double()
-    names, state = ncsn_names(network, norm), {}
-    ours = {name: key for key, parts in names.items() for name in parts}
-    for phase, name in enumerate(sorted(ours)):
-        like = network.get_parameter(ours[name])
-        kernel = like.ndim == 4
-        scale = 1.5 * (like.numel() / like.shape[0]) ** -0.5 if kernel else 0.5
-        state[name] = scale * waves(like.numel() // len(names[ours[name]]), phase)
-    network.load_state_dict(adopt(state, names, network))
-    return network
-
-
 @pytest.mark.parametrize("name", NETWORKS)
 @torch.no_grad()
 def test_networks_equal_the_authors(name: str) -> None:
     make, norm, channels, size = NETWORKS[name]
-    network = waved(make(channels=channels, size=size, width=8), norm)
+    network = make(channels=channels, size=size, width=8).double()
+    wave(network, ncsn_names(network, norm))
     x = waves(2 * channels * size * size).view(2, channels, size, size) / 2 + 0.5
     # The authors count levels from the greatest noise, diffgen from the least.
     out = network(x, torch.tensor([2.0, 0.0]))

@@ -11,13 +11,14 @@ from diffgen.model.layers import initialised
 
 
 def sinusoid(told: Tensor, features: int) -> Tensor:
-    """(B, features) float32: sines, then cosines, of told at frequencies from 1 down to 1/10000.
+    """(B, features): sines, then cosines, of told at frequencies from 1 down to 1/10000.
 
     DDPM's convention: the exponent is divided by features / 2 - 1, so that both ends are reached.
     """
     half = features // 2
-    steps = torch.arange(half, dtype=torch.float32, device=told.device)
-    angles = told.float()[:, None] * torch.exp(-math.log(10_000) / (half - 1) * steps)
+    told = told.to(torch.promote_types(told.dtype, torch.float32))
+    steps = torch.arange(half, dtype=told.dtype, device=told.device)
+    angles = told[:, None] * torch.exp(-math.log(10_000) / (half - 1) * steps)
     return torch.cat((angles.sin(), angles.cos()), dim=1)
 
 
