@@ -3,10 +3,10 @@
 import os
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 
 from diffgen import __version__
 from diffgen.command.registry import COMMANDS, usage
+from diffgen.command.words import near
 from diffgen.errors import UsageError
 
 
@@ -40,12 +40,5 @@ def answer(words: list[str]) -> int:
 
         return complete(rest)
     else:
-        raise UsageError(unknown(first))
+        raise UsageError(f"no command {first!r}{near(first, COMMANDS, COMMANDS)}")
     return 0
-
-
-def unknown(word: str) -> str:
-    """What to say to a first word that is no command."""
-    near = get_close_matches(word, COMMANDS, 1)
-    hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(COMMANDS)}"
-    return f"no command {word!r}; {hint}"

@@ -110,11 +110,11 @@ def test_a_mistake_is_told_before_torch_is_imported():
 def test_the_module_passes_its_exit_status_on():
     done = subprocess.run([sys.executable, "-m", "diffgen", "trian"], capture_output=True)
     assert done.returncode == 2
-    assert done.stderr == b"diffgen: no command 'trian'; did you mean 'train'?\n"
+    assert done.stderr == b"diffgen: no command 'trian'; did you mean train?\n"
 
 
 MISTAKES = [
-    ("smaple", "no command 'smaple'; did you mean 'sample'?"),
+    ("smaple", "no command 'smaple'; did you mean sample?"),
     ("train trainer.max_stpes=3", "no key 'trainer.max_stpes'; did you mean trainer.max_steps?"),
     ("train max_steps=3", "no key 'max_steps'; did you mean trainer.max_steps?"),
     ("train +sede=1", "no key 'sede'; did you mean seed?"),

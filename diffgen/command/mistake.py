@@ -2,8 +2,7 @@
 
 import re
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
-from difflib import get_close_matches
+from collections.abc import Iterator
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_loader import ConfigLoader
@@ -16,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from diffgen.command.job import JobFailed
 from diffgen.command.places import config_dir, searched
+from diffgen.command.words import near
 from diffgen.errors import UsageError
 
 NO_KEY = re.compile(r"Could not (?:override|append to config|delete from config)\W+([\w./@-]+)")
@@ -50,35 +50,27 @@ def composition(message: str, command: str, args: Namespace) -> str:
     if not missing:
         return flat(message)
     key = missing[1]
-    words = known(command, args)
+    words, others = known(command, args)
+    if key in others:
+        return f"diffgen {command} takes no {key}=, which belongs to another command"
     if key in words:
         return f"no key {key!r} in some jobs of this sweep; their choices have other keys"
     return f"no key {key!r}{near(key, words)}"
 
 
-def near(word: str, words: Sequence[str], otherwise: Sequence[str] = ()) -> str:
-    """What to add about the words most like a mistaken one, by their last parts if need be."""
-    found = get_close_matches(word, words, 2, 0.75)
-    if not found:
-        last = get_close_matches(tail(word), {tail(w) for w in words}, 1, 0.6)
-        found = [w for w in words if tail(w) in last][:2]
-    if found:
-        return f"; did you mean {' or '.join(found)}?"
-    return f"; there are {', '.join(otherwise)}" if otherwise else ""
-
-
-def tail(key: str) -> str:
-    return key.rpartition(".")[2]
-
-
-def known(command: str, args: Namespace) -> list[str]:
-    """Every group and key of the config that the valid group choices of this line compose."""
+def known(command: str, args: Namespace) -> tuple[list[str], set[str]]:
+    """Every group and key of the config that the valid group choices of this line compose, and
+    the groups that only other commands have."""
     with initialize_config_dir(version_base="1.3", config_dir=config_dir()):
         loader = GlobalHydra.instance().config_loader()
         found = set(groups(loader))
-        choices = [choice(o) for o in parsed(args.overrides) if o.key_or_group in found]
-        config = compose(args.config_name or command, overrides=[*searched(args), *choices])
-    return sorted({*keys(config), *found})
+        name, search = args.config_name or command, searched(args)
+        own = set(keys(compose(name, overrides=search)))
+        wanted = {o.key_or_group for o in parsed(args.overrides)} & found
+        others = wanted - own
+        choices = [choice(o) for o in parsed(args.overrides) if o.key_or_group in wanted & own]
+        config = compose(name, overrides=[*search, *choices])
+    return sorted({*keys(config), *found} - others), others
 
 
 def parsed(overrides: list[str]) -> list[Override]:

@@ -4,13 +4,13 @@ What stands inside a room (`dataset`, `sampler`, ...) is checked where the room 
 """
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from diffgen.command.words import near
 from diffgen.errors import UsageError
 
 Room = dict[str, Any]
@@ -143,9 +143,3 @@ def keys_of(model: type[BaseModel], prefix: str = "") -> list[str]:
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
             keys += keys_of(field.annotation, f"{prefix}{name}.")
     return keys
-
-
-def near(key: str, keys: Sequence[str]) -> str:
-    """What to add about the keys most like a mistaken one; nothing where none is like it."""
-    found = get_close_matches(key, keys, 2, 0.7)
-    return f"; did you mean {' or '.join(found)}?" if found else ""
