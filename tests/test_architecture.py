@@ -121,7 +121,7 @@ def test_a_config_names_a_class_and_only_its_arguments(group, choice):
     assert set(settings) <= accepted
 
 
-TRAIN = ("dataset", "ema", "logger", "model", "network", "optimizer", "schedule", "trainer")
+TRAIN = ("averages", "dataset", "logger", "model", "network", "optimizer", "schedule", "trainer")
 SAMPLE = ("features", "guidance", "logger", "sampler", "task")
 
 

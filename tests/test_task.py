@@ -228,7 +228,7 @@ def test_moments_give_the_law_that_the_sampler_gives_the_conditional(name, sched
 
 
 @ON_BOTH
-@AMONG("name", ["heun", "dpmpp_2m", "dpmpp_3m", "unipc", "deis", "dpmpp_2m_sde"])
+@AMONG("name", ["dpmpp_2m", "dpmpp_3m", "unipc", "deis", "dpmpp_2m_sde"])
 def test_moments_give_the_conditional_law(name, schedule, monkeypatch):
     """In 50 steps: the mean to 0.03 of its deviation, the covariance to 0.02 of itself."""
     task = halved(schedule, STEPPING[name], rule="moments", steps=50)

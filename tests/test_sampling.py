@@ -1,0 +1,438 @@
+"""`diffgen sample` as a person runs it: images, cells, tables, sweeps, devices, refusals."""
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from running import ended, here, settings, there, worked
+
+from diffgen import publish
+from diffgen.cell import Cell
+from diffgen.command.places import config_dir
+from diffgen.request import Request
+from diffgen.task.generate import Generate
+
+pytestmark = pytest.mark.usefixtures("cache")
+
+CPU = torch.device("cpu")
+FEATURES = (
+    *("features=classifier", "features.steps=30", "features.width=8", "features.dim=8"),
+    "features.batch_size=64",
+)
+ONLY_IMAGES = ("metrics=[]", "steps=2")
+
+
+def sample(folder: Path, run: Path, *words: str) -> Path:
+    """The folder of what the command, run in this process, has made."""
+    done = worked(here(folder, "sample", f"checkpoint={run}", "accelerator=cpu", *words))
+    return folder / done.folder
+
+
+def request(run: Path, *words: str) -> Request:
+    return Request(settings("sample", f"checkpoint={run}", *words))
+
+
+def drawn(run: Path, batch_size: int, *words: str, count: int = 64) -> torch.Tensor:
+    """The first images, made in batches of this size without any cell."""
+    task, _ = request(run, f"num_samples={count}", *words).task(CPU)
+    return torch.cat([task(part.tolist(), CPU) for part in torch.arange(count).split(batch_size)])
+
+
+def arrays(folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    with np.load(folder / "samples.npz") as found:
+        return found["arr_0"], found["arr_1"]
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((folder / "table.csv").read_text().splitlines()))
+
+
+def cells(run: Path) -> dict[Path, int]:
+    """Every file of every cell and when it was written."""
+    return {path: path.stat().st_mtime_ns for path in run.glob("cells/*/*")}
+
+
+def test_images_come_as_sheet_and_as_arrays_that_evaluators_read(ddpm, tmp_path):
+    folder = sample(tmp_path, ddpm, *ONLY_IMAGES, "num_samples=23")
+    pixels, labels = arrays(folder)
+    assert pixels.shape == (23, 8, 8, 1)
+    assert pixels.dtype == np.uint8
+    assert pixels.min() < pixels.max()
+    assert labels.tolist() == [k % 10 for k in range(23)]
+    with Image.open(folder / "samples.png") as image:
+        assert image.size[0] > image.size[1]  # a column for each class, as deep as the rarest
+    assert not (folder / "table.csv").exists()
+
+
+def test_without_metrics_nothing_is_said_of_tables(ddpm, tmp_path):
+    words = (f"checkpoint={ddpm}", *ONLY_IMAGES, "num_samples=4", "seed=77")
+    done = worked(here(tmp_path, "sample", *words))
+    *_, picture, folder = done.out.splitlines()
+    assert picture == f"{folder}/samples.png"
+    assert done.err == ""
+
+
+SWEEP = ("sampler=ddim,heun", "steps=2,3", "guidance.weight=0,1", "num_samples=40", *FEATURES)
+
+
+@pytest.fixture(scope="module")
+def sweep(ddpm, tmp_path_factory):
+    """A sweep of eight cells, and the words it printed."""
+    folder = tmp_path_factory.mktemp("sweep")
+    done = worked(here(folder, "sample", "-m", f"checkpoint={ddpm}", *SWEEP))
+    return SimpleNamespace(folder=folder / done.folder, done=done)
+
+
+def test_a_sweep_ends_with_a_table_of_its_cells(sweep):
+    floor, *found = rows(sweep.folder)
+    assert floor["sampler"] == "real (test)"
+    ways = [(r["sampler"], int(r["steps"]), float(r["weight"])) for r in found]
+    expected = [(s, n, w) for s in ("ddim", "heun") for w in (0, 1) for n in (2, 3)]
+    assert sorted(ways) == sorted(expected)
+    evaluations = {"ddim": lambda n: n, "heun": lambda n: 2 * n - 1}
+    for sampler, steps, weight in ways:
+        row = found[ways.index((sampler, steps, weight))]
+        assert float(row["nfe"]) == evaluations[sampler](steps) * (1 + (weight != 0))
+        assert float(row["scale"]) == 1 + weight
+    assert {row["n"] for row in [floor, *found]} == {"40"}
+    assert len({row["features_hash"] for row in [floor, *found]}) == 1
+    assert 0 < float(floor["fid"]) < min(float(row["fid"]) for row in found)
+
+
+def test_every_row_tells_where_it_comes_from(sweep, ddpm):
+    for row in rows(sweep.folder)[1:]:
+        assert row["checkpoint"] == ddpm.name
+        assert row["step"] == "40"
+        assert row["ema"] == "average"
+        assert row["seed"] == "0"
+        assert row["guidance"] == "classifier_free"
+        assert row["features"] == "classifier"
+        assert json.loads(row["versions"])["torch"] == torch.__version__
+        assert "digits" in row["reference"]
+        assert row["reference_hash"]
+
+
+def test_the_table_is_printed_and_written_alike(sweep):
+    found = rows(sweep.folder)
+    text = (sweep.folder / "table.md").read_text()
+    for row in found:
+        figure = f"{float(row['fid']):.4g}"
+        assert figure in text
+        assert figure in sweep.done.out
+    assert sum(line.startswith("|") for line in text.splitlines()) == len(found) + 2
+    with Image.open(sweep.folder / "table.png") as image:
+        assert min(image.size) > 300
+    pictures = [sweep.folder / str(job) / "samples.png" for job in range(8)]
+    assert all(str(path.relative_to(path.parents[4])) in sweep.done.out for path in pictures)
+
+
+def test_figures_are_those_of_the_images_in_the_cell(sweep, ddpm, cache):
+    from diffgen.judge import judge_of
+
+    config = settings("sample", f"checkpoint={ddpm}", *FEATURES)
+    judge = judge_of(request(ddpm).checkpoint, config["features"], str(cache), None, "cpu")
+    by_figure = {row["fid"]: row for row in rows(sweep.folder)}
+    for job in (0, 7):
+        pixels, labels = arrays(sweep.folder / str(job))
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()
+        again = judge.row(images, torch.from_numpy(labels), ["fid", "accuracy"])
+        nearest = min(by_figure, key=lambda figure: abs(float(figure) - again["fid"]))
+        assert float(nearest) == pytest.approx(again["fid"], rel=1e-6)
+        assert float(by_figure[nearest]["accuracy"]) == pytest.approx(again["accuracy"])
+
+
+def test_a_repeated_sweep_computes_nothing_again(sweep, ddpm, tmp_path, monkeypatch):
+    monkeypatch.setattr(Generate, "__call__", lambda *_: 1 / 0)
+    before = cells(ddpm)
+    # neither another batch size nor another place makes another cell
+    words = (f"checkpoint={ddpm}", *SWEEP, "batch_size=7", f"runs={tmp_path}/elsewhere")
+    done = worked(here(tmp_path, "sample", "-m", *words))
+    assert cells(ddpm) == before
+    assert rows(done.folder) == rows(sweep.folder)
+
+
+def test_a_repeated_sweep_does_what_is_missing(sweep, ddpm, tmp_path):
+    before = cells(ddpm)
+    (lost,) = {p.parent for p in before if p.name == "samples.npz"} & {
+        Path(json.loads((sweep.folder / "3" / "cells.json").read_text())["cells"][0])
+    }
+    row = json.loads((lost / "result.json").read_text())
+    (lost / "samples.npz").write_bytes(b"PK torn")
+    (lost / "result.json").unlink()
+    worked(here(tmp_path, "sample", "-m", f"checkpoint={ddpm}", *SWEEP))
+    after = cells(ddpm)
+    assert {path.parent for path in after if after[path] != before[path]} == {lost}
+    again = json.loads((lost / "result.json").read_text())
+    assert again["fid"] == pytest.approx(row["fid"], rel=1e-6)
+
+
+def test_another_metric_is_measured_on_the_images_that_are_there(
+    sweep, ddpm, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(Generate, "__call__", lambda *_: 1 / 0)
+    words = ("sampler=ddim", "steps=2", "num_samples=40", "guidance.weight=0.0", *FEATURES)
+    folder = sample(tmp_path, ddpm, *words, "metrics=[fid,accuracy,saturation]")
+    _, row = rows(folder)
+    assert 0 <= float(row["saturation"]) <= 1
+
+
+@pytest.mark.parametrize(
+    ("words", "n"),
+    [(("num_samples=400",), 359), (("num_samples=30", "n=20"), 20)],
+    ids=["all held out", "asked for"],
+)
+def test_all_rows_count_one_n(words, n, ddpm, tmp_path):
+    folder = sample(tmp_path, ddpm, *words, *FEATURES, "steps=1")
+    assert [row["n"] for row in rows(folder)] == [str(n)] * 2
+
+
+def test_more_images_than_are_held_out_have_no_floor(ddpm, tmp_path):
+    folder = sample(tmp_path, ddpm, "num_samples=400", "n=400", *FEATURES, "steps=1")
+    assert [row["sampler"] for row in rows(folder)] == ["ddim"]
+    done = here(tmp_path, "sample", f"checkpoint={ddpm}", "num_samples=30", "n=40", *FEATURES)
+    assert done.status == 2
+    assert done.line() == "n=40 needs as many images: num_samples=30 is less"
+
+
+NOISY = ("sampler=ddpm", "steps=3", "guidance.weight=1")
+
+
+def test_images_do_not_depend_on_the_batch_but_for_last_bits(ddpm):
+    whole, single, odd = (drawn(ddpm, size, *NOISY) for size in (64, 1, 7))
+    for other in (single, odd):
+        difference = (whole.int() - other.int()).abs()
+        assert difference.max() <= 1
+        assert (difference > 0).double().mean() <= 1e-3
+
+
+def test_deterministic_images_have_the_same_bytes_in_any_batch(ddpm):
+    whole, single, odd = (drawn(ddpm, n, *NOISY, "deterministic=true") for n in (64, 1, 7))
+    assert torch.equal(whole, single)
+    assert torch.equal(whole, odd)
+
+
+def test_image_i_depends_on_seed_and_i_alone(ddpm):
+    few, many = (drawn(ddpm, 64, *NOISY, "deterministic=true", count=n) for n in (5, 9))
+    assert torch.equal(few, many[:5])
+    other = drawn(ddpm, 64, *NOISY, "seed=1", count=9)
+    assert not any(torch.equal(a, b) for a, b in zip(many, other, strict=True))
+    assert len(many.flatten(1).unique(dim=0)) == 9
+
+
+SAMPLERS = sorted(path.stem for path in Path(config_dir(), "sampler").glob("*.yaml"))
+FIXED = {"rk45": ("sampler.tolerance=0.5",)}  # these choose their steps
+
+
+@pytest.mark.parametrize("model", ["ddpm", "ncsnv2"])
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_runs_on_every_model(sampler, model, request_of):
+    words = (f"sampler={sampler}", *FIXED.get(sampler, ("steps=3",)), "deterministic=true")
+    task, counters = request_of(model, *words).task(CPU)
+    images = task([0, 1, 2], CPU)
+    assert images.shape == (3, 1, 8, 8)
+    assert len(images.flatten(1).unique(dim=0)) == 3
+    assert counters[0].rows >= 9
+    assert torch.equal(task([1], CPU), images[1:2])
+
+
+@pytest.fixture
+def request_of(ddpm, ncsnv2):
+    return lambda model, *words: request({"ddpm": ddpm, "ncsnv2": ncsnv2}[model], *words)
+
+
+def test_the_weights_are_chosen_by_name(ddpm):
+    default, average, quick, raw = (
+        drawn(ddpm, 4, "steps=2", *words, count=4)
+        for words in ((), ("ema=average",), ("ema=quick",), ("ema=raw",))
+    )
+    assert torch.equal(default, average)
+    assert not torch.equal(average, quick)
+    assert not torch.equal(average, raw)
+
+
+@pytest.mark.parametrize(
+    ("word", "labels"), [("labels=7", [7] * 5), ("labels=[3,5]", [3, 5, 3, 5, 3])], ids=str
+)
+def test_labels_are_asked_for_by_name(word, labels, ddpm, tmp_path):
+    folder = sample(tmp_path, ddpm, *ONLY_IMAGES, "num_samples=5", word)
+    assert arrays(folder)[1].tolist() == labels
+
+
+def test_a_model_without_labels_gives_images_without(unlabelled, tmp_path):
+    folder = sample(tmp_path, unlabelled, *ONLY_IMAGES, "num_samples=3")
+    with np.load(folder / "samples.npz") as found:
+        assert found.files == ["arr_0"]
+
+
+REFUSALS = {
+    ("sampler=ddmi",): "no sampler 'ddmi'; did you mean",
+    ("sampler.stpes=5",): "no key 'sampler.stpes'; did you mean",
+    ("+sampler.stpes=5",): "no sampler.stpes for sampler=ddim",
+    ("steps=0",): "steps=0: ",
+    ("steps=2000",): "steps=2000 is more than the 1000 levels",
+    ("guidance.weight=abc",): "guidance.weight=abc: ",
+    ("guidance.weight=nan",): "guidance.weight=nan must be a finite number",
+    ("ema=foo",): "no weights ema=foo",
+    ("spacing=foo",): "no spacing=foo",
+    ("start=foo",): "no start=foo",
+    ("clip=foo",): "clip=foo: ",
+    ("metrics=[fdi]",): "no metric fdi; did you mean fid?",
+    ("labels=12",): "no class 12: there is 0, 1",
+    ("labels=cat",): "no class cat: there is 0, 1",
+    ("sampler=rk45", "steps=5"): "steps=5: this sampler chooses its own",
+    ("model=ddpm",): "diffgen sample takes no model=",
+    ("guidance.interval=[3,1]", "guidance.weight=1"): "guidance.interval=[3,1] must be",
+    ("checkpoint=/nowhere",): "no checkpoint at /nowhere",
+    ("guidance=autoguidance", "guidance.checkpoint=/nowhere"): "no checkpoint at /nowhere",
+    ("features.stpes=3",): "no ",
+    ("features=inception", "features.weights=nowhere"): "features.weights: no file nowhere",
+}
+
+
+@pytest.mark.parametrize(("words", "answer"), REFUSALS.items(), ids=lambda v: str(v))
+def test_a_wrong_setting_gets_one_line(words, answer, ddpm, tmp_path, monkeypatch):
+    monkeypatch.setattr(Generate, "__call__", lambda *_: 1 / 0)
+    monkeypatch.setattr("diffgen.judge.cached", lambda *_: 1 / 0)  # no work before the refusal
+    before = cells(ddpm)
+    done = here(tmp_path, "sample", f"checkpoint={ddpm}", "num_samples=4", *words)
+    assert done.status == 2
+    assert done.line().startswith(answer)
+    assert cells(ddpm) == before
+
+
+UNLABELLED = {
+    "guidance.weight=2": "guidance.weight=2 needs labels and this checkpoint was trained without",
+    "labels=3": "this checkpoint was trained without labels",
+}
+
+
+@pytest.mark.parametrize(("word", "answer"), UNLABELLED.items(), ids=UNLABELLED)
+def test_labels_are_refused_where_none_were_learned(word, answer, unlabelled, tmp_path):
+    done = here(tmp_path, "sample", f"checkpoint={unlabelled}", word)
+    assert done.status == 2
+    assert done.line().startswith(answer)
+
+
+def test_langevin_that_must_diverge_is_refused(ddpm, tmp_path):
+    words = ("sampler=langevin", "sampler.epsilon=9", "steps=2", "metrics=[]", "num_samples=2")
+    done = here(tmp_path, "sample", f"checkpoint={ddpm}", *words)
+    assert done.status == 2
+    assert done.line().startswith("sampler.epsilon=9 makes Langevin dynamics diverge")
+
+
+def test_latest_needs_a_training(tmp_path):
+    done = here(tmp_path, "sample")
+    assert done.status == 2
+    assert done.line() == "no checkpoint under runs/: train one with `diffgen train` first"
+
+
+def test_inception_without_a_network_says_which_file_goes_where(ddpm, tmp_path, monkeypatch):
+    def offline(*_, **__):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", offline)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    words = ("features=inception", "num_samples=4", "steps=1")
+    done = here(tmp_path, "sample", f"checkpoint={ddpm}", *words)
+    assert done.status == 2
+    assert "weights-inception-2015-12-05-6726825d.pth" in done.line()
+    assert str(tmp_path / "torch") in done.line()
+    assert "features.weights=PATH" in done.line()
+
+
+def test_a_sweep_with_a_wrong_value_starts_no_job(ddpm, tmp_path):
+    before = cells(ddpm)
+    words = ("seed=5", "num_samples=2", "ema=average,foo", *ONLY_IMAGES)
+    done = here(tmp_path, "sample", "-m", f"checkpoint={ddpm}", *words)
+    assert done.status == 2
+    assert done.line().startswith("no weights ema=foo")
+    assert cells(ddpm) == before
+
+
+def test_autoguidance_counts_both_models(ddpm, tmp_path):
+    weak = ddpm / "checkpoints" / "last.ckpt"
+    words = ("guidance=autoguidance", f"guidance.checkpoint={weak}", "guidance.weight=1")
+    task, counters = request(ddpm, *words, "steps=2").task(CPU)
+    task([0, 1], CPU)
+    assert [counter.rows for counter in counters] == [4, 4]
+
+
+def test_a_logger_that_shows_tables_gets_table_and_pictures(ddpm, tmp_path, monkeypatch):
+    shown = {}
+    logger = SimpleNamespace(
+        log_image=lambda key, images: shown.update({key: images}),
+        log_table=lambda key, columns, data: shown.update({key: (columns, data)}),
+        experiment=SimpleNamespace(finish=lambda: shown.update(finished=True)),
+    )
+    monkeypatch.setattr(publish, "logger_of", lambda *_: logger)
+    folder = sample(tmp_path, ddpm, "num_samples=10", "steps=1", *FEATURES)
+    columns, data = shown["table"]
+    assert [row[columns.index("sampler")] for row in data] == ["real (test)", "ddim"]
+    assert [Path(path).name for path in shown["samples"]] == ["samples.png"]
+    assert shown["figure"][0].endswith("table.png")
+    assert shown["finished"]
+    assert folder.is_dir()
+
+
+def test_a_torn_cell_is_no_cell(tmp_path):
+    cell = Cell(tmp_path)
+    for name, data in {"samples.npz": b"PK\x03\x04", "result.json": b"{\xff", "x": b""}.items():
+        (tmp_path / name).write_bytes(data)
+    assert cell.images() is None
+    assert cell.row is None
+    assert not cell.done([])
+    (tmp_path / "samples.npz").write_bytes(b"")
+    assert cell.images() is None
+
+
+@pytest.fixture(scope="module")
+def processes(ddpm, sweep, tmp_path_factory):
+    """The runs that need processes of their own, all started at once."""
+    folder = tmp_path_factory.mktemp("processes")
+    names = ("devices", "joblib", "submitit")
+    runs = {name: shutil.copytree(ddpm, folder / name / ddpm.name) for name in names}
+    for run in runs.values():
+        shutil.rmtree(run / "cells")
+    two = ("steps=2", "num_samples=9", "deterministic=true", "sampler=ddpm", *FEATURES)
+    many = ("-m", *ONLY_IMAGES, "num_samples=2", "seed=0,1")
+    words = {
+        "devices": (*two, "devices=2", "accelerator=cpu"),
+        "joblib": (*many, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"),
+        "submitit": (*many, "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=9"),
+    }
+    of = {
+        name: there(folder / name, "sample", f"checkpoint={runs[name]}", *given)
+        for name, given in words.items()
+    }
+    return SimpleNamespace(folder=folder, runs=runs, of=of, two=two)
+
+
+def test_two_devices_make_the_same_images(processes, ddpm, tmp_path):
+    done = worked(ended(processes.of["devices"]))
+    folder = processes.folder / "devices" / done.folder
+    alone = sample(tmp_path, ddpm, *processes.two)
+    for mine, theirs in zip(arrays(folder), arrays(alone), strict=True):
+        assert np.array_equal(mine, theirs)
+    for mine, theirs in zip(rows(folder), rows(alone), strict=True):
+        for column in ("sampler", "nfe", "n", "fid", "accuracy", "features_hash"):
+            assert mine[column] == theirs[column]
+    assert done.out.count("samples.png") == 1
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit"])
+def test_other_launchers_make_the_same_cells(launcher, processes):
+    done = worked(ended(processes.of[launcher]))
+    folder = processes.folder / launcher / done.folder
+    pixels = [arrays(folder / str(job))[0] for job in range(2)]
+    run = processes.runs[launcher]
+    for seed, found in enumerate(pixels):
+        expected = drawn(run, 2, "steps=2", f"seed={seed}", count=2).permute(0, 2, 3, 1)
+        assert np.abs(found.astype(int) - expected.numpy().astype(int)).max() <= 1
+    assert not np.array_equal(*pixels)
+    assert len(list(run.glob("cells/*"))) == 2
