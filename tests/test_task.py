@@ -1,18 +1,15 @@
 """Editing: exact laws on Gaussians, pixels kept to the bit, and ends that are what they claim."""
 
-from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from analytic import Gaussian, Mixture, scalar
+from analytic import Gaussian, scalar
 from torch import Tensor
 
-from diffgen.errors import UsageError
 from diffgen.model import Denoiser
-from diffgen.pixels import RANGES, Range
-from diffgen.sampler import Sampler, SeededNoise
+from diffgen.pixels import Range
+from diffgen.sampler import Sampler
 from diffgen.sampler.consistent import Consistent
 from diffgen.sampler.ddim import DDIM
 from diffgen.sampler.ddpm import DDPM
@@ -33,17 +30,10 @@ from diffgen.schedule.geometric import Geometric
 from diffgen.schedule.linear import Linear
 from diffgen.spacing import times
 from diffgen.task.base import Task
-from diffgen.task.colorize import Colorize
-from diffgen.task.denoise import REVERSE, Denoise
 from diffgen.task.generate import Generate
 from diffgen.task.inpaint import Inpaint
-from diffgen.task.interpolate import Interpolate
-from diffgen.task.masks import masks
-from diffgen.task.mixed import MixedNoise, slerp
 from diffgen.task.moments import Conditioned
 from diffgen.task.pictures import Pictures
-from diffgen.task.turned import Turned, grey_first, turn
-from diffgen.task.variations import Variations
 
 CPU = torch.device("cpu")
 ODE: dict[str, Sampler] = {
