@@ -610,6 +610,9 @@ def test_the_picture_shows_distances_and_is_left_out_without_them(tmp_path):
     with Image.open(tmp_path / "with" / "table.png") as picture:
         colours = {colour for _, colour in picture.convert("RGB").getcolors(2**20) or []}
     assert {(0x00, 0x72, 0xB2), (0xD5, 0x5E, 0x00), (0, 0, 0)} <= colours
+    write(tmp_path / "higher", [*sweep()[:-1], real(fid=2.0)])
+    pictures = [(tmp_path / name / "table.png").read_bytes() for name in ("with", "higher")]
+    assert pictures[0] != pictures[1], "the floor is not drawn"
     write(tmp_path / "without", [row(fid=None), real(fid=None)])
     assert {path.name for path in (tmp_path / "without").iterdir()} == {"table.csv", "table.md"}
 
