@@ -8,6 +8,7 @@ from typing import Any
 from diffgen.cell import Cell
 from diffgen.evaluation import table
 from diffgen.evaluation.collect import collect
+from diffgen.evaluation.rows import blocks
 from diffgen.guidance_sheet import guidance_sheets
 from diffgen.training.logger import logger_of
 
@@ -18,10 +19,11 @@ def publish(folder: Path, jobs: Sequence[Path]) -> None:
     """Write the table of the jobs' cells into `folder` and print it, the folder's path last."""
     cells = list(dict.fromkeys(cell for job in jobs for cell in cells_of(job)))
     rows = {cell: row for cell in cells if (row := Cell(cell).row)}
-    scored = collect(cell for cell, row in rows.items() if "fid" in row or "accuracy" in row)
+    scored = collect(cell for cell, row in rows.items() if "n" in row)
     if scored:
         table.write(folder, scored)
         table.show(scored)
+        scored = [row for block in blocks(scored) for row in block.all]
     pictures = [*(job / "samples.png" for job in jobs), *guidance_sheets(folder, rows)]
     for path in pictures:
         print(path)

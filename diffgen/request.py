@@ -144,7 +144,7 @@ class Request:
 
     def guidance_identity(self) -> dict[str, Any]:
         """The guidance's settings, another checkpoint named by its content."""
-        settings = dict(self.config["guidance"])
+        settings = {key: as_float(value) for key, value in self.config["guidance"].items()}
         if "checkpoint" in settings:
             settings["checkpoint"] = opened(Path(settings["checkpoint"])).hash
         return settings
@@ -156,6 +156,13 @@ class Request:
         values = {field.name: getattr(self.sampler, field.name) for field in fields(self.sampler)}
         defaults = {field.name: field.default for field in fields(self.sampler)}
         return {name: value for name, value in values.items() if value != defaults[name]}
+
+
+def as_float(value: Any) -> Any:
+    """A number, or a list of them, as it counts however it was typed: 1 is 1.0."""
+    if isinstance(value, list):
+        return [as_float(each) for each in value]
+    return float(value) if isinstance(value, int) else value
 
 
 def facts(checkpoint: Checkpoint, denoiser: Denoiser) -> checks.Facts:
