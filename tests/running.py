@@ -73,7 +73,7 @@ def there(folder: Path, *words: str) -> subprocess.Popen[str]:
     )
 
 
-def ended(process: subprocess.Popen[str], seconds: float = 500) -> Done:
+def ended(process: subprocess.Popen[str], seconds: float = 1500) -> Done:
     """The end of a process, which is waited for."""
     out, err = process.communicate(timeout=seconds)
     return Done(process.returncode, out, err)

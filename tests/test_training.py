@@ -270,7 +270,7 @@ def module_of(batch_size=B, num_classes=10, label_dropout=0.1, dequantise=False,
 
 
 def test_labels_are_hidden_one_by_one_at_their_rate():
-    n, rate = 20_000, 0.1
+    n, rate = 100_000, 0.1
     label = torch.arange(n) % 10
     hidden = module_of(n, label_dropout=rate).labels({"label": label}, draws(batch_size=n))
     null = hidden == 10

@@ -98,7 +98,7 @@ class Keeper(L.Callback):
         self.handlers = {}
 
     def _save(self, trainer: L.Trainer, step: int, snapshot: bool) -> None:
-        trainer.save_checkpoint(self.last)
+        trainer.save_checkpoint(self.last, weights_only=False)  # with all that training needs
         if snapshot and trainer.is_global_zero:
             name = self.folder / f"step_{step:07d}.ckpt"
             name.unlink(missing_ok=True)
