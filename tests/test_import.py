@@ -13,7 +13,6 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from test_interop import CIFAR10, shaken
 from torch import Tensor, nn
 
-from diffgen.build import build
 from diffgen.errors import UsageError
 from diffgen.interop.convert import convert
 from diffgen.interop.ddim import ddim_names
@@ -95,13 +94,15 @@ def test_ncsn_label_0_is_the_largest_sigma(tmp_path: Path) -> None:
         "sigma_min": 0.01,
         "levels": 4,
     }
-    rebuilt = build("network", found.recipe["network"], channels=1, size=28, levels=4)
-    rebuilt.load_state_dict(found.raw)
-    x = images(1, 28)
+    denoiser = denoiser_of(found.recipe, found.shape, 0)
+    denoiser.network.load_state_dict(found.raw)
+    x, t = images(1, 28), torch.tensor([1.0, 0.25], dtype=torch.float64)
     # Without gains and offsets of the last norm, the output is the last convolution's bias.
-    greatest, least = rebuilt(x, torch.tensor([3.0, 0.0]))
+    greatest, least = denoiser.raw(x, t)
     assert greatest.std() < 1e-6
     torch.testing.assert_close(least, network(x, torch.zeros(2))[1])
+    # This network's output is the score itself, whatever the level.
+    torch.testing.assert_close(denoiser.score(x, t)[1], least, rtol=1e-3, atol=1e-3)
 
 
 @torch.no_grad()
