@@ -1,0 +1,245 @@
+"""NCSN's techniques 1 and 2 against published figures, and what measuring makes of a recipe."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from diffgen import measure, resolve
+from diffgen.build import build
+from diffgen.dataset.digits import Digits
+from diffgen.dataset.images import Images, in_memory
+from diffgen.errors import UsageError
+from diffgen.measure import widest
+from diffgen.pixels import RANGES
+from diffgen.recipe import ModelSettings, denoiser_of, times_of
+from diffgen.resolve import range_of, resolved
+from diffgen.schedule.geometric import Geometric
+from diffgen.schedule.ncsnv2 import NCSNv2, levels_between, levels_of, overlap, ratio_of
+
+# sigma_max, numbers in an image, L before rounding at C = 0.5 and at C = 0.567, L as published
+PUBLISHED = {
+    "cifar10": (50, 3072, 219.25, 232.01, 232),
+    "celeba": (90, 12288, 472.22, 500.04, 500),
+    "church": (140, 27648, 744.53, 788.56, 788),
+    "bedroom": (190, 49152, 1025.73, 1086.52, 1086),
+    "ffhq": (348, 196608, 2181.60, 2311.25, 2311),
+}
+
+
+@pytest.mark.parametrize(("top", "size", "half", "more", "_"), PUBLISHED.values(), ids=PUBLISHED)
+def test_technique_2_before_rounding(top, size, half, more, _):
+    assert levels_between(top, 0.01, ratio_of(0.5, size)) == pytest.approx(half, abs=0.006)
+    assert levels_between(top, 0.01, ratio_of(0.567, size)) == pytest.approx(more, abs=0.006)
+
+
+@pytest.mark.parametrize(("top", "size", "_", "__", "levels"), PUBLISHED.values(), ids=PUBLISHED)
+def test_the_published_ladders_overlap_by_0_566_to_0_567(top, size, _, __, levels):
+    ratio = Geometric(sigma_max=top, sigma_min=0.01, levels=levels).ratio
+    assert overlap(ratio, size) == pytest.approx(0.5666, abs=5e-4)
+
+
+def test_mnists_levels():
+    """From its 16.8758: 95 levels as the paper's text has it, 101 as its ladders do."""
+    assert levels_of(16.8758, 0.01, 0.5, 784) == 95
+    assert levels_of(16.8758, 0.01, 0.567, 784) == 101
+    assert levels_between(20, 0.01, ratio_of(0.5, 784)) == pytest.approx(97.5, abs=0.05)
+
+
+def test_the_overlap_is_what_two_levels_share():
+    """Proposition 2's shells, drawn: how much of a level lies in three deviations of the next."""
+    size, ratio = 3072, 1.03
+    noise = torch.randn(4000, size, generator=torch.Generator().manual_seed(0))
+    radius = noise.norm(dim=1)
+    middle, reach = ratio * math.sqrt(size), 3 * ratio / math.sqrt(2)
+    share = ((radius - middle).abs() < reach).double().mean().item()
+    assert overlap(ratio, size) == pytest.approx(share, abs=0.02)
+    assert overlap(1.0, size) == pytest.approx(0.9973, abs=1e-4)
+    assert overlap(1.668, size) < 1e-100  # NCSN's first ladder, whose levels never meet
+
+
+@pytest.mark.parametrize("size", [5, 64, 196608])
+@pytest.mark.parametrize("C", [0.01, 0.5, 0.99])
+def test_the_ratio_has_the_overlap_asked_for(C, size):
+    assert overlap(ratio_of(C, size), size) == pytest.approx(C, abs=1e-6)
+
+
+@pytest.mark.parametrize(("C", "size"), [(0.9974, 784), (0.0, 784), (0.5, 4)])
+def test_an_overlap_that_cannot_be(C, size):
+    with pytest.raises(UsageError, match=r"schedule\.C.* between"):
+        ratio_of(C, size)
+
+
+def test_a_ladder_upside_down():
+    with pytest.raises(UsageError, match="0 < schedule"):
+        levels_of(0.01, 0.02, 0.5, 784)
+
+
+def test_the_schedule_is_the_geometric_ladder():
+    t = torch.linspace(0, 1, 50, dtype=torch.float64)
+    mine, ladder = (
+        NCSNv2(sigma_max=16.8758, levels=95),
+        Geometric(sigma_max=16.8758, sigma_min=0.01, levels=95),
+    )
+    assert torch.equal(mine.sigma(t), ladder.sigma(t))
+    assert torch.equal(mine.alpha(t), ladder.alpha(t))
+    assert (mine.t_min, mine.levels) == (1 / 95, 95)
+
+
+def cloud(kind: str) -> torch.Tensor:
+    """400 images (400, 1, 4, 4) of bytes: even, mostly dark, mostly bright, or some of each."""
+    generator = torch.Generator().manual_seed(3)
+    grey = torch.rand(400, 16, generator=generator)
+    power = {"even": 1.0, "dark": 6.0, "bright": 0.1}
+    each = torch.tensor([power.get(kind, p) for p in (1.0, 6.0, 0.1, 3.0) * 100])[:, None]
+    return (grey**each * 255).byte().reshape(400, 1, 4, 4)
+
+
+@pytest.mark.parametrize("kind", ["even", "dark", "bright", "mixed"])
+@pytest.mark.parametrize("block", [16, 1024])
+def test_technique_1_finds_the_widest_pair(kind, block, monkeypatch):
+    monkeypatch.setattr(measure, "BLOCK", block)
+    pixels = cloud(kind)
+    found = widest(in_memory(pixels, None, (), kind))
+    assert found.value == pytest.approx(torch.pdist(pixels.flatten(1).double() / 255).max().item())
+    assert (found.images, found.total, found.exact) == (400, 400, True)
+
+
+def test_technique_1_leaves_out_most_pairs(monkeypatch):
+    """On sparse images, as digits are, nearly all pairs cannot be the widest."""
+    seen = []
+    apart = measure._apart
+    monkeypatch.setattr(measure, "BLOCK", 64)
+    monkeypatch.setattr(measure, "_hopped", lambda rows: 3.9)
+    monkeypatch.setattr(
+        measure, "_apart", lambda a, b: (seen.append(len(a) * len(b)), apart(a, b))[1]
+    )
+    pixels = torch.zeros(640, 1, 4, 4, dtype=torch.uint8)
+    pixels[torch.arange(640), 0, torch.arange(640) % 4, torch.arange(640) % 3] = 255
+    pixels[0, 0], pixels[1, 0, 0], pixels[1, 0, 1:] = 255, 255, 0
+    assert widest(in_memory(pixels, None, (), "sparse")).value == pytest.approx(math.sqrt(15))
+    assert sum(seen) < 640**2 / 5
+
+
+def test_a_search_that_grows_too_long_ends_and_says_so(monkeypatch):
+    monkeypatch.setattr(measure, "WORK", 0)
+    monkeypatch.setattr(measure, "HOPS", 1)
+    pixels = cloud("even")
+    found = widest(in_memory(pixels, None, (), "even"))
+    assert not found.exact
+    assert 0 < found.value <= torch.pdist(pixels.flatten(1).double() / 255).max().item() + 1e-6
+
+
+def test_a_streaming_set_is_measured_in_part(monkeypatch):
+    monkeypatch.setattr(measure, "BYTES", 16 * 50)
+    pixels = cloud("even")
+    stream = type(
+        "Stream", (), {"shape": tuple(pixels.shape), "__getitem__": lambda s, i: pixels[i]}
+    )()
+    found = widest(Images(stream, None, (), "stream", "s"))
+    assert (found.images, found.total) == (50, 400)
+    assert found == widest(Images(stream, None, (), "stream", "s"))
+
+
+def test_the_digits_lie_4_81_apart():
+    assert widest(Digits().split("train")).value == pytest.approx(4.81, abs=0.005)
+
+
+def wanting(cache, **changes):
+    """A configuration whose ladder waits for the digits."""
+    schedule = {"name": "ncsnv2", "sigma_max": None, "sigma_min": 0.01, "C": 0.5, "levels": None}
+    model = {"name": "ncsnv2", "prediction": "score", "told": "nothing", "range": "unit"}
+    config = {
+        "dataset": {"name": "digits"},
+        "schedule": schedule,
+        "model": model,
+        "network": {"name": "refinenet", "width": 4},
+        "cache": str(cache),
+    }
+    return {**config, **{key: {**config[key], **value} for key, value in changes.items()}}
+
+
+def test_measured_settings_become_numbers_that_need_no_data(tmp_path):
+    found = resolved(wanting(tmp_path))
+    assert found["schedule"] == {**wanting("")["schedule"], "sigma_max": 4.81372, "levels": 21}
+    top = build("schedule", found["schedule"]).sigma(torch.tensor(1.0)).item()
+    assert top == pytest.approx(4.81372, rel=1e-12)
+    assert resolved(found) is found
+    denoiser_of(found, (1, 8, 8), 0)
+
+
+@pytest.mark.parametrize(("name", "factor"), [("unit", 1.0), ("symmetric", 2.0)])
+def test_distances_are_those_of_the_models_range(tmp_path, name, factor):
+    found = resolved(wanting(tmp_path, model={"range": name}))
+    assert found["schedule"]["sigma_max"] == pytest.approx(factor * 4.813716, rel=1e-5)
+
+
+def test_standardised_images_are_measured_in_deviations(tmp_path):
+    images = Digits().split("train")
+    of = range_of("standardised", images)
+    seen = of.to_model(images.pixels)
+    assert seen.mean().item() == pytest.approx(0, abs=1e-5)
+    assert seen.std().item() == pytest.approx(1, rel=1e-4)
+    found = resolved(wanting(tmp_path, model={"range": "standardised"}), images)
+    widest = torch.cdist(seen.flatten(1), seen.flatten(1)).max().item()
+    assert found["schedule"]["sigma_max"] == pytest.approx(widest, rel=1e-5)
+
+
+def test_what_is_given_is_kept(tmp_path):
+    found = resolved(wanting(tmp_path, schedule={"sigma_max": 7.0}))["schedule"]
+    assert (found["sigma_max"], found["levels"]) == (7.0, levels_of(7.0, 0.01, 0.5, 64))
+    found = resolved(wanting(tmp_path, schedule={"levels": 33}))["schedule"]
+    assert (found["sigma_max"], found["levels"]) == (4.81372, 33)
+
+
+def test_a_set_is_measured_once(tmp_path, monkeypatch):
+    resolved(wanting(tmp_path))
+    monkeypatch.setattr(resolve, "widest", None)
+    assert resolved(wanting(tmp_path))["schedule"]["levels"] == 21
+    next((tmp_path / "distances").iterdir()).write_text("{")
+    monkeypatch.setattr(resolve, "widest", widest)
+    assert resolved(wanting(tmp_path))["schedule"]["levels"] == 21
+
+
+def test_sigma_data_is_the_deviation_in_the_models_range(tmp_path):
+    images = Digits().split("train")
+    config = wanting(tmp_path, model={"prediction": "edm", "range": "symmetric"})
+    found = resolved(config, images)["model"]["sigma_data"]
+    seen = RANGES["symmetric"].to_model(images.pixels)
+    assert found == pytest.approx(seen.double().std().item(), rel=1e-4)
+    assert denoiser_of(resolved(config, images), (1, 8, 8), 0).scaling.sigma_data == found
+
+
+V1 = ModelSettings(name="ncsn", prediction="raw_score", told="index", range="unit")
+TEN = Geometric(sigma_max=1.0, levels=10)
+
+
+@pytest.mark.parametrize("spacing", ["linspace", "log_snr", "trailing"])
+def test_a_network_of_ten_levels_is_asked_at_ten(spacing):
+    for steps in (None, 10, 7):
+        times = times_of(V1, TEN, spacing, steps)
+        index = times[:-1] * 10
+        assert len(times) == (steps or 10) + 1
+        assert torch.equal(index, index.round())
+        assert (index.diff() < 0).all()
+    assert times_of(replace(V1, told="level"), TEN, "log_snr", 7)[1] * 10 % 1 != 0
+
+
+@pytest.mark.parametrize(
+    ("spacing", "steps", "words"),
+    [
+        ("linspace", 11, "10 noise levels"),
+        ("trailing", 50, "10 levels"),
+        ("ends", None, "between"),
+    ],
+)
+def test_a_network_of_ten_levels_refuses_others(spacing, steps, words):
+    with pytest.raises(UsageError, match=words):
+        times_of(V1, TEN, spacing, steps)
+
+
+def test_levels_by_index_need_levels():
+    recipe = wanting("", model={"told": "index"}) | {"schedule": {"name": "ve"}}
+    with pytest.raises(UsageError, match="schedule of levels"):
+        denoiser_of(recipe, (1, 8, 8), 0)
