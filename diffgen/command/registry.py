@@ -62,6 +62,12 @@ COMMANDS = {
             finish="diffgen.sample:finish_sweep",
         ),
         Command(
+            "import",
+            "turn a released checkpoint of another program into one of diffgen",
+            "diffgen.importer:main",
+            composed=False,
+        ),
+        Command(
             "table",
             "gather the cells of runs and sweeps into one table",
             "diffgen.table:main",

@@ -1,0 +1,105 @@
+"""`diffgen import`: released files become checkpoints that `diffgen sample` reads."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from running import Done, here, worked
+from test_import import LADDER, images, save, theirs, write_config
+from test_interop import shaken
+
+import diffgen
+from diffgen.interop.ncsn import CONDITIONAL, UNCONDITIONAL, ncsn_names
+from diffgen.model.ncsn_refinenet import NCSNRefineNet
+from diffgen.model.refinenet import RefineNet
+
+FEW = ("metrics=[]", "num_samples=3", "batch_size=3")
+
+
+@pytest.fixture
+def released(tmp_path: Path) -> tuple[Path, RefineNet]:
+    """NCSNv2's file with its config, and the network that is its average."""
+    make = partial(RefineNet, channels=3, size=16, width=4)
+    network, average = shaken(make()), shaken(make())
+    names = ncsn_names(network, UNCONDITIONAL)
+    state = theirs(network, names) | {"sigmas": LADDER}
+    path = save(tmp_path / "checkpoint_5.pth", state, 3, 5, theirs(average, names))
+    write_config(tmp_path / "config.yml", data={"dataset": "CIFAR10", "image_size": 16})
+    return path, average
+
+
+def drawn(folder: Path, *words: str) -> np.ndarray:
+    done = worked(here(folder, "sample", *FEW, *words))
+    return np.load(folder / done.folder / "samples.npz")["arr_0"]
+
+
+def test_an_imported_average_is_what_samples_come_from(released, tmp_path):
+    path, average = released
+    done = worked(here(tmp_path, "import", "ncsnv2", str(path)))
+    assert done.folder == Path("runs/cifar10_ncsnv2/imported_checkpoint_5")
+    assert "step 5, with its average" in done.out
+    denoiser, schedule, pixel_range = diffgen.load(tmp_path / done.folder)
+    x, t = images(3, 16), torch.tensor(1.0, dtype=torch.float64)
+    with torch.no_grad():
+        score = average(x, None) / 20
+    torch.testing.assert_close(denoiser.score(x, t), score, rtol=1e-4, atol=1e-6)
+    assert schedule.sigma(t) == pytest.approx(20.0)
+    assert (pixel_range.low, pixel_range.high) == (0, 1)
+
+
+def test_it_is_sampled_as_any_other(released, tmp_path):
+    worked(here(tmp_path, "import", "ncsnv2", str(released[0]), "there"))
+    own = drawn(tmp_path, "checkpoint=there", "sampler=langevin", "sampler.inner=2")
+    heun = drawn(tmp_path, "checkpoint=there", "sampler=heun", "steps=4")
+    raw = drawn(tmp_path, "checkpoint=there", "sampler=heun", "steps=4", "ema=raw")
+    assert own.shape == heun.shape == (3, 16, 16, 3)
+    assert (heun != raw).any()
+
+
+def test_ncsn_is_asked_at_its_own_levels(tmp_path):
+    network = shaken(NCSNRefineNet(channels=1, size=8, width=4, levels=4))
+    state = theirs(network, ncsn_names(network, CONDITIONAL))
+    path = save(tmp_path / "checkpoint.pth", state)
+    worked(here(tmp_path, "import", "ncsn", str(path), "one.ckpt", "--size", "8"))
+    asked: Done = here(tmp_path, "sample", *FEW, "checkpoint=one.ckpt", "steps=5")
+    assert asked.status == 2
+    assert "4 levels" in asked.line()
+    assert drawn(tmp_path, "checkpoint=one.ckpt", "steps=3").shape == (3, 8, 8, 1)
+
+
+def refused(tmp_path: Path, *words: str) -> str:
+    done = here(tmp_path, "import", *words)
+    assert done.status == 2
+    return done.line()
+
+
+def test_refusals(released, tmp_path):
+    path = str(released[0])
+    assert "did you mean ncsn" in refused(tmp_path, "ncsn2", path)
+    assert "no file at" in refused(tmp_path, "ncsn", "nowhere.pth")
+    assert "another kind" in refused(tmp_path, "ncsn", path)
+    assert "no dataset=cifar" in refused(tmp_path, "ncsnv2", path, "--dataset", "cifar")
+    assert "required: PATH" in refused(tmp_path, "ncsnv2")
+    worked(here(tmp_path, "import", "ncsnv2", path, "out.ckpt"))
+    before = (tmp_path / "out.ckpt").read_bytes()
+    assert "is there already" in refused(tmp_path, "ncsnv2", path, "out.ckpt")
+    assert (tmp_path / "out.ckpt").read_bytes() == before
+
+
+def test_a_data_set_that_no_file_tells_of(released, tmp_path):
+    path, _ = released
+    (tmp_path / "config.yml").unlink()
+    told = worked(here(tmp_path, "import", "ncsnv2", str(path), "a", "--size", "16"))
+    assert "metrics need root=FOLDER" in told.out
+    worked(here(tmp_path, "import", "ncsnv2", str(path), "b", "--size", "16", "--dataset", "svhn"))
+    recipes = [torch.load(tmp_path / f"{name}/checkpoints/last.ckpt")["diffgen"] for name in "ab"]
+    names = [recipe["recipe"]["dataset"]["name"] for recipe in recipes]
+    assert names == ["folder", "svhn"]
+
+
+def test_help_names_the_kinds(tmp_path, capsys):
+    done = here(tmp_path, "import", "--help")
+    assert done.status == 0
+    assert "ncsn, ncsnv2, ddim, ddpm-diffusers" in done.out
