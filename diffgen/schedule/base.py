@@ -33,14 +33,18 @@ class Schedule(abc.ABC):
         return self.alpha(t).log() - self.sigma(t).log()
 
     def time(self, log_snr: Tensor) -> Tensor:
-        """The t in [0, 1] (...) at which ln(alpha / sigma) equals `log_snr`, by bisection."""
-        low = torch.zeros_like(log_snr, dtype=torch.float64)
-        high = torch.ones_like(low)
-        for _ in range(64):  # to the last bit of a float64, even near 0
-            middle = (low + high) / 2
-            too_clean = self.log_snr(middle) > log_snr
-            low, high = torch.where(too_clean, middle, low), torch.where(too_clean, high, middle)
-        return high
+        """The t in [0, 1] (...) at which ln(alpha / sigma) equals `log_snr`, to 2^-60.
+
+        The interval that holds it is cut in 32 twelve times, which costs far less on small
+        tensors than halving it sixty times.
+        """
+        low, width = torch.zeros_like(log_snr, dtype=torch.float64), 1.0
+        cuts = torch.arange(1, 32, dtype=torch.float64) / 32
+        for _ in range(12):
+            too_clean = self.log_snr(low[..., None] + width * cuts) > log_snr[..., None]
+            width /= 32
+            low = low + width * too_clean.sum(-1)
+        return low + width
 
     def level(self, t: Tensor) -> Tensor:
         """Index of t (...) among the training levels, 0 (least noise) to levels - 1, fractional.

@@ -74,5 +74,5 @@ class Discrete(Schedule):
 def interpolate(table: Tensor, t: Tensor) -> Tensor:
     """Values (...) of `table` (n + 1,), held at times k / n, linear in between."""
     position = t.to(table) * (len(table) - 1)
-    below = position.floor().clamp(0, len(table) - 2).long()
+    below = position.long().clamp(max=len(table) - 2)
     return torch.lerp(table[below], table[below + 1], position - below)
