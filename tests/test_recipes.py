@@ -1,0 +1,331 @@
+"""Every setting of the papers' recipes, and that the command line beats each of them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from running import settings
+
+from diffgen.build import build, typed
+from diffgen.command.places import config_dir
+from diffgen.errors import UsageError
+from diffgen.preflight import train as preflight
+from diffgen.recipe import ModelSettings, network_of, times_of
+from diffgen.resolve import waiting
+from diffgen.schedule.geometric import Geometric
+
+MILLION = 1_000_000
+
+ADAM = {"betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0, "decay": "constant"}
+# What all of a family share: per sample, unlabelled, in full precision.
+COMMON = {
+    "model.labels": False,
+    "model.level_per": "sample",
+    "model.weighting": "simple",
+    "trainer.accumulate": 1,
+    "trainer.precision": "32-true",
+    "seed": 0,
+}
+NCSN = COMMON | {
+    "model.prediction": "raw_score",
+    "model.told": "index",
+    "model.range": "unit",
+    "model.times": "uniform",
+    "model.reduction": "sum",
+    "model.dequantise": True,
+    "network.name": "ncsn_refinenet",
+    "schedule.name": "geometric",
+    "schedule.sigma_max": 1.0,
+    "schedule.sigma_min": 0.01,
+    "schedule.levels": 10,
+    "optimizer": {**ADAM, "lr": 1e-3, "warmup": 0},
+    "ema": {},
+    "trainer.clip": None,
+    "trainer.batch_size": 128,
+    "trainer.max_steps": 200_001,
+    "trainer.snapshot_every": 5000,
+    "sampler.name": "langevin",
+    "sampler.epsilon": 2e-5,
+    "sampler.inner": 100,
+    "sampler.convention": "code",
+    "sampler.denoise": False,
+    "sampler.steps": None,
+}
+NCSNV2 = COMMON | {
+    "model.prediction": "score",
+    "model.told": "nothing",
+    "model.range": "unit",
+    "model.times": "uniform",
+    "model.reduction": "sum",
+    "model.dequantise": False,
+    "network.name": "refinenet",
+    "network.width": 128,
+    "schedule.name": "ncsnv2",
+    "schedule.sigma_min": 0.01,
+    "optimizer": {**ADAM, "lr": 1e-4, "warmup": 0},
+    "ema": {"average": {"decay": 0.999, "warmup": False, "width": None}},
+    "trainer.clip": None,
+    "trainer.batch_size": 128,
+    "trainer.snapshot_every": 5000,
+    "dataset.flip": True,
+    "sampler.name": "langevin",
+    "sampler.convention": "code",
+    "sampler.denoise": True,
+    "sampler.steps": None,
+}
+DDPM = COMMON | {
+    "model.prediction": "eps",
+    "model.told": "level",
+    "model.range": "symmetric",
+    "model.times": "uniform",
+    "model.reduction": "mean",
+    "model.dequantise": False,
+    "model.clip": True,
+    "network.name": "unet",
+    "network.width": 128,
+    "network.blocks": 2,
+    "network.attention": [16],
+    "network.heads": 1,
+    "network.head_width": None,
+    "network.groups": 32,
+    "network.embedding": "add",
+    "network.downsample": "strided",
+    "schedule.name": "linear",
+    "schedule.levels": 1000,
+    "schedule.beta_min": 1e-4,
+    "schedule.beta_max": 0.02,
+    "schedule.zero_snr": False,
+    "ema.average.decay": 0.9999,
+    "trainer.clip": 1.0,
+    "sampler.name": "ddpm",
+    "sampler.steps": None,
+    "dataset.flip": True,
+}
+DDPM_256 = DDPM | {
+    "network.multipliers": [1, 1, 2, 2, 4, 4],
+    "network.dropout": 0.0,
+    "optimizer": {**ADAM, "lr": 2e-5, "warmup": 5000},
+    "trainer.batch_size": 64,
+    "dataset.size": 256,
+    "sampler.variance": "fixedsmall",
+}
+
+
+def ladder(top: float, levels: int, epsilon: float, inner: int, steps: int, depth: str) -> dict:
+    return NCSNV2 | {
+        "schedule.sigma_max": top,
+        "schedule.levels": levels,
+        "sampler.epsilon": epsilon,
+        "sampler.inner": inner,
+        "trainer.max_steps": steps,
+        "network.depth": depth,
+    }
+
+
+# (model, dataset): every field of the paper's table, and what follows from it: million
+# parameters, evaluations per image, ratio of neighbouring levels
+RECIPES: dict[tuple[str, str], tuple[dict[str, Any], dict[str, float]]] = {
+    ("ncsn", "mnist"): (
+        NCSN | {"dataset.flip": False, "network.width": 64},
+        {"nfe": 1000, "ratio": 1.668},
+    ),
+    ("ncsn", "cifar10"): (
+        NCSN | {"dataset.flip": True, "network.width": 128},
+        {"nfe": 1000, "ratio": 1.668},
+    ),
+    ("ncsn", "celeba"): (
+        NCSN
+        | {"dataset.flip": True, "network.width": 128}
+        | {"dataset.size": 32, "dataset.crop": "ncsn"},
+        {"nfe": 1000, "ratio": 1.668},
+    ),
+    ("ncsnv2", "cifar10"): (
+        ladder(50, 232, 6.2e-6, 5, 300_001, "standard"),
+        {"nfe": 1161, "ratio": 1.03756},
+    ),
+    ("ncsnv2", "celeba"): (
+        ladder(90, 500, 3.3e-6, 5, 210_001, "standard")
+        | {"dataset.size": 64, "dataset.crop": "ncsn"},
+        {"nfe": 2501, "ratio": 1.01841},
+    ),
+    ("ncsnv2", "lsun_church"): (
+        ladder(140, 788, 4.9e-6, 4, 200_001, "deeper")
+        | {"dataset.size": 96, "dataset.category": "church_outdoor"},
+        {"nfe": 3153, "ratio": 1.01220},
+    ),
+    ("ncsnv2", "lsun_bedroom"): (
+        ladder(190, 1086, 1.8e-6, 3, 150_001, "deeper")
+        | {"dataset.size": 128, "dataset.category": "bedroom"},
+        {"nfe": 3259, "ratio": 1.00912},
+    ),
+    ("ncsnv2", "lsun_tower"): (
+        ladder(190, 1086, 1.8e-6, 3, 150_001, "deeper")
+        | {"dataset.size": 128, "dataset.category": "tower"},
+        {"nfe": 3259, "ratio": 1.00912},
+    ),
+    ("ncsnv2", "ffhq"): (
+        ladder(348, 2311, 0.9e-6, 3, 80_001, "deepest")
+        | {"dataset.size": 256, "trainer.batch_size": 32}
+        | {"optimizer": {**ADAM, "lr": 1e-4, "warmup": 0, "eps": 1e-3}},
+        {"nfe": 6934, "ratio": 1.00454},
+    ),
+    ("ddpm", "cifar10"): (
+        DDPM
+        | {
+            "network.multipliers": [1, 2, 2, 2],
+            "network.dropout": 0.1,
+            "optimizer": {**ADAM, "lr": 2e-4, "warmup": 5000},
+            "trainer.batch_size": 128,
+            "trainer.max_steps": 800_000,
+            "sampler.variance": "fixedlarge",
+        },
+        {"nfe": 1000, "million": 35.746307},
+    ),
+    ("ddpm", "celeba"): (
+        DDPM
+        | {
+            "network.multipliers": [1, 2, 2, 2, 4],
+            "network.dropout": 0.1,
+            "optimizer": {**ADAM, "lr": 2e-4, "warmup": 0},
+            "trainer.batch_size": 128,
+            "trainer.max_steps": 5_000_000,
+            "model.reduction": "sum",
+            "model.times": "antithetic",
+            "dataset.size": 64,
+            "dataset.crop": "ddim",
+            "sampler.variance": "fixedlarge",
+        },
+        {"nfe": 1000},
+    ),
+    ("ddpm", "celeba_hq"): (
+        DDPM_256 | {"trainer.max_steps": 500_000},
+        {"nfe": 1000, "million": 113.67},
+    ),
+    ("ddpm", "lsun_church"): (
+        DDPM_256 | {"trainer.max_steps": 1_200_000, "dataset.category": "church_outdoor"},
+        {"nfe": 1000, "million": 113.67},
+    ),
+    ("ddpm", "lsun_bedroom"): (
+        DDPM_256 | {"trainer.max_steps": 2_400_000, "dataset.category": "bedroom"},
+        {"nfe": 1000, "million": 113.67},
+    ),
+}
+SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
+UNLABELLED = ("celeba", "celeba_hq", "lsun_church", "lsun_bedroom", "lsun_tower", "ffhq")
+EVERY = pytest.mark.parametrize("pair", RECIPES, ids="_".join)
+
+
+def composed(pair: tuple[str, str], *overrides: str) -> dict[str, Any]:
+    model, dataset = pair
+    return settings("train", f"model={model}", f"dataset={dataset}", *overrides)
+
+
+def at(config: dict[str, Any], key: str) -> Any:
+    """The value under a key with dots, a model's own default where the config leaves it open."""
+    found: Any = config
+    if key.startswith("model."):
+        found = {"model": vars(typed(ModelSettings, "model", config["model"]))}
+    for part in key.split("."):
+        found = found[part]
+    return found
+
+
+@EVERY
+def test_every_field_is_the_papers(pair):
+    stated, _ = RECIPES[pair]
+    config = composed(pair)
+    labels = {"model.labels": True} if pair[1] in UNLABELLED else {}
+    found = {key: at(config, key) for key in stated}
+    assert found == stated | labels
+
+
+@EVERY
+def test_what_follows_is_as_published(pair):
+    _, figures = RECIPES[pair]
+    config = composed(pair)
+    preflight(config)
+    assert not waiting(config)
+    schedule = build("schedule", config["schedule"])
+    model = typed(ModelSettings, "model", config["model"])
+    if "ratio" in figures:
+        ends = {key: config["schedule"][key] for key in ("sigma_max", "sigma_min", "levels")}
+        told = 5e-4 if pair[0] == "ncsn" else 5e-6  # digits in print
+        assert Geometric(**ends).ratio == pytest.approx(figures["ratio"], abs=told)
+    size = config["dataset"].get("size")
+    with torch.device("meta"):
+        network = network_of(config, model, schedule, SHAPES.get(pair[1], (3, size, size)), 0)
+    if "million" in figures:
+        count = sum(parameter.numel() for parameter in network.parameters())
+        assert count / MILLION == pytest.approx(figures["million"], abs=0.005)
+    options = dict(config["sampler"])
+    steps = options.pop("steps")
+    sampler = build("sampler", options)
+    count = len(times_of(model, schedule, sampler.spacing, steps)) - 1
+    moves = count * options.get("inner", 1) + options.get("denoise", False)
+    assert moves == figures["nfe"]
+
+
+SMALL = [("ddpm", "digits"), ("ddpm", "mnist"), ("ncsn", "digits")]
+SMALL += [("ncsnv2", "digits"), ("ncsnv2", "mnist")]
+
+
+@pytest.mark.parametrize("pair", SMALL, ids="_".join)
+def test_small_recipes_learn_labels_in_few_steps(pair):
+    config = composed(pair)
+    assert config["trainer"]["max_steps"] <= 13_000
+    assert config["model"]["labels"]
+
+
+def test_ncsnv2_takes_its_ladder_from_mnist():
+    config = composed(("ncsnv2", "mnist"))
+    assert waiting(config) == ["schedule.sigma_max", "schedule.levels"]
+    assert (config["schedule"]["C"], config["schedule"]["sigma_min"]) == (0.5, 0.01)
+    assert config["ema"]["average"]["decay"] == 0.999
+    assert config["network"]["name"] == "unet"
+
+
+# A choice on the command line wins over the recipe, and takes none of its keys.
+CHOICES = {
+    "linear on MNIST": (("ddpm", "mnist"), "schedule=linear", "schedule.name", "linear"),
+    "ve on MNIST": (("ddpm", "mnist"), "schedule=ve", "schedule.name", "ve"),
+    "refinenet on MNIST": (("ncsnv2", "mnist"), "network=refinenet", "network.name", "refinenet"),
+    "dilated on CIFAR-10": (("ddpm", "cifar10"), "network=dilated", "network.name", "dilated"),
+    "unet in NCSNv2": (("ncsnv2", "cifar10"), "network=unet", "network.name", "unet"),
+    "unet in NCSN": (("ncsn", "mnist"), "network=unet", "network.name", "unet"),
+    "measured": (("ncsnv2", "cifar10"), "schedule=ncsnv2", "schedule.sigma_max", None),
+    "linear in NCSNv2": (("ncsnv2", "ffhq"), "schedule=linear", "schedule.name", "linear"),
+    "heun": (("ncsnv2", "cifar10"), "sampler=heun", "sampler.name", "heun"),
+}
+
+
+@pytest.mark.parametrize(("pair", "word", "key", "value"), CHOICES.values(), ids=CHOICES)
+def test_a_choice_beats_the_recipe(pair, word, key, value):
+    config = composed(pair, word)
+    assert at(config, key) == value
+    preflight(config)
+    model, schedule = typed(ModelSettings, "model", config["model"]), Geometric(sigma_max=5.0)
+    with torch.device("meta"):
+        network_of(config, model, schedule, (3, 32, 32), 0)
+    build("sampler", {k: v for k, v in config["sampler"].items() if k != "steps"})
+
+
+def test_no_recipe_leaves_the_models_own():
+    config = composed(("ncsnv2", "cifar10"), "recipe=none")
+    assert config["schedule"]["sigma_max"] is None
+    assert config["network"]["name"] == "refinenet"
+    assert config["model"]["labels"]
+
+
+def test_every_recipe_is_held_here():
+    files = {path.stem for path in Path(config_dir(), "recipe").glob("*.yaml")}
+    assert files == {"_".join(pair) for pair in [*RECIPES, *SMALL]}
+
+
+def test_a_null_takes_a_key_away_and_no_more():
+    unet = {"name": "unet", "width": 8, "depth": None}
+    build("network", unet, channels=1, size=8, told=True)
+    with pytest.raises(UsageError, match=r"no network\.depth for network=unet"):
+        build("network", {**unet, "depth": "deeper"}, channels=1, size=8, told=True)
+    with pytest.raises(UsageError, match=r"network\.width"):
+        build("network", {"name": "unet", "width": None}, channels=1, size=8, told=True)
