@@ -466,6 +466,18 @@ def test_streamed_images_are_those_in_memory_in_any_order_and_process(tmp_path):
         assert torch.equal(state, torch.get_rng_state())
 
 
+def test_workers_do_not_disturb_each_others_place_in_a_zip(tmp_path):
+    files = {f"{n}.png": picture(noise(48, 48, 3, seed=n)) for n in range(100)}
+    root = write_files(tmp_path / "set", files)[1]
+    held, streamed = (Folder(root, memory_limit=limit).split("train") for limit in (4.0, 0.0))
+    loaders = [
+        Loader(Batches(images, 20, 0), 0, 30, workers)
+        for images, workers in ((held, 0), (streamed, 2))
+    ]
+    for one, other in zip(*loaders, strict=True):
+        assert_close(one["pixels"], other["pixels"])
+
+
 def test_memory_is_counted_before_anything_is_decoded(tmp_path):
     files = {f"{n}.png": b"not decoded" for n in range(4)}
     root = write_files(tmp_path / "set", files)[0]
@@ -507,8 +519,10 @@ def test_edm_labels(tmp_path):
 
 
 def test_labels_are_left_out_where_there_are_none_or_none_are_wanted(tmp_path):
-    flat = write_files(tmp_path / "flat", {f"{n}.png": picture(noise(4, 4)) for n in range(20)})[0]
-    assert Folder(flat).split("train").labels is None
+    flat = {f"{n}.png": picture(noise(4, 4)) for n in range(20)}
+    mixed = {"a/1.png": picture(noise(4, 4)), **flat}
+    for name, files in (("flat", flat), ("mixed", mixed)):
+        assert Folder(write_files(tmp_path / name, files)[0]).split("train").labels is None
     split = {f"{n % 2}/{n}.png": picture(noise(4, 4)) for n in range(20)}
     root = write_files(tmp_path / "split", split)[0]
     assert Folder(root).split("train").labels is not None
@@ -688,6 +702,10 @@ def test_celeba_is_cut_as_the_papers_cut_it(tmp_path, settings, papers):
     for which, chosen in (("train", [0, 3]), ("test", [2])):
         expected = [np.asarray(papers(Image.fromarray(made[n]))) for n in chosen]
         assert_close(source.split(which).pixels, channels_first(expected))
+    cuts = [
+        Celeba(str(tmp_path), crop, memory_limit=0).split("train") for crop in ("ncsn", "ddim")
+    ]
+    assert cuts[0].fingerprint != cuts[1].fingerprint
 
 
 def test_ffhq_is_split_by_numpys_seed_2019(tmp_path):
