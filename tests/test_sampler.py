@@ -270,6 +270,34 @@ def test_refusals_name_the_bound(sampler, words):
         sampler(two_peaks(ladder), image(PARTS), times(ladder, "linspace", 20), None, silent)
 
 
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: DDIM(eta=1.5), "sampler.eta=1.5"),
+        (lambda: DPMpp2MSDE(eta=-0.1), "sampler.eta"),
+        (lambda: Heun(churn=-1.0), "sampler.churn"),
+        (lambda: PC(correctors=-1), "sampler.correctors"),
+        (lambda: Langevin(inner=0), "sampler.inner=0"),
+        (lambda: RK45(tolerance=0.0), "sampler.tolerance"),
+    ],
+    ids=["ddim", "sde", "churn", "pc", "langevin", "rk45"],
+)
+def test_settings_out_of_range_are_refused(make, words):
+    with pytest.raises(UsageError, match=words):
+        make()
+
+
+def test_large_variance_wants_many_steps(caplog):
+    """A warning where it is asked for in few; auto takes the smaller one there."""
+    denoiser = two_peaks_of_four(Linear())
+    few, many = (times(Linear(), "trailing", steps) for steps in (20, 500))
+    same(states(DDPM("auto"), denoiser, few), states(DDPM("fixedsmall"), denoiser, few))
+    same(states(DDPM("auto"), denoiser, many), states(DDPM("fixedlarge"), denoiser, many))
+    assert not caplog.records
+    list(states(DDPM("fixedlarge"), denoiser, few))
+    assert "take fixedsmall or auto" in caplog.text
+
+
 def test_one_level_tells_no_ratio():
     with pytest.raises(UsageError, match="steps=2"):
         Langevin()(two_peaks(Linear()), image(PARTS), times(Linear(), "linspace", 1), None, silent)

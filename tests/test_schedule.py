@@ -188,10 +188,27 @@ def test_level_is_the_papers_index():
         (lambda: Linear(levels=100, rescale=False), "0.60 of the image"),
         (lambda: Constant(beta=1e-3), "0.61 of the image"),
         (lambda: Linear(beta_min=0.0), "beta"),
+        (lambda: Linear(levels=1), "2 or more"),
+        (lambda: VP(beta_max=5.0), "0.28 of the image"),
+        (lambda: VP(t_min=0.0), "t_min"),
+        (lambda: VE(sigma_max=0.001), "sigma_min"),
+        (lambda: EDM(rho=0.0), "rho"),
         (lambda: Geometric(sigma_max=0.001), "sigma_min"),
         (lambda: Geometric(sigma_max=1.0, levels=1), "2 levels"),
     ],
-    ids=["too_few", "not_rescaled", "too_weak", "no_noise", "upside_down", "one_level"],
+    ids=[
+        "too_few",
+        "not_rescaled",
+        "too_weak",
+        "no_noise",
+        "no_levels",
+        "vp_weak",
+        "vp_zero",
+        "ve",
+        "edm",
+        "upside_down",
+        "one_level",
+    ],
 )
 def test_refusals_name_the_remedy(make, words):
     with pytest.raises(UsageError, match=words):

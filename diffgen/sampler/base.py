@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from diffgen.errors import UsageError
 from diffgen.model import Denoiser
 from diffgen.schedule import Schedule
 
@@ -36,6 +37,12 @@ class Sampler(abc.ABC):
         for state in self.trajectory(denoiser, x, times, label, noise):
             x = state
         return x
+
+
+def within(name: str, value: float, low: float, high: float) -> None:
+    """UsageError unless low <= value <= high."""
+    if not low <= value <= high:
+        raise UsageError(f"sampler.{name}={value}: it must lie between {low} and {high}")
 
 
 def first_order(schedule: Schedule, x: Tensor, x0: Tensor, t: Tensor, s: Tensor) -> Tensor:

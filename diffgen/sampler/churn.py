@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from diffgen.sampler.base import Noise, Sampler, noised
+from diffgen.sampler.base import Noise, Sampler, noised, within
 from diffgen.schedule import Schedule
 
 
@@ -22,6 +22,10 @@ class Churned(Sampler, abc.ABC):
     churn_min: float = 0.0
     churn_max: float = math.inf
     churn_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        within("churn", self.churn, 0, math.inf)
+        within("churn_scale", self.churn_scale, 0, math.inf)
 
     def stirred(
         self, schedule: Schedule, x: Tensor, t: Tensor, steps: int, noise: Noise

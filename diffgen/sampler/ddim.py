@@ -7,7 +7,7 @@ from itertools import pairwise
 from torch import Tensor
 
 from diffgen.model import Denoiser
-from diffgen.sampler.base import Noise, Sampler, posterior_variance
+from diffgen.sampler.base import Noise, Sampler, posterior_variance, within
 
 
 @dataclass(frozen=True)
@@ -19,6 +19,9 @@ class DDIM(Sampler):
 
     eta: float = 0.0
     spacing = "trailing"
+
+    def __post_init__(self) -> None:
+        within("eta", self.eta, 0, 1)
 
     def trajectory(
         self, denoiser: Denoiser, x: Tensor, times: Tensor, label: Tensor | None, noise: Noise

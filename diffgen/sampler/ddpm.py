@@ -1,6 +1,7 @@
 """Ancestral sampling (Ho et al. 2020, algorithm 2 and equation 7)."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -15,8 +16,16 @@ from diffgen.sampler.base import (
     posterior_mean,
     posterior_variance,
 )
+from diffgen.schedule import Schedule
 
-VARIANCES = {"fixedsmall": posterior_variance, "fixedlarge": added_variance}
+Variance = Callable[[Schedule, Tensor, Tensor], Tensor]
+VARIANCES: dict[str, Variance] = {
+    "fixedsmall": posterior_variance,
+    "fixedlarge": added_variance,
+}
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -24,20 +33,34 @@ class DDPM(Sampler):
     """x_s drawn about the posterior mean given x_t and the estimate of x0.
 
     variance: fixedsmall is the posterior's, fixedlarge the noise that the step removes (DDPM's
-    beta, its CIFAR-10 setting). They meet in many steps; in few, fixedlarge is far too noisy.
-    On variance-exploding schedules these are the ancestral and the reverse-diffusion sampling of
-    Song et al. 2021 (appendices E and F). No noise on the step to the image.
+    beta, its CIFAR-10 setting). They meet in many steps; in few, fixedlarge is far too noisy and
+    auto takes it only from half of the training levels up. On variance-exploding schedules these
+    are the ancestral and the reverse-diffusion sampling of Song et al. 2021 (appendices E and F).
+    No noise on the step to the image.
     """
 
-    variance: Literal["fixedsmall", "fixedlarge"] = "fixedsmall"
+    variance: Literal["fixedsmall", "fixedlarge", "auto"] = "fixedsmall"
     spacing = "trailing"
 
     def trajectory(
         self, denoiser: Denoiser, x: Tensor, times: Tensor, label: Tensor | None, noise: Noise
     ) -> Iterator[Tensor]:
-        schedule, variance = denoiser.schedule, VARIANCES[self.variance]
+        schedule, variance = denoiser.schedule, self.chosen(denoiser.schedule, len(times) - 1)
         for t, s in pairwise(times):
             x = posterior_mean(schedule, x, denoiser(x, t, label), t, s)
             if s > 0:
                 x = x + variance(schedule, t, s).sqrt() * noise(x)
             yield x
+
+    def chosen(self, schedule: Schedule, steps: int) -> Variance:
+        """The variance for this many steps; a warning where they are too few for fixedlarge."""
+        many = 2 * steps >= (schedule.levels or 1000)
+        if self.variance == "auto":
+            return added_variance if many else posterior_variance
+        if self.variance == "fixedlarge" and not many:
+            log.warning(
+                "sampler.variance=fixedlarge leaves noise in the images of %d steps; "
+                "take fixedsmall or auto, or at least half of the training levels",
+                steps,
+            )
+        return VARIANCES[self.variance]

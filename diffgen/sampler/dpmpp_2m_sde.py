@@ -1,5 +1,6 @@
 """SDE-DPM-Solver++(2M) (Lu et al. 2022b), for the reverse-time SDE."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -7,7 +8,7 @@ from itertools import pairwise
 from torch import Tensor
 
 from diffgen.model import Denoiser
-from diffgen.sampler.base import Noise, Sampler, log_snrs
+from diffgen.sampler.base import Noise, Sampler, log_snrs, within
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,9 @@ class DPMpp2MSDE(Sampler):
 
     eta: float = 1.0
     spacing = "log_snr"
+
+    def __post_init__(self) -> None:
+        within("eta", self.eta, 0, math.inf)
 
     def trajectory(
         self, denoiser: Denoiser, x: Tensor, times: Tensor, label: Tensor | None, noise: Noise

@@ -1,5 +1,6 @@
 """Annealed Langevin dynamics (Song and Ermon 2019, algorithm 1; 2020, algorithm 1)."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from diffgen.errors import UsageError
 from diffgen.model import Denoiser
-from diffgen.sampler.base import Noise, Sampler
+from diffgen.sampler.base import Noise, Sampler, log_snrs, within
 from diffgen.sampler.technique4 import best_rate
 from diffgen.schedule import Schedule
 
@@ -32,6 +33,9 @@ class Langevin(Sampler):
     denoise: bool = True
     spacing = "linspace"
     start = "uniform"
+
+    def __post_init__(self) -> None:
+        within("inner", self.inner, 1, math.inf)
 
     def trajectory(
         self, denoiser: Denoiser, x: Tensor, times: Tensor, label: Tensor | None, noise: Noise
@@ -61,7 +65,7 @@ class Langevin(Sampler):
 
 def gamma(schedule: Schedule, times: Tensor) -> float:
     """Mean ratio of neighbouring levels sigma / alpha among the times above 0."""
-    log_snr = schedule.log_snr(times[times > 0]).clamp(min=-12)
+    log_snr = log_snrs(schedule, times[times > 0])
     if len(log_snr) < 2:
         raise UsageError("sampler.epsilon=auto needs steps=2 or more; or give a number")
     return float(((log_snr[-1] - log_snr[0]) / (len(log_snr) - 1)).exp())

@@ -1,5 +1,6 @@
 """Predictor-corrector sampling (Song et al. 2021, algorithm 1 with appendix G)."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -9,15 +10,8 @@ import torch
 from torch import Tensor
 
 from diffgen.model import Denoiser
-from diffgen.sampler.base import (
-    Noise,
-    Sampler,
-    added_variance,
-    posterior_mean,
-    posterior_variance,
-)
-
-VARIANCES = {"fixedsmall": posterior_variance, "fixedlarge": added_variance}
+from diffgen.sampler.base import Noise, Sampler, posterior_mean, within
+from diffgen.sampler.ddpm import VARIANCES
 
 
 @dataclass(frozen=True)
@@ -32,6 +26,10 @@ class PC(Sampler):
     correctors: int = 1
     variance: Literal["fixedsmall", "fixedlarge"] = "fixedsmall"
     spacing = "linspace"
+
+    def __post_init__(self) -> None:
+        within("snr", self.snr, 0, math.inf)
+        within("correctors", self.correctors, 0, math.inf)
 
     def trajectory(
         self, denoiser: Denoiser, x: Tensor, times: Tensor, label: Tensor | None, noise: Noise

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffgen.model import Denoiser
 from diffgen.sampler.angle import angle, norm, slope
-from diffgen.sampler.base import Noise, Sampler
+from diffgen.sampler.base import Noise, Sampler, within
 from diffgen.schedule.base import match
 
 ROWS = (
@@ -34,6 +34,9 @@ class RK45(Sampler):
 
     tolerance: float = 1e-5
     spacing = "ends"
+
+    def __post_init__(self) -> None:
+        within("tolerance", self.tolerance, 1e-12, 1)
 
     def trajectory(
         self, denoiser: Denoiser, x: Tensor, times: Tensor, label: Tensor | None, noise: Noise

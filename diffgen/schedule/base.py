@@ -10,6 +10,10 @@ import abc
 import torch
 from torch import Tensor
 
+from diffgen.errors import UsageError
+
+VISIBLE = 0.05  # above this the last level still shows the image, and sampling starts wrong
+
 
 class Schedule(abc.ABC):
     """A pair of functions alpha(t), sigma(t); subclasses are frozen dataclasses."""
@@ -59,6 +63,16 @@ class Schedule(abc.ABC):
     def at(self, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
         """alpha and sigma at t, () or (B,), shaped and cast to multiply `like` (B, ...)."""
         return match(self.alpha(t), like), match(self.sigma(t), like)
+
+
+def drowned(schedule: Schedule) -> None:
+    """UsageError where a variance-preserving schedule still shows the image at t = 1."""
+    last = schedule.alpha(torch.tensor(1.0, dtype=torch.float64)).item()
+    if last > VISIBLE:
+        raise UsageError(
+            f"the last level keeps {last:.2f} of the image's scale (limit {VISIBLE}): raise the "
+            "betas, take more levels, or use schedule=cosine"
+        )
 
 
 def match(value: Tensor, like: Tensor) -> Tensor:

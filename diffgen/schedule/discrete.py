@@ -12,9 +12,7 @@ import torch
 from torch import Tensor
 
 from diffgen.errors import UsageError
-from diffgen.schedule.base import Schedule
-
-VISIBLE = 0.05  # above this the last level still shows the image, and sampling starts wrong
+from diffgen.schedule.base import Schedule, drowned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +28,8 @@ class Discrete(Schedule):
     zero_snr: bool = False
 
     def __post_init__(self) -> None:
+        if self.levels < 2:
+            raise UsageError(f"schedule.levels={self.levels}: take 2 or more")
         betas = self.betas()
         if not (betas.min() > 0 and betas.max() < 1):
             raise UsageError(
@@ -37,12 +37,7 @@ class Discrete(Schedule):
                 f"{betas.max():.3g}, and it must stay inside (0, 1): take more levels, or "
                 "schedule=cosine"
             )
-        last = self.alpha(torch.tensor(1.0, dtype=torch.float64)).item()
-        if last > VISIBLE:
-            raise UsageError(
-                f"the last level keeps {last:.2f} of the image's scale (limit {VISIBLE}): raise "
-                "the betas, take more levels, or use schedule=cosine"
-            )
+        drowned(self)
 
     @abc.abstractmethod
     def betas(self) -> Tensor:

@@ -6,6 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from diffgen.errors import UsageError
 from diffgen.schedule.base import Schedule
 
 
@@ -23,6 +24,14 @@ class EDM(Schedule):
     t_min: float = 1e-3
 
     levels: ClassVar[None] = None
+
+    def __post_init__(self) -> None:
+        low, high, rho, t_min = self.sigma_min, self.sigma_max, self.rho, self.t_min
+        if not (0 < low < high and rho > 0 and 0 < t_min < 1):
+            raise UsageError(
+                "schedule=edm needs 0 < schedule.sigma_min < schedule.sigma_max, schedule.rho > 0 "
+                f"and 0 < schedule.t_min < 1, not {low}, {high}, {rho} and {t_min}"
+            )
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.ones_like(t, dtype=torch.float64)

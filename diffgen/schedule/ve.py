@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from diffgen.errors import UsageError
 from diffgen.schedule.base import Schedule
 
 
@@ -22,6 +23,13 @@ class VE(Schedule):
     t_min: float = 1e-5
 
     levels: ClassVar[None] = None
+
+    def __post_init__(self) -> None:
+        if not (0 < self.sigma_min < self.sigma_max and 0 < self.t_min < 1):
+            raise UsageError(
+                "schedule=ve needs 0 < schedule.sigma_min < schedule.sigma_max and 0 < "
+                f"schedule.t_min < 1, not {self.sigma_min}, {self.sigma_max} and {self.t_min}"
+            )
 
     def alpha(self, t: Tensor) -> Tensor:
         return torch.ones_like(t, dtype=torch.float64)

@@ -6,7 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from diffgen.schedule.base import Schedule
+from diffgen.errors import UsageError
+from diffgen.schedule.base import Schedule, drowned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,14 @@ class VP(Schedule):
     t_min: float = 1e-3
 
     levels: ClassVar[None] = None
+
+    def __post_init__(self) -> None:
+        if not (0 < self.beta_min < self.beta_max and 0 < self.t_min < 1):
+            raise UsageError(
+                "schedule=vp needs 0 < schedule.beta_min < schedule.beta_max and 0 < "
+                f"schedule.t_min < 1, not {self.beta_min}, {self.beta_max} and {self.t_min}"
+            )
+        drowned(self)
 
     def alpha(self, t: Tensor) -> Tensor:
         return self._log_alpha(t).exp()
