@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from diffgen.model.unet import UNet
 
 SIZE, BATCH, CLASSES = 28, 64, 10
-NETWORK = {"width": 16, "multipliers": (1, 3, 6), "blocks": 1, "attention": (7,), "groups": 8}
+NETWORK = {"width": 16, "multipliers": (1, 2, 4), "blocks": 1, "attention": (7,), "groups": 8}
 
 
 def main() -> None:
