@@ -204,7 +204,10 @@ MISTAKES = {
         "sampler.dpmpp_2m_sde", "-2 * self.eta", "-self.eta", limit(DPMpp2MSDE())
     ),
     "unipc_without_factorials": Mistake(
-        "sampler.unipc", "phi * math.factorial(i) / kernel", "phi / kernel", order("unipc_3")
+        "sampler.unipc_weights",
+        "phi * math.factorial(i) / kernel",
+        "phi / kernel",
+        order("unipc_3"),
     ),
     "unipc_corrects_the_corrected": Mistake(
         "sampler.unipc", "first_order(schedule, base, past[0][1], times[k - 1], t)", "x",

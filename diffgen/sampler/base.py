@@ -75,6 +75,13 @@ def added_variance(schedule: Schedule, t: Tensor, s: Tensor) -> Tensor:
     return schedule.sigma(t) ** 2 - shrink**2 * schedule.sigma(s) ** 2
 
 
+Variance = Callable[[Schedule, Tensor, Tensor], Tensor]
+VARIANCES: dict[str, Variance] = {
+    "fixedsmall": posterior_variance,
+    "fixedlarge": added_variance,
+}
+
+
 def log_snrs(schedule: Schedule, times: Tensor) -> Tensor:
     """ln(alpha / sigma) at times (n,), from -12 up, so that differences stay finite.
 

@@ -1,7 +1,7 @@
 """Ancestral sampling (Ho et al. 2020, algorithm 2 and equation 7)."""
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -9,23 +9,11 @@ from typing import Literal
 from torch import Tensor
 
 from diffgen.model import Denoiser
-from diffgen.sampler.base import (
-    Noise,
-    Sampler,
-    added_variance,
-    posterior_mean,
-    posterior_variance,
-)
+from diffgen.sampler.base import VARIANCES, Noise, Sampler, Variance, posterior_mean
 from diffgen.schedule import Schedule
 
-Variance = Callable[[Schedule, Tensor, Tensor], Tensor]
-VARIANCES: dict[str, Variance] = {
-    "fixedsmall": posterior_variance,
-    "fixedlarge": added_variance,
-}
-
-
 log = logging.getLogger(__name__)
+REMEDY = "take fixedsmall or auto, or half of the training levels and more"
 
 
 @dataclass(frozen=True)
@@ -56,11 +44,7 @@ class DDPM(Sampler):
         """The variance for this many steps; a warning where they are too few for fixedlarge."""
         many = 2 * steps >= (schedule.levels or 1000)
         if self.variance == "auto":
-            return added_variance if many else posterior_variance
+            return VARIANCES["fixedlarge" if many else "fixedsmall"]
         if self.variance == "fixedlarge" and not many:
-            log.warning(
-                "sampler.variance=fixedlarge leaves noise in the images of %d steps; "
-                "take fixedsmall or auto, or at least half of the training levels",
-                steps,
-            )
+            log.warning("sampler.variance=fixedlarge leaves noise in %d steps; %s", steps, REMEDY)
         return VARIANCES[self.variance]

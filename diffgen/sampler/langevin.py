@@ -10,8 +10,8 @@ from torch import Tensor
 
 from diffgen.errors import UsageError
 from diffgen.model import Denoiser
-from diffgen.sampler.base import Noise, Sampler, log_snrs, within
-from diffgen.sampler.technique4 import best_rate
+from diffgen.sampler.base import Noise, Sampler, within
+from diffgen.sampler.technique4 import best_rate, gamma
 from diffgen.schedule import Schedule
 
 
@@ -19,12 +19,10 @@ from diffgen.schedule import Schedule
 class Langevin(Sampler):
     """At each level `inner` moves x + a score + sqrt(2 a) z, a = epsilon (sigma / sigma_L)^2.
 
-    sigma_L is the lowest trained level, whichever levels are visited; x is not rescaled between
-    levels. epsilon=auto follows technique 4 for the ratio of the visited levels. convention=paper
-    halves a: x + (a / 2) score + sqrt(a) z as the first paper prints it, while both papers' code
-    and the second paper move as above. `denoise` ends with the mean of the image given x. NFE is
-    levels x inner, + 1 with `denoise`. Coarse ladders leave too much variance, most of all on
-    variance-preserving schedules.
+    sigma_L is the lowest trained level, visited or not; x is not rescaled between levels.
+    epsilon=auto follows technique 4 for the visited levels. convention=paper halves a, as the
+    first paper prints it; its code and the second paper move as above. `denoise` ends with the
+    mean of the image given x: NFE levels x inner + 1. Coarse ladders leave too much variance.
     """
 
     epsilon: float | Literal["auto"] = "auto"
@@ -50,22 +48,14 @@ class Langevin(Sampler):
             yield x
 
     def rate(self, schedule: Schedule, times: Tensor) -> float:
-        """a / sigma^2, the same at every level; UsageError from 2 on, where x must diverge."""
+        """a / sigma^2, the same at every level; UsageError from 2 on, where x diverges."""
         if self.epsilon == "auto":
             return best_rate(gamma(schedule, times), self.inner)
         lowest = float(schedule.sigma(times.new_tensor(schedule.t_min))) ** 2
         halved = 2 if self.convention == "paper" else 1
         if not 0 < self.epsilon < 2 * halved * lowest:
             raise UsageError(
-                f"sampler.epsilon={self.epsilon:g} makes Langevin dynamics diverge: it must lie "
-                f"inside (0, {2 * halved * lowest:g}) for this model; sampler.epsilon=auto fits it"
+                f"sampler.epsilon={self.epsilon:g} makes Langevin dynamics diverge: take one "
+                f"inside (0, {2 * halved * lowest:g}) for this model, or auto"
             )
         return self.epsilon / (halved * lowest)
-
-
-def gamma(schedule: Schedule, times: Tensor) -> float:
-    """Mean ratio of neighbouring levels sigma / alpha among the times above 0."""
-    log_snr = log_snrs(schedule, times[times > 0])
-    if len(log_snr) < 2:
-        raise UsageError("sampler.epsilon=auto needs steps=2 or more; or give a number")
-    return float(((log_snr[-1] - log_snr[0]) / (len(log_snr) - 1)).exp())

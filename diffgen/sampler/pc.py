@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from diffgen.model import Denoiser
-from diffgen.sampler.base import Noise, Sampler, posterior_mean, within
-from diffgen.sampler.ddpm import VARIANCES
+from diffgen.sampler.base import VARIANCES, Noise, Sampler, posterior_mean, within
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,10 @@ import math
 import torch
 from torch import Tensor
 
+from diffgen.errors import UsageError
+from diffgen.sampler.base import log_snrs
+from diffgen.schedule import Schedule
+
 
 def variance_ratio(rate: Tensor, gamma: float, inner: int) -> Tensor:
     """Variance (...) after a level over the level's own sigma^2, for rates (...) in (0, 2)."""
@@ -32,3 +36,11 @@ def best_rate(gamma: float, inner: int) -> float:
         best = int(variance_ratio(logs.exp(), gamma, inner).argmin())
         low, high = float(logs[max(best - 2, 0)]), float(logs[min(best + 2, 200)])
     return math.exp((low + high) / 2)
+
+
+def gamma(schedule: Schedule, times: Tensor) -> float:
+    """Mean ratio of neighbouring levels sigma / alpha among the times above 0."""
+    log_snr = log_snrs(schedule, times[times > 0])
+    if len(log_snr) < 2:
+        raise UsageError("sampler.epsilon=auto needs steps=2 or more; or give a number")
+    return float(((log_snr[-1] - log_snr[0]) / (len(log_snr) - 1)).exp())

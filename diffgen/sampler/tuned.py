@@ -1,9 +1,9 @@
 """Optimised times: where a sampler should stop, for one model and a budget of steps.
 
 A fine solution gives the state and the estimate of x0 at each candidate time. Along it the error
-of any single step is known without the network, and the path of least total error is found by
-dynamic programming (as Watson et al. 2021, with local errors for costs). A search with the network
-follows, since the errors of one step also bend the later ones.
+of any step is known without the network, and dynamic programming finds the path of least total
+error (as Watson et al. 2021 do for a bound). A search with the network follows, since an error
+also bends the steps after it.
 """
 
 from collections.abc import Callable, Sequence
@@ -55,10 +55,9 @@ def tune(
 ) -> Tensor:
     """Times (steps + 1,) from candidates[0] to 0 at which the sampler errs least on states x.
 
-    `candidates` fall to 0 (some 30, even in log-SNR, do); x (B, C, H, W) are starts at the first
-    of them, drawn as for sampling; `others`, each (steps + 1,), are times that the answer shall
-    not be worse than. The search moves each time by `shares` of its distance to its neighbours.
-    UsageError where the sampler draws noise.
+    `candidates` fall to 0 (some 30, even in log-SNR); x (B, C, H, W) are starts at the first,
+    drawn as for sampling; `others`, each (steps + 1,), are times that the answer shall not be
+    worse than. The search moves each time by `shares` of the distance to its neighbours.
     """
     with torch.no_grad():
         path = solved(denoiser, x, candidates, label)
@@ -101,8 +100,8 @@ def local_errors(sampler: Sampler, schedule: Schedule, path: Path) -> Tensor:
     recorded = Recorded(schedule, path)
     for k, i, j in windows(count):
         stops = path.times[[i, j]] if i == 0 else path.times[[k, i, j]]
-        found = sampler.trajectory(recorded, path.states[k], stops, None, noiseless)
-        found = [path.states[k], *found]
+        steps = sampler.trajectory(recorded, path.states[k], stops, None, noiseless)
+        found = [path.states[k], *steps]
         # With x0 given, every solver carries an error of x on in proportion to sigma.
         slip = sigma[j] / sigma[i] * (found[-2] - path.states[i])
         errors[k, i, j] = survives[j] * (found[-1] - path.states[j] - slip).square().mean().sqrt()

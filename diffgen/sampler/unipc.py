@@ -11,6 +11,7 @@ from torch import Tensor
 
 from diffgen.model import Denoiser
 from diffgen.sampler.base import Noise, Sampler, first_order, log_snrs
+from diffgen.sampler.unipc_weights import weights
 
 Point = tuple[Tensor, Tensor]  # ln(alpha / sigma) and the estimate of x0 there
 
@@ -53,15 +54,3 @@ class UniPC(Sampler):
         r = torch.stack([(start[0] - other) / step for other, _ in others])
         slopes = [(x0 - start[1]) / r[j] for j, (_, x0) in enumerate(others)]
         return -kernel * sum(w * d for w, d in zip(weights(r, step, kernel), slopes, strict=True))
-
-
-def weights(r: Tensor, step: Tensor, kernel: Tensor) -> Tensor:
-    """The paper's rho (n,), from R rho = b; 1/2 for one point, as the paper takes it."""
-    if len(r) == 1:
-        return torch.full_like(r, 0.5)
-    phi, b = step.expm1() / step - 1, []
-    for i in range(1, len(r) + 1):
-        b.append(phi * math.factorial(i) / kernel)
-        phi = phi / step - 1 / math.factorial(i + 1)
-    powers = torch.stack([r**i for i in range(len(r))])
-    return torch.linalg.solve(powers, torch.stack(b))
