@@ -1,15 +1,27 @@
 """Editing: exact laws on Gaussians, pixels kept to the bit, and ends that are what they claim."""
 
+import json
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from analytic import Gaussian, scalar
+from PIL import Image
+from running import here, settings, worked
 from torch import Tensor
 
+from diffgen.album import CheckpointAlbum
+from diffgen.checkpoint import Checkpoint
+from diffgen.dataset.digits import Digits
+from diffgen.errors import UsageError
 from diffgen.model import Denoiser
-from diffgen.pixels import Range
-from diffgen.sampler import Sampler
+from diffgen.pixels import RANGES, Range
+from diffgen.request import Request
+from diffgen.sampler import Sampler, SeededNoise
 from diffgen.sampler.consistent import Consistent
 from diffgen.sampler.ddim import DDIM
 from diffgen.sampler.ddpm import DDPM
@@ -30,10 +42,17 @@ from diffgen.schedule.geometric import Geometric
 from diffgen.schedule.linear import Linear
 from diffgen.spacing import times
 from diffgen.task.base import Task
+from diffgen.task.colorize import Colorize
+from diffgen.task.denoise import REVERSE, Denoise
 from diffgen.task.generate import Generate
 from diffgen.task.inpaint import Inpaint
+from diffgen.task.interpolate import Interpolate
+from diffgen.task.masks import masks
+from diffgen.task.mixed import MixedNoise, slerp
 from diffgen.task.moments import Conditioned
 from diffgen.task.pictures import Pictures
+from diffgen.task.turned import Turned, grey_first, turn
+from diffgen.task.variations import Variations
 
 CPU = torch.device("cpu")
 ODE: dict[str, Sampler] = {
@@ -220,31 +239,43 @@ def test_moments_give_the_law_that_the_sampler_gives_the_conditional(name, sched
 @ON_BOTH
 @AMONG("name", ["dpmpp_2m", "dpmpp_3m", "unipc", "deis", "dpmpp_2m_sde"])
 def test_moments_give_the_conditional_law(name, schedule, monkeypatch):
-    """In 50 steps: the mean to 0.03 of its deviation, the covariance to 0.02 of itself."""
+    """In 50 steps: the mean to 0.03 of its deviation, the covariance to 0.07 of itself."""
     task = halved(schedule, STEPPING[name], rule="moments", steps=50)
     mean, covariance = errors(task, monkeypatch)
     assert mean < 0.03
-    assert covariance < 0.02
+    assert covariance < 0.07
 
 
 REPLACED = {
-    "ddpm": (DDPM(), 0.3, 0.3),
-    "ddim": (DDIM(), 0.4, 0.2),
-    "heun_jump": (Heun(), 0.45, 0.3),
-    "dpmpp_2m_sde": (DPMpp2MSDE(), 0.25, 0.15),
-    "consistent": (Consistent(), 0.25, 0.15),
+    "ddpm": (DDPM(), 0.35, 0.3),
+    "ddim": (DDIM(), 0.42, 0.2),
+    "heun_jump": (Heun(), 0.4, 0.2),
+    "dpmpp_2m_sde": (DPMpp2MSDE(), 0.25, 0.2),
+    "consistent": (Consistent(), 0.25, 0.2),
 }
 
 
 @ON_BOTH
 @AMONG("name", REPLACED)
 def test_replacement_is_near_the_conditional_law(name, schedule, monkeypatch):
-    """In 50 steps gone 5 times: what the rule's docstring calls hearing too little."""
+    """In 30 steps gone 5 times: what the rule's docstring calls hearing too little."""
     sampler, mean, covariance = REPLACED[name]
-    task = halved(schedule, sampler, steps=50, jump=2 if "jump" in name else 1)
+    task = halved(schedule, sampler, steps=30, jump=2 if "jump" in name else 1)
     found = errors(task, monkeypatch)
     assert found[0] < mean
     assert found[1] < covariance
+
+
+def test_more_moves_bring_langevin_nearer(monkeypatch):
+    """50 levels of NCSN's rule: its moves are its resampling."""
+    few, many = (
+        errors(halved(SCHEDULES["ve"], Langevin(inner=inner), steps=50), monkeypatch)
+        for inner in (5, 20)
+    )
+    assert few[0] < 0.3
+    assert few[1] < 0.4
+    assert many[0] < 0.6 * few[0]
+    assert many[1] < 0.6 * few[1]
 
 
 def test_resampling_brings_replacement_nearer(monkeypatch):
@@ -254,3 +285,604 @@ def test_resampling_brings_replacement_nearer(monkeypatch):
     ]
     assert goes[0] > 2 * goes[1] > 3 * goes[2]
     assert goes[2] < 0.1
+
+
+def test_langevin_inpaints_by_algorithm_2():
+    """Song and Ermon 2019: noisy known pixels once a level, pasted after every move."""
+    ladder, rate = SCHEDULES["ve"], 0.1
+    epsilon = rate * float(ladder.sigma(scalar(ladder.t_min))) ** 2
+    denoiser = Gaussian(ladder, COVARIANCE, MEAN)
+    task = halved(ladder, Langevin(epsilon=epsilon, inner=4), results=3, steps=6)
+    known, image = KNOWN.reshape(1, 1, 2, 2), GIVEN.reshape(1, 1, 2, 2).float()
+    noise = SeededNoise(3, range(3))
+    x = task.begin(torch.zeros(3, 1, 2, 2), noise)
+    for t in task.times[:-1]:
+        sigma = ladder.sigma(t).float()
+        pasted = image + sigma * noise(x)
+        x = torch.where(known, pasted, x)
+        for _ in range(4):
+            move = rate * sigma**2
+            x = x + move * denoiser.score(x, t) + (2 * move).sqrt() * noise(x)
+            x = torch.where(known, pasted, x)
+    x = torch.where(known, image, denoiser(x, task.times[-2]))
+    torch.testing.assert_close(task.draw(range(3), CPU), x, atol=1e-5, rtol=1e-5)
+
+
+@AMONG("rule", ["replace", "moments"])
+@AMONG("name", STEPPING)
+@ON_BOTH
+def test_known_pixels_come_back_to_the_bit(name, rule, schedule):
+    """All bytes, in every range, for several pictures each with a mask of its own."""
+    pixels = noise_pixels(2, 1, 16, 16)
+    pixels[0] = torch.arange(256).byte().reshape(1, 16, 16)
+    for pixel_range in (*RANGES.values(), Range(0.13, 0.31)):
+        task = task_of(
+            Inpaint,
+            STEPPING[name],
+            Gaussian(schedule, 0.25),
+            pixels,
+            mask="random",
+            rule=rule,
+            steps=4,
+            pixel_range=pixel_range,
+            results=2,
+        )
+        found, lost = task(range(4), CPU), task.lost.repeat_interleave(2, 0)
+        given = pixels.repeat_interleave(2, 0)
+        assert (found[~lost] == given[~lost]).all()
+        assert (found[lost] != given[lost]).float().mean() > 0.9
+        assert (found[0] != found[1]).any()
+
+
+def test_masks():
+    """Which pixels are lost, by name."""
+    shares = {"left": 1 / 2, "bottom": 1 / 2, "center": 1 / 4, "random": 1 / 4, "every_3": 8 / 9}
+    for name, share in shares.items():
+        lost = masks(name, 0, 5, 12, 12)
+        assert lost is not None
+        assert lost.float().mean((1, 2)).tolist() == pytest.approx([share] * 5)
+    assert named("left")[:, :6].all()
+    assert named("right")[:, 6:].all()
+    assert named("top")[:6].all()
+    assert named("bottom")[6:].all()
+    assert named("center")[3:9, 3:9].all()
+    assert not named("every_4")[::4, ::4].any()
+    boxes = masks("random", 0, 9, 12, 12)
+    assert boxes is not None
+    assert len(boxes.unique(dim=0)) > 5
+    assert torch.equal(boxes[:4], masks("random", 0, 4, 12, 12))
+    with pytest.raises(UsageError, match="every_2"):
+        masks("every_1", 0, 1, 8, 8)
+
+
+def named(name: str) -> Tensor:
+    found = masks(name, 0, 1, 12, 12)
+    assert found is not None
+    return found[0]
+
+
+# --- colours
+
+COLOURS = torch.tensor(
+    [[0.3, 0.2, 0.1], [0.2, 0.4, 0.15], [0.1, 0.15, 0.2]], dtype=torch.float64
+)  # covariance of one pixel's channels
+
+
+def test_turning_colours():
+    """Axes are orthogonal, grey first; a turned Gaussian is the Gaussian of turned covariance."""
+    axes = grey_first(3)
+    torch.testing.assert_close(axes @ axes.T, torch.eye(3, dtype=torch.float64))
+    torch.testing.assert_close(axes[0], torch.full((3,), 3**-0.5, dtype=torch.float64))
+    c = torch.randn(4, 3, 1, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = Turned(Gaussian(Linear(), COLOURS), axes)(c, scalar(0.3))
+    exact = Gaussian(Linear(), axes @ COLOURS @ axes.T)(c, scalar(0.3))
+    torch.testing.assert_close(found, exact)
+    torch.testing.assert_close(turn(turn(c, axes), axes.T), c)
+
+
+@ON_BOTH
+def test_colours_have_their_law_given_grey(schedule, monkeypatch):
+    """p(colour | mean of the channels), by moments and 2M."""
+    pixels = torch.tensor([100, 140, 180], dtype=torch.uint8).reshape(1, 3, 1, 1)
+    task = task_of(
+        Colorize,
+        DPMpp2M(),
+        Gaussian(schedule, COLOURS, torch.zeros(3, 1, 1, dtype=torch.float64)),
+        pixels,
+        rule="moments",
+        steps=50,
+    )
+    mean, covariance = law(task, monkeypatch)
+    ones = torch.ones(3, dtype=torch.float64)
+    gain = COLOURS @ ones / (ones @ COLOURS @ ones)
+    grey = Range().to_model(pixels).double().sum()
+    expected = COLOURS - torch.outer(gain, COLOURS @ ones)
+    torch.testing.assert_close(mean, gain * grey, atol=0.01, rtol=0)
+    torch.testing.assert_close(covariance, expected, atol=0.005, rtol=0)
+
+
+@AMONG("name", STEPPING)
+@ON_BOTH
+def test_colours_keep_the_grey_picture(name, schedule):
+    """The mean of the channels; of bytes, within the rounding of three."""
+    pixels = (noise_pixels(1, 3, 8, 8) // 4 + 96).byte()
+    task = task_of(Colorize, STEPPING[name], Gaussian(schedule, 0.01), pixels, steps=4)
+    found, grey = task.draw(range(4), CPU), task.clean([0], CPU).mean(1)
+    torch.testing.assert_close(found.mean(1), grey.expand(4, -1, -1), atol=1e-5, rtol=0)
+    assert (found[0] != found[1]).any()
+    if name == "ddpm":
+        bytes_off = task(range(4), CPU).float().mean(1) - pixels.float().mean(1)
+        assert bytes_off.abs().max() <= 0.5
+
+
+# --- interpolation
+
+
+class Classes(Denoiser):
+    """The exact denoiser of two Gaussians by label, dark and bright; without one, of their middle.
+
+    It works number by number, so that no bit of an image depends on its batch.
+    """
+
+    def __init__(self, schedule: Schedule) -> None:
+        super().__init__()
+        self.schedule = schedule
+
+    def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        mean = torch.zeros(()) if label is None else (0.8 * label - 0.4).reshape(-1, 1, 1, 1)
+        alpha, sigma = self.schedule.at(t, x_t)
+        gain = 0.02 * alpha / (0.02 * alpha**2 + sigma**2)
+        return mean + gain * (x_t - alpha * mean)
+
+
+BLANK = torch.zeros(1, 1, 4, 4, dtype=torch.uint8)
+
+
+@AMONG("labels", [None, (0,), (0, 1)], ids=str)
+@AMONG("name", STEPPING)
+@ON_BOTH
+def test_ends_between_generated_images_are_these_images(name, labels, schedule):
+    """To the bit, and each with the label it had."""
+    denoiser = Classes(schedule)
+    between = task_of(
+        Interpolate,
+        STEPPING[name],
+        denoiser,
+        BLANK,
+        image=None,
+        pairs=2,
+        frames=3,
+        labels=labels,
+        num_classes=2 if labels else 0,
+        steps=6,
+    )
+    plain = replaced_by_generate(between, 3)
+    strips = between.draw(range(6), CPU).unflatten(0, (2, 3))
+    assert torch.equal(strips[:, 0], plain[:2])
+    assert torch.equal(strips[:, 2], plain[1:])
+    assert (strips[:, 1] != strips[:, 0]).any()
+
+
+def replaced_by_generate(task: Task, count: int) -> Tensor:
+    """What plain generation makes of the same settings."""
+    plain = Generate(
+        denoiser=task.denoiser,
+        sampler=task.sampler,
+        times=task.times,
+        start=task.start,
+        pixel_range=task.pixel_range,
+        shape=task.shape,
+        seed=task.seed,
+        labels=task.labels,
+        num_classes=task.num_classes,
+        num_samples=count,
+    )
+    return plain.draw(range(count), CPU)
+
+
+def test_mixed_noise_keeps_unit_variance():
+    """All the way, draw by draw, where a straight line would lose half of it in the middle."""
+    share = torch.linspace(0, 1, 5, dtype=torch.float64)
+    p, q = (SeededNoise(0, [k] * 5) for k in (1, 2))
+    noise, like = MixedNoise(p, q, share), torch.zeros(5, 20000)
+    for _ in range(2):
+        variance = noise(like).var(dim=1)
+        assert variance.tolist() == pytest.approx([1] * 5, abs=4 * (2 / 20000) ** 0.5)
+    flat = noise.uniform(like)
+    assert flat.min() >= 0
+    assert flat.max() < 1
+
+
+def test_arcs_keep_their_length():
+    """Between orthogonal ends of one length; a straight line where there is no angle."""
+    p, q = torch.zeros(3, 2, 1, 1), torch.zeros(3, 2, 1, 1)
+    p[:, 0], q[:, 1] = 2, 2
+    share = torch.tensor([0.0, 0.5, 1.0], dtype=torch.float64)
+    arc = slerp(p, q, share)
+    assert arc.flatten(1).norm(dim=1).tolist() == pytest.approx([2, 2, 2])
+    assert torch.equal(arc[0], p[0])
+    torch.testing.assert_close(arc[2], q[2])
+    torch.testing.assert_close(slerp(p, p, share), p)
+
+
+@AMONG("name", ["ddim", "heun", "dpmpp_2m", "ddpm", "dpmpp_2m_sde", "langevin"])
+@ON_BOTH
+def test_images_between_generated_ones_have_the_law_of_images(name, schedule, monkeypatch):
+    """Mean and variance in the middle of a strip are those at its ends."""
+    task = task_of(
+        Interpolate,
+        STEPPING[name],
+        Gaussian(schedule, COVARIANCE, MEAN),
+        PIXELS,
+        image=None,
+        frames=3,
+    )
+    monkeypatch.setattr(Task, "noise", lambda self, streams: SeededNoise(0, streams))
+    strips = task.pairs * torch.arange(3000)
+    ends, middle = (
+        task_draw(task, (task.frames * strips + k).tolist()).flatten(1) for k in (0, 1)
+    )
+    plain = torch.cov(ends.T).diagonal()
+    found = torch.cov(middle.T).diagonal()
+    torch.testing.assert_close(found, plain, atol=0, rtol=6 * (2 / 3000) ** 0.5)
+    spread = 6 * (plain / 3000).sqrt()
+    assert ((middle.mean(0) - ends.mean(0)).abs() < spread).all()
+
+
+def task_draw(task: Task, images: list[int]) -> Tensor:
+    return task.draw(images, CPU)
+
+
+@AMONG("name", [*ODE, "rk45"])
+@ON_BOTH
+def test_encoded_ends_are_the_pictures_there_and_back(name, schedule):
+    """In 40 steps, within 10 grey levels for first order, within 1 for the others."""
+    pixels = noise_pixels(3, 1, 4, 4) // 2 + 64
+    denoiser = Gaussian(schedule, 0.3**2)
+    task = task_of(Interpolate, EVERY[name], denoiser, pixels, image=[0, 1, 2], frames=3, steps=40)
+    strips = task(range(6), CPU).float().unflatten(0, (2, 3))
+    bound = 10 if name in ("ddim", "euler") else 1
+    assert (strips[:, 0] - pixels[:2]).abs().max() <= bound
+    assert (strips[:, 2] - pixels[1:]).abs().max() <= bound
+    latents = task.latents(task.given, CPU) / schedule.sigma(scalar(1.0))
+    rms = ((Range().to_model(pixels) / 0.3) ** 2).mean().sqrt()
+    assert (latents**2).mean().sqrt().item() == pytest.approx(rms.item(), rel=0.05)
+
+
+@AMONG("name", STEPPING)
+@ON_BOTH
+def test_pictures_mixed_at_no_noise_are_a_dissolve(name, schedule):
+    """At strength 0 the ends are the pictures themselves."""
+    pixels = noise_pixels(2, 1, 4, 4)
+    denoiser = Gaussian(schedule, 0.25)
+    task = task_of(
+        Interpolate, STEPPING[name], denoiser, pixels, image=[0, 1], frames=3, strength=0.0
+    )
+    found = task(range(3), CPU)
+    assert torch.equal(found[[0, 2]], pixels)
+    assert (found[1].float() - pixels.float().mean(0)).abs().max() <= 0.5
+
+
+# --- variations
+
+
+@AMONG("name", EVERY)
+@ON_BOTH
+def test_variations_from_the_picture_to_a_new_image(name, schedule):
+    """Strength 0 is the picture to the bit; 1 has the law of new images and forgets it."""
+    pixels = torch.full((1, 1, 32, 32), 230, dtype=torch.uint8)
+    pixels[..., 16:] = 20
+    denoiser = Gaussian(schedule, 0.05, 0.2)
+    task = task_of(
+        Variations,
+        EVERY[name],
+        denoiser,
+        pixels,
+        strength=[0.0, 0.3, 1.0],
+        results=2,
+        steps=40,
+    )
+    found = task.draw(range(6), CPU)
+    assert torch.equal(task.pixel_range.to_uint8(found[:2]), pixels.expand(2, -1, -1, -1))
+    new, plain = found[4:], replaced_by_generate(task, 2)
+    numbers = new.numel()
+    spread = plain.var().item()
+    assert new.mean().item() == pytest.approx(0.2, abs=5 * (spread / numbers) ** 0.5 + 0.02)
+    assert new.var().item() == pytest.approx(spread, rel=5 * (2 / numbers) ** 0.5 + 0.03)
+    halves = new[..., :16].mean() - new[..., 16:].mean()
+    assert abs(halves) < 5 * (4 * spread / numbers) ** 0.5 + 0.03
+    apart = [(found[k : k + 2] - found[:1]).square().mean() for k in (0, 2, 4)]
+    assert 0 == apart[0] < apart[1] < 1.1 * apart[2]
+
+
+@ON_BOTH
+def test_strengths_are_levels(schedule):
+    """Of a model that knows levels; the times below are the plain run's."""
+    task = task_of(
+        Variations, DDIM(), Gaussian(schedule, 0.1), PIXELS, strength=[0.4999, 1e-5], steps=5
+    )
+    first, least = task.ways
+    levels = schedule.levels or 0
+    assert first.tolist() == pytest.approx([round(0.4999 * levels) / levels, 0.4, 0.2, 0.0])
+    assert least.tolist() == pytest.approx([schedule.t_min, 0.0])
+
+
+# --- denoising
+
+
+@ON_BOTH
+@AMONG("sampler", REVERSE, ids=str)
+def test_denoising_draws_from_the_posterior(sampler, schedule, monkeypatch):
+    """The mean exactly; draws within the sampler's own error in 100 steps."""
+    sigma = 0.2
+    task = task_of(
+        Denoise, sampler, Gaussian(schedule, COVARIANCE, MEAN), PIXELS, steps=100, sigma=sigma
+    )
+    variance = (sigma / task.pixel_range.scale) ** 2
+    gain = COVARIANCE @ (COVARIANCE + variance * torch.eye(4)).inverse()
+    mean = MEAN.flatten() + gain @ (GIVEN - MEAN.flatten())
+    spread = COVARIANCE - gain @ COVARIANCE
+    assert task.way.diff().max() < 0
+    assert len(task.way) == 101
+    torch.testing.assert_close(task.draw([0], CPU).flatten().double(), mean, atol=1e-5, rtol=0)
+    found, covariance = law(task, monkeypatch, image=1)
+    torch.testing.assert_close(found, mean, atol=0.02, rtol=0)
+    torch.testing.assert_close(covariance, spread, atol=0.01, rtol=0)
+
+
+def test_noise_is_added_once_to_a_picture():
+    """All draws see the same noisy picture, with noise of the asked size."""
+    pixels = torch.full((1, 1, 64, 64), 128, dtype=torch.uint8)
+    denoiser = Gaussian(Linear(), 0.04)
+    task = task_of(Denoise, DDPM(), denoiser, pixels, sigma=0.1, add_noise=True, results=1)
+    noise = (task.noisy - Range().to_model(pixels)) * task.pixel_range.scale
+    assert noise.std().item() == pytest.approx(0.1, rel=0.05)
+    assert torch.equal(task.draw([0], CPU), task.draw([1, 0], CPU)[1:])
+
+
+# --- what all share
+
+
+SETTINGS: dict[str, tuple[type, dict[str, Any]]] = {
+    "generate": (Generate, {"num_samples": 9}),
+    "inpaint": (Inpaint, {"mask": "random"}),
+    "moments": (Inpaint, {"rule": "moments"}),
+    "interpolate": (Interpolate, {"image": None, "frames": 3, "num_classes": 2}),
+    "dissolve": (Interpolate, {"frames": 3, "strength": 0.6, "labels": (0, 1)}),
+    "encode": (Interpolate, {"frames": 3}),
+    "variations": (Variations, {"strength": [0.2, 0.9], "results": 3}),
+    "denoise": (Denoise, {"sigma": 0.1, "add_noise": True}),
+}
+
+
+@AMONG("name", SETTINGS)
+def test_an_image_does_not_depend_on_its_company(name):
+    """The same bytes alone, in a batch, and in another order."""
+    kind, settings = SETTINGS[name]
+    sampler = DDIM() if name == "encode" else DDPM()
+    task = task_of(kind, sampler, Classes(Linear()), noise_pixels(3, 1, 4, 4), 6, **settings)
+    together = task(range(task.count), CPU)
+    for image in (0, task.count - 1, 4):
+        assert torch.equal(task([image], CPU)[0], together[image])
+    assert torch.equal(task([4, 0], CPU), together[[4, 0]])
+    shared = task.count // 3 - 1 if kind is Interpolate else 0  # ends of two strips
+    assert len(together.unique(dim=0)) == task.count - shared
+
+
+@AMONG("name", SETTINGS)
+def test_what_is_shown(name):
+    """A sheet of all, one picture of each image or each strip, and the mask."""
+    kind, settings = SETTINGS[name]
+    sampler = DDIM() if name == "encode" else DDPM()
+    task = task_of(kind, sampler, Classes(Linear()), noise_pixels(3, 1, 4, 4), 6, **settings)
+    images = noise_pixels(task.count, 1, 4, 4)
+    files = task.files(images)
+    single = [files[key] for key in sorted(files) if key.startswith("images/")]
+    if single:
+        assert torch.equal(torch.stack(single), images)
+    assert ("samples.png" in files) == (name != "generate")
+    assert ("mask.png" in files) == (kind is Inpaint)
+    strips = [key for key in files if key.endswith(".gif")]
+    assert len(strips) == (task.count // 3 if kind is Interpolate else 0)
+
+
+REFUSED = {
+    "adaptive": (Inpaint, RK45(), {}, "sampler=heun"),
+    "adaptive_labels": (Interpolate, RK45(), {"image": None, "num_classes": 2}, "sampler=heun"),
+    "adaptive_pictures": (Interpolate, RK45(), {"labels": (0, 1)}, "sampler=heun"),
+    "encode_random": (Interpolate, DDPM(), {}, "sampler=ddim"),
+    "encode_langevin": (Interpolate, Langevin(), {}, "sampler=ddim"),
+    "posterior_ode": (Denoise, DDIM(), {"sigma": 0.1}, "task.results=0"),
+    "posterior_langevin": (Denoise, Langevin(), {"sigma": 0.1}, "sampler=ddpm"),
+    "posterior_churn": (Denoise, Heun(churn=3.0), {"sigma": 0.1}, "sampler=ddpm"),
+    "no_noise": (Denoise, DDPM(), {"sigma": 1e-4}, "inside"),
+    "too_strong": (Variations, DDPM(), {"strength": 1.5}, r"\[0, 1\]"),
+    "no_strength": (Variations, DDPM(), {"strength": []}, "strength=0"),
+    "one_frame": (Interpolate, DDPM(), {"frames": 1}, "frames=1"),
+    "strength_of_none": (Interpolate, DDPM(), {"image": None, "strength": 0.5}, "task.image"),
+    "no_goes": (Inpaint, DDPM(), {"resample": 0}, "resample=0"),
+    "no_mask": (Inpaint, DDPM(), {"mask": "lft"}, "left"),
+    "grey_model": (Colorize, DDPM(), {}, "3 channels"),
+}
+
+
+@AMONG(("kind", "sampler", "settings", "words"), REFUSED.values(), ids=REFUSED)
+def test_refusals_name_the_remedy(kind, sampler, settings, words):
+    with pytest.raises(UsageError, match=words):
+        task_of(kind, sampler, Classes(Linear()), noise_pixels(2, 1, 4, 4), **settings).draw(
+            [0], CPU
+        )
+
+
+def test_the_mean_alone_needs_no_sampler():
+    task = task_of(Denoise, DDIM(), Gaussian(Linear(), 0.1), PIXELS, sigma=0.1, results=0)
+    assert task.count == 1
+    assert task.draw([0], CPU).shape == (1, 1, 2, 2)
+
+
+# --- trained models, the command, and files
+
+TASKS = {
+    "generate": (),
+    "inpaint": ("task.resample=2", "task.results=2"),
+    "inpaint_moments": ("task.rule=moments", "task.results=2"),
+    "interpolate": ("task.pairs=1", "task.frames=3", "labels=1"),
+    "interpolate_labels": ("task.pairs=1", "task.frames=3"),
+    "interpolate_encoded": ("task.image=[0,1]", "task.frames=3"),
+    "interpolate_noised": ("task.image=[0,1]", "task.frames=3", "task.strength=0.5"),
+    "variations": ("task.results=1",),
+    "denoise": ("task.results=1",),
+    "denoise_mean": ("task.results=0",),
+}
+MODELS = ("ddpm", "ncsnv2")
+SAMPLERS = (*ODE, "rk45", *RANDOM, "pc", "heun_churn")
+CANNOT = {
+    "inpaint": {"rk45"},
+    "inpaint_moments": {"rk45"},
+    "interpolate_labels": {"rk45"},
+    "interpolate_encoded": {*RANDOM, "pc", "heun_churn"},
+    "denoise": {*ODE, "rk45", "langevin", "consistent", "pc", "heun_churn"},
+}
+
+
+@cache
+def composed(task: str) -> dict[str, Any]:
+    words = f"task={task.partition('_')[0]}", "num_samples=3", "metrics=[]", *TASKS[task]
+    return settings("sample", *words)
+
+
+def chosen(name: str) -> dict[str, Any]:
+    """A sampler's settings as the config gives them, in 4 steps or so."""
+    sampler: Any = RK45(tolerance=0.03) if name == "rk45" else EVERY[name]
+    room = type(sampler).__module__.rpartition(".")[2]
+    return {"name": room, **asdict(sampler), "steps": None if name == "rk45" else 4}
+
+
+def images_of(config: dict[str, Any]) -> tuple[Task, Tensor]:
+    """What a configuration asks for, made."""
+    task, _ = Request(config).task(CPU)
+    return task, task(range(task.count), CPU)
+
+
+@AMONG("task", TASKS)
+@AMONG("name", SAMPLERS)
+@AMONG("model", MODELS)
+def test_every_task_with_every_sampler_on_both_families(model, name, task, request):
+    """It makes its images, or says in one line which other way there is."""
+    run = request.getfixturevalue(model)
+    config = {**composed(task), "checkpoint": str(run), "sampler": chosen(name)}
+    if name in CANNOT.get(task, ()):
+        with pytest.raises(UsageError, match="take"):
+            images_of(config)
+        return
+    made, images = images_of(config)
+    assert len(images) == made.count > 0
+    assert images.dtype == torch.uint8
+    if isinstance(made, Inpaint):
+        given = made.given.pixels.expand_as(images)
+        assert torch.equal(images[..., :4], given[..., :4])
+
+
+def test_the_command_writes_pictures_and_sums_them_up(ddpm):
+    """What stands in the folder that it prints; and a repeated command makes nothing anew."""
+    words = ("sample", f"checkpoint={ddpm}", "task=inpaint", "task.image=0:2", "task.results=3")
+    words = (*words, "steps=4", "task.mask=center")
+    done = worked(here(ddpm, *words))
+    folder = ddpm / done.folder
+    with np.load(folder / "samples.npz") as arrays:
+        pixels, labels = arrays["arr_0"], arrays["arr_1"]
+    truth = Digits().split("test")
+    assert labels.tolist() == truth.labels[:2].repeat_interleave(3).tolist()
+    assert pixels.shape == (6, 8, 8, 1)
+    mask = np.asarray(Image.open(folder / "mask.png"))
+    assert (mask[2:6, 2:6] == 255).all()
+    assert mask.sum() == 255 * 16
+    known = mask == 0
+    given = truth.pixels[:2].repeat_interleave(3, 0)[:, 0].numpy()
+    assert (pixels[..., 0][:, known] == given[:, known]).all()
+    single = np.asarray(Image.open(folder / "images" / "001_02.png"))
+    assert (single == pixels[5, ..., 0]).all()
+    before = (folder / "samples.npz").stat().st_mtime_ns
+    again = ddpm / worked(here(ddpm, *words)).folder
+    assert (again / "samples.npz").stat().st_mtime_ns == before
+
+
+def test_the_command_writes_strips_and_animations(ncsnv2):
+    words = ("task=interpolate", "task.pairs=2", "task.frames=4", "sampler=langevin", "steps=4")
+    folder = ncsnv2 / worked(here(ncsnv2, "sample", f"checkpoint={ncsnv2}", *words)).folder
+    assert {"samples.png", "strip_000.png", "strip_001.png"} <= {p.name for p in folder.iterdir()}
+    with Image.open(folder / "strip_001.gif") as animation:
+        assert getattr(animation, "n_frames", 0) == 6
+
+
+def test_a_changed_picture_is_another_cell(ddpm, tmp_path):
+    """Under the same name."""
+    folders = set()
+    for value in (0, 200):
+        Image.new("L", (8, 8), value).save(tmp_path / "own.png")
+        words = (f"task.image={tmp_path / 'own.png'}", "task.results=1", "steps=2")
+        done = worked(here(ddpm, "sample", f"checkpoint={ddpm}", "task=inpaint", *words))
+        folders.add(json.loads((ddpm / done.folder / "cells.json").read_text())["cells"][0])
+    assert len(folders) == 2
+
+
+@pytest.fixture
+def album():
+    """The album of a model of digits, 8x8 and grey."""
+    recipe = {"dataset": {"name": "digits"}}
+    return CheckpointAlbum(
+        Checkpoint(Path("x"), "", 0, recipe, Range(), (1, 8, 8), (), {"raw": {}})
+    )
+
+
+def test_pictures_by_number_are_those_of_the_test_set(album):
+    truth = Digits().split("test")
+    found = album.pictures([3, "5:7"], False)
+    assert torch.equal(found.pixels, truth.pixels[[3, 5, 6]])
+    assert found.labels.tolist() == truth.labels[[3, 5, 6]].tolist()
+    for wrong in (len(truth), -1, "3:3"):
+        with pytest.raises(UsageError, match="image"):
+            album.pictures(wrong, False)
+
+
+def test_files_are_converted_only_when_asked(album, tmp_path):
+    grey = torch.arange(64, dtype=torch.uint8).reshape(8, 8)
+    path = str(tmp_path / "a.png")
+    Image.fromarray(grey.numpy()).save(path)
+    found = album.pictures(path, False)
+    assert torch.equal(found.pixels, grey[None, None])
+    assert found.labels is None
+    for picture in (Image.new("L", (9, 8)), Image.new("RGB", (8, 8)), Image.new("1", (8, 8))):
+        picture.save(path)
+        with pytest.raises(UsageError, match=r"task\.resize=true"):
+            album.pictures([0, path], False)
+        assert album.pictures([0, path], True).pixels.shape == (2, 1, 8, 8)
+    Path(path).write_text("no picture")
+    with pytest.raises(UsageError, match="not a picture"):
+        album.pictures(path, True)
+    with pytest.raises(UsageError, match="no file"):
+        album.pictures(str(tmp_path / "b.png"), True)
+
+
+def test_grey_files_are_what_colorizing_wants(tmp_path):
+    path = str(tmp_path / "a.png")
+    Image.new("L", (8, 8), 77).save(path)
+    checkpoint = Checkpoint(Path("x"), "", 0, {}, Range(), (3, 8, 8), (), {"raw": {}})
+    album = CheckpointAlbum(checkpoint)
+    assert (album.pictures(path, False, grey=True).pixels == 77).all()
+    with pytest.raises(UsageError, match="RGB"):
+        album.pictures(path, False)
+
+
+def test_masks_from_files(album, tmp_path):
+    """White is lost; greys and other sizes only with resize."""
+    mask = torch.zeros(8, 8, dtype=torch.uint8)
+    mask[2:4] = 255
+    path = str(tmp_path / "mask.png")
+    Image.fromarray(mask.numpy()).save(path)
+    assert torch.equal(album.mask(path, False), mask > 0)
+    for picture in (Image.fromarray(mask.numpy()).resize((16, 16)), Image.new("L", (8, 8), 90)):
+        picture.save(path)
+        with pytest.raises(UsageError, match=r"task\.resize=true"):
+            album.mask(path, False)
+        assert album.mask(path, True).shape == (8, 8)

@@ -14,7 +14,7 @@ from diffgen.sampler.ddpm import DDPM
 from diffgen.sampler.dpmpp_2m_sde import DPMpp2MSDE
 from diffgen.sampler.euler_maruyama import EulerMaruyama
 from diffgen.task.edit import Edit, at_least, beside
-from diffgen.task.way import from_time
+from diffgen.task.way import evenly
 
 REVERSE: tuple[Sampler, ...] = (
     DDPM("fixedsmall"),
@@ -30,8 +30,8 @@ class Denoise(Edit):
     """The mean of p(x0 | picture), and then `results` draws from it.
 
     sigma: of the noise, in units where black is 0 and white 1. The picture is the state at the
-    time of this sigma, the mean is the denoiser's estimate there, and draws go on from there.
-    add_noise: pictures are clean and get the noise first.
+    time of this sigma, the mean is the denoiser's estimate there, and draws go on from there in
+    steps even in ln(alpha / sigma). add_noise: pictures are clean and get the noise first.
     """
 
     sigma: float
@@ -61,6 +61,11 @@ class Denoise(Edit):
             )
         return schedule.time(-self.times.new_tensor(self.sigma / scale).log())
 
+    @cached_property
+    def way(self) -> Tensor:
+        """The times of the draws: as many steps as were asked for, all below this noise."""
+        return evenly(self.denoiser.schedule, self.time, len(self.times) - 1)
+
     @property
     def each(self) -> int:
         return 1 + self.results
@@ -83,8 +88,8 @@ class Denoise(Edit):
         rows = [k for k, image in enumerate(images) if image % self.each]
         if rows:
             drawn = [images[k] for k in rows]
-            way, label = from_time(self.times, t), self.label(drawn, device)
-            x0[rows] = self.sampler(self.denoiser, x[rows], way, label, self.noise(drawn))
+            label, noise = self.label(drawn, device), self.noise(drawn)
+            x0[rows] = self.sampler(self.denoiser, x[rows], self.way, label, noise)
         return x0
 
     def files(self, images: Tensor) -> dict[str, Tensor]:

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from diffgen.errors import UsageError
 from diffgen.pixels import enlarge
+from diffgen.sampler.encode import encode, noiseless
 from diffgen.task.base import Task, by_turns, on
 from diffgen.task.blended import blended
 from diffgen.task.edit import ROWS, at_least, joined
-from diffgen.task.encode import encoded, no_noise
 from diffgen.task.mixed import MixedNoise, lerp, shares, slerp
 from diffgen.task.pictures import Album, Names, Pictures, digest
 from diffgen.task.way import check_stops, from_strength, settled
@@ -95,8 +95,8 @@ class Interpolate(Task):
         x = self.above(ends, share, noise, device)
         sampler = settled(self.sampler, self.denoiser.schedule, self.times)
         denoiser = blended(self.denoiser, label, other, share)
-        encoded = self.given is not None and self.strength is None
-        return sampler(denoiser, x, self.part, label, no_noise if encoded else noise)
+        arc = self.given is not None and self.strength is None
+        return sampler(denoiser, x, self.part, label, noiseless if arc else noise)
 
     def above(self, ends: Ends, share: Tensor, noise: MixedNoise, device: torch.device) -> Tensor:
         """The states (B, C, H, W) between two ends at the first of the times."""
@@ -115,7 +115,7 @@ class Interpolate(Task):
         if device not in self.kept:
             x0 = self.pixel_range.to_model(given.pixels).to(device)
             label = on(by_turns(self.taken, range(len(given))), device)
-            self.kept[device] = encoded(self.sampler, self.denoiser, x0, self.times, label)
+            self.kept[device] = encode(self.sampler, self.denoiser, x0, self.times, label)
         return self.kept[device]
 
     def files(self, images: Tensor) -> dict[str, Tensor]:

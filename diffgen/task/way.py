@@ -34,12 +34,17 @@ def from_strength(schedule: Schedule, times: Tensor, strength: float) -> Tensor:
         return times[-1:]
     levels = schedule.levels
     t = round(strength * levels) / levels if levels else strength
-    return from_time(times, times.new_tensor(max(t, schedule.t_min)))
+    first = times.new_tensor([max(t, schedule.t_min)])
+    return torch.cat([first, times[times < first - 1e-9]])
 
 
-def from_time(times: Tensor, t: Tensor) -> Tensor:
-    """t > 0, and then those of `times` that lie below it by more than rounding."""
-    return torch.cat([t[None], times[times < t - 1e-9]])
+def evenly(schedule: Schedule, t: Tensor, steps: int) -> Tensor:
+    """Times (steps + 1,) from t to t_min, even in ln(alpha / sigma), and then 0."""
+    if steps == 1:
+        return torch.stack([t, torch.zeros_like(t)])
+    first, last = schedule.log_snr(torch.stack([t, t.new_tensor(schedule.t_min)])).tolist()
+    times = schedule.time(torch.linspace(first, last, steps, dtype=torch.float64))
+    return torch.cat([t[None], times[1:-1], t.new_tensor([schedule.t_min, 0.0])])
 
 
 def check_stops(sampler: Sampler, task: str) -> None:
