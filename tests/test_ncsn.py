@@ -97,13 +97,25 @@ def cloud(kind: str) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("kind", ["even", "dark", "bright", "mixed"])
-@pytest.mark.parametrize("block", [16, 1024])
-def test_technique_1_finds_the_widest_pair(kind, block, monkeypatch):
+@pytest.mark.parametrize(("block", "start"), [(1024, None), (16, None), (16, 0.0), (64, 0.0)])
+def test_technique_1_finds_the_widest_pair(kind, block, start, monkeypatch):
+    """In blocks of any size, from a good first guess and from none."""
     monkeypatch.setattr(measure, "BLOCK", block)
+    if start is not None:
+        monkeypatch.setattr(measure, "_hopped", lambda rows: start)
     pixels = cloud(kind)
     found = widest(in_memory(pixels, None, (), kind))
     assert found.value == pytest.approx(torch.pdist(pixels.flatten(1).double() / 255).max().item())
     assert (found.images, found.total, found.exact) == (400, 400, True)
+
+
+@pytest.mark.parametrize("ground", [0, 255], ids=["black", "white"])
+def test_technique_1_keeps_what_could_be_wider(ground, monkeypatch):
+    """Two images that reach the bound exactly, among many that are near it by none."""
+    monkeypatch.setattr(measure, "_hopped", lambda rows: 8.0)
+    pixels = torch.full((50, 1, 4, 4), ground, dtype=torch.uint8)
+    pixels.view(50, 16)[7, :8] = pixels.view(50, 16)[31, 8:15] = 255 - ground
+    assert widest(in_memory(pixels, None, (), "two")).value == pytest.approx(math.sqrt(15))
 
 
 def test_technique_1_leaves_out_most_pairs(monkeypatch):
