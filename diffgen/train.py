@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from diffgen import __version__
 from diffgen.build import build, typed
 from diffgen.checkpoint_format import FORMAT
+from diffgen.command.home import move_in
 from diffgen.dataset.datamodule import DataModule
 from diffgen.dataset.images import Images
 from diffgen.model.denoiser import Preconditioned
@@ -24,7 +25,7 @@ from diffgen.recipe import (
     denoiser_of,
     times_of,
 )
-from diffgen.resolve import range_of, resolved
+from diffgen.resolve import range_of, resolved, waiting
 from diffgen.resume import resumed
 from diffgen.training.agreement import Agreement
 from diffgen.training.ema import Ema, Profile
@@ -44,13 +45,15 @@ def train(cfg: DictConfig) -> None:
     """Train what the configuration describes; the run's folder is printed last."""
     quiet()
     config: Any = OmegaConf.to_container(cfg, resolve=True)
-    job, checkpoint = HydraConfig.get(), None
+    job, checkpoint, images = HydraConfig.get(), None, None
     folder = Path(job.runtime.output_dir)
-    if config["resume"] in (None, "auto"):  # else the checkpoint's recipe holds the numbers
-        config = resolved(config)
+    if config["resume"] in (None, "auto") and waiting(config):  # else a recipe holds the numbers
+        images = build("dataset", config["dataset"]).split("train")
+        config = resolved(config, images)
     if config["resume"]:
         config, folder, checkpoint = resumed(config, job.overrides.task, folder)
-    Run(config, folder).fit(checkpoint)
+        move_in(folder)
+    Run(config, folder).fit(checkpoint, images)
     print(folder)
 
 
@@ -61,14 +64,15 @@ class Run:
     config: dict[str, Any]
     folder: Path
 
-    def fit(self, checkpoint: Path | None) -> None:
+    def fit(self, checkpoint: Path | None, read: Images | None = None) -> None:
         """Train to the last step, from a checkpoint where there is one.
 
-        SystemExit(128 + signal) after a stop by signal, the checkpoint written.
+        `read` is the training set, if it was read before. SystemExit(128 + signal) after a stop
+        by signal, the checkpoint written.
         """
         settings = typed(TrainerSettings, "trainer", self.config["trainer"])
         source = build("dataset", self.config["dataset"])
-        images = source.split("train")
+        images: Images = read or source.split("train")
         module = self.module(images, settings)
         profiles = {k: typed(Profile, f"ema.{k}", v) for k, v in self.config["ema"].items()}
         ema = Ema(profiles)
@@ -77,7 +81,8 @@ class Run:
         callbacks = [ema, *self.previews(ema, module, images), keeper, reporter, Agreement()]
         trainer = self.trainer(settings, callbacks)
         data = DataModule(
-            source,
+            images,
+            source.flip,
             settings.batch_size,
             self.config["seed"],
             settings.accumulate,

@@ -15,6 +15,7 @@ from PIL import Image
 from running import TINY, assert_same, contents, ended, here, there, worked
 from torch import nn
 
+from diffgen.dataset.digits import Digits
 from diffgen.training.agreement import Agreement
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -136,6 +137,7 @@ def test_resume_auto_takes_the_newest_run_of_the_same_settings(tmp_path):
     again = train(tmp_path, *words, "trainer.max_steps=4")
     assert again == first
     assert contents(last(first))["global_step"] == 4
+    assert len(list(tmp_path.glob("runs/*/*"))) == 2
     whole = train(tmp_path, *TINY, "logger=none", "trainer.max_steps=4")
     for key in ("state_dict", "ema", "optimizer_states"):
         one, two = contents(last(first))[key], contents(last(whole))[key]
@@ -160,6 +162,9 @@ def test_what_does_not_change_the_run_may_change(plain, tmp_path):
     assert contents(last(copy))["global_step"] == 8
     assert contents(last(copy))["diffgen"]["recipe"]["trainer"]["accumulate"] == 4
     assert [int(row["step"]) for row in log_of(copy)] == [1, 2, 3, 4, 5, 6]
+    assert not list(tmp_path.glob("runs/*"))
+    log = (copy / "train.log").read_text()
+    assert log.index("max_steps=6") < log.index("max_steps=8")
 
 
 def assert_close(one: Path, other: Path):
@@ -260,6 +265,15 @@ def test_a_wrong_setting_gets_one_line(word, answer, tmp_path):
     assert done.status == 2
     assert done.line().startswith(answer)
     assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_the_training_set_is_read_once(tmp_path, monkeypatch):
+    read, split = [], Digits.split
+    monkeypatch.setattr(Digits, "split", lambda *of: read.append(of) or split(*of))
+    for words in ((), ("model=ncsnv2", "schedule=ncsnv2")):
+        read.clear()
+        train(tmp_path, *TINY, *words, "trainer.max_steps=1", "logger=none")
+        assert len(read) == 1
 
 
 def test_a_loss_that_explodes_ends_the_run_with_a_hint(tmp_path):

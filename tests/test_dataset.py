@@ -223,7 +223,7 @@ def fit(max_steps, accumulate, checkpoint=None, witness=None):
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    data = DataModule(Digits(flip=True), 12, 5, accumulate, max_steps)
+    data = DataModule(Digits().split("train"), True, 12, 5, accumulate, max_steps)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", ".*not resumable.*")
         warnings.filterwarnings("error", ".*many workers.*")
@@ -249,7 +249,7 @@ def test_resuming_sees_exactly_the_batches_of_an_unbroken_run(
     assert_close(resumed.weight, unbroken.weight, rtol=0, atol=0)
 
 
-def test_the_trainer_gets_the_batches_of_its_source():
+def test_the_trainer_gets_the_batches_of_its_images():
     images = Digits().split("train")
     expected = read(Batches(images, 12, 5, accumulate=2, flip=True), range(6))
     assert [rows for _, _, rows in fit(3, 2).seen] == [b["pixels"].tolist() for b in expected]

@@ -1,27 +1,26 @@
-"""What feeds the trainer: one source of images, read as one endless epoch."""
-
-from functools import cached_property
+"""What feeds the trainer: a set of images, read as one endless epoch."""
 
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from diffgen.dataset.batches import Batches
-from diffgen.dataset.images import Images, Source
+from diffgen.dataset.images import Images
 from diffgen.dataset.loader import Loader
 from diffgen.errors import UsageError
 
 
 class DataModule(LightningDataModule):
-    """The training batches of a source, for a trainer that stops by `max_steps`.
+    """The training batches of `images`, for a trainer that stops by `max_steps`.
 
-    `batch_size` counts the images of a step, over all devices and micro-batches; `accumulate` is
-    the trainer's accumulate_grad_batches. `workers` processes decode images that do not fit into
-    memory; those that do are handed out without.
+    `flip` mirrors half of them. `batch_size` counts the images of a step, over all devices and
+    micro-batches; `accumulate` is the trainer's accumulate_grad_batches. `workers` processes
+    decode images that do not fit into memory; those that do are handed out without.
     """
 
     def __init__(
         self,
-        source: Source,
+        images: Images,
+        flip: bool,
         batch_size: int,
         seed: int,
         accumulate: int,
@@ -29,13 +28,9 @@ class DataModule(LightningDataModule):
         workers: int = 0,
     ) -> None:
         super().__init__()
-        self.source, self.batch_size, self.seed = source, batch_size, seed
+        self.images, self.flip = images, flip
+        self.batch_size, self.seed = batch_size, seed
         self.accumulate, self.max_steps, self.workers = accumulate, max_steps, workers
-
-    @cached_property
-    def images(self) -> Images:
-        """The training set, read when first asked for."""
-        return self.source.split("train")
 
     def train_dataloader(self) -> Loader:
         """The batches from the trainer's step on, for the trainer's rank."""
@@ -50,7 +45,7 @@ class DataModule(LightningDataModule):
             self.accumulate,
             self.trainer.global_rank,
             self.trainer.world_size,
-            self.source.flip,
+            self.flip,
         )
         in_memory = isinstance(self.images.pixels, Tensor)
         return Loader(batches, start, self.max_steps, 0 if in_memory else self.workers)
