@@ -88,12 +88,18 @@ def _judge(dataset: tuple[Any, ...], features: tuple[Any, ...], cache: str, devi
     return Judge(extractor, reference(train, "train", extractor, Path(cache)), test)
 
 
+def features_name(features: dict[str, Any], dataset: str) -> str:
+    """The features asked for, `auto` replaced by the data set's own."""
+    if features["name"] != "auto":
+        return features["name"]
+    return "classifier" if dataset in OWN_CLASSIFIER else "inception"
+
+
 def _extractor(
     features: dict[str, Any], train: Images, test: Images, cache: Path, device: str
 ) -> Extractor:
-    name = features.pop("name")
-    if name == "auto":
-        name = "classifier" if train.name in OWN_CLASSIFIER else "inception"
+    name = features_name(features, train.name)
+    features.pop("name")
     if name == "classifier":
         settings = typed(FeaturesClassifier, "features", features)
         network = cached(settings, train, test, cache, device).network

@@ -20,7 +20,7 @@ from torch import Tensor
 from diffgen import __version__
 from diffgen.cell import Cell
 from diffgen.evaluation.metrics import check
-from diffgen.judge import Judge, judge_of
+from diffgen.judge import Judge, features_name, judge_of
 from diffgen.publish import NOTE, publish
 from diffgen.request import Request
 from diffgen.task.files import keep
@@ -64,8 +64,8 @@ class Job:
         self.config, self.fabric, self.request = config, fabric, Request(config)
         check(config["metrics"])
         self.task, self.counters = self.request.task(fabric.device)
-        self.metrics: list[str] = config["metrics"] if self.task.scored else []
         self.labels = self.task.classes()
+        self.metrics = self.telling(config["metrics"])
 
     def cells(self) -> list[Cell]:
         """The cell asked for, done, and that of the table's floor where there is one."""
@@ -75,9 +75,22 @@ class Job:
         if not cell.done(self.metrics):
             self.fill(cell, judge)
         floor = None
-        if judge and self.fabric.global_rank == 0:
+        if judge and self.task.scored and self.fabric.global_rank == 0:
             floor = judge.floor(run, self.count(judge), self.metrics)
         return [cell] if floor is None else [cell, floor]
+
+    def telling(self, metrics: list[str]) -> list[str]:
+        """Those of the metrics that say something of the task's images.
+
+        Of an edit that is whether a classifier still sees the picture's class.
+        """
+        if self.task.scored:
+            return metrics
+        dataset = self.request.checkpoint.recipe["dataset"]["name"]
+        named = features_name(self.config["features"], dataset) == "classifier"
+        return [
+            name for name in metrics if name == "accuracy" and named and self.labels is not None
+        ]
 
     def judge(self) -> Judge | None:
         """What scores the images; None where no metrics are asked for."""
@@ -95,6 +108,8 @@ class Job:
 
     def count(self, judge: Judge) -> int:
         """How many images a row counts."""
+        if not self.task.scored:
+            return self.task.count
         return judge.sample_count(self.config["num_samples"], self.config["n"])
 
     def identity(self, judge: Judge | None) -> dict[str, Any]:

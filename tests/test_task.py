@@ -1,5 +1,6 @@
 """Editing: exact laws on Gaussians, pixels kept to the bit, and ends that are what they claim."""
 
+import csv
 import json
 from dataclasses import asdict
 from functools import cache
@@ -805,6 +806,30 @@ def test_the_command_writes_pictures_and_sums_them_up(ddpm):
     before = (folder / "samples.npz").stat().st_mtime_ns
     again = ddpm / worked(here(ddpm, *words)).folder
     assert (again / "samples.npz").stat().st_mtime_ns == before
+
+
+def test_an_edit_is_judged_by_the_class_that_it_keeps(ddpm):
+    """Pictures that lost one pixel are as recognisable as whole ones; those that lost all, less.
+
+    A distance to the law of the data would say nothing of them, and there is none.
+    """
+    words = ("sample", f"checkpoint={ddpm}", "task=inpaint", "task.image=0:40", "task.results=1")
+    words = (*words, "steps=2", "metrics=[fid,accuracy]")
+    lost = Image.new("1", (8, 8), 1)
+    lost.save(ddpm / "all.png")
+    lost.paste(0, (1, 0, 8, 8))
+    lost.paste(0, (0, 1, 8, 8))
+    lost.save(ddpm / "one.png")
+    seen = {}
+    for mask in ("one.png", "all.png"):
+        folder = ddpm / worked(here(ddpm, *words, f"task.mask={mask}")).folder
+        with (folder / "table.csv").open() as file:
+            (row,) = csv.DictReader(file)
+        assert row["n"] == "40"
+        assert not row.get("fid")
+        seen[mask] = float(row["accuracy"])
+    assert seen["one.png"] > 0.9
+    assert seen["all.png"] < 0.5
 
 
 def test_the_command_writes_strips_and_animations(ncsnv2):
