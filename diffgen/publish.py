@@ -10,7 +10,7 @@ from diffgen.evaluation import table
 from diffgen.evaluation.collect import collect
 from diffgen.evaluation.rows import blocks
 from diffgen.guidance_sheet import guidance_sheets
-from diffgen.training.logger import logger_of
+from diffgen.training.logger import finish, logger_of
 
 NOTE = "cells.json"  # in a job's folder: where its cells stand, and its logger
 
@@ -52,4 +52,4 @@ def _log(
         logger.log_table("table", columns, data)
         logger.log_image("figure", [str(folder / "table.png")])
     logger.log_image("samples", [str(path) for path in pictures])
-    logger.experiment.finish()
+    finish([logger])

@@ -30,7 +30,7 @@ from diffgen.resume import resumed
 from diffgen.training.agreement import Agreement
 from diffgen.training.ema import Ema, Profile
 from diffgen.training.launch import quiet
-from diffgen.training.logger import logger_of
+from diffgen.training.logger import finish, logger_of
 from diffgen.training.loss import Loss
 from diffgen.training.module import Module
 from diffgen.training.optimizer import OptimizerSettings
@@ -89,7 +89,10 @@ class Run:
             settings.max_steps,
             settings.workers,
         )
-        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        try:
+            trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        finally:
+            finish(trainer.loggers)
         # Another status than 0 of another rank would have Lightning kill this one, working or not.
         if keeper.stopped and trainer.is_global_zero:
             raise SystemExit(128 + keeper.stopped)

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import lightning.pytorch.loggers.wandb
 import pytest
 import torch
 from PIL import Image
@@ -293,3 +294,31 @@ def test_tensorboard_gets_losses_and_pictures(tmp_path):
     events = EventAccumulator(str(run)).Reload()
     assert len(events.Scalars("loss")) == 2
     assert "samples" in events.Tags()["images"]
+
+
+def test_each_job_of_a_sweep_is_a_run_of_wandb_by_itself(tmp_path, monkeypatch):
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    words = ("logger=wandb", "logger.offline=true", "trainer.max_steps=1", "seed=0,1")
+    sweep = tmp_path / worked(here(tmp_path, "train", "-m", *TINY, *words)).folder.parent
+    assert [len(list(sweep.glob(f"{job}/wandb/offline-run-*/*.wandb"))) for job in "01"] == [1, 1]
+
+
+def test_wandb_without_login_or_package_is_one_line(tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+
+    def unknown(**_):
+        raise wandb.errors.UsageError("No API key configured.\nThe second line")
+
+    monkeypatch.setattr(wandb, "init", unknown)
+    done = here(tmp_path, "train", *TINY, "logger=wandb")
+    assert done.status == 2
+    assert done.line() == (
+        "wandb does not start (No API key configured.); set logger.offline=true, or another logger"
+    )
+    monkeypatch.setattr(lightning.pytorch.loggers.wandb, "_WANDB_AVAILABLE", False)
+    done = here(tmp_path, "train", *TINY, "logger=wandb")
+    assert (done.status, done.line()) == (
+        2,
+        "logger=wandb needs one more package: pip install wandb",
+    )

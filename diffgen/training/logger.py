@@ -1,6 +1,6 @@
 """Where the log goes: csv, tensorboard, wandb or nowhere."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +39,32 @@ def wandb(
     group: str | None = None,
     offline: bool = False,
 ) -> Logger:
-    """A run of Weights & Biases, its files in the run's folder."""
-    return WandbLogger(
-        name=folder.name,
-        save_dir=folder,
-        project=project,
-        entity=entity,
-        group=group,
-        offline=offline,
-    )
+    """A run of Weights & Biases, its files in the run's folder; online it needs a login."""
+    try:
+        logger = WandbLogger(
+            name=folder.name,
+            save_dir=folder,
+            project=project,
+            entity=entity,
+            group=group,
+            offline=offline,
+        )
+        logger.experiment  # noqa: B018 (it starts the run)
+    except ModuleNotFoundError:
+        raise UsageError("logger=wandb needs one more package: pip install wandb") from None
+    except Exception as error:  # wandb's own, which cannot be named where it is absent
+        reason = (str(error).splitlines() or [""])[0]
+        raise UsageError(
+            f"wandb does not start ({reason}); set logger.offline=true, or another logger"
+        ) from error
+    return logger
+
+
+def finish(loggers: Iterable[Logger]) -> None:
+    """Ends runs of Weights & Biases, which the next run of this process would else go on with."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.experiment.finish()
 
 
 LOGGERS = {"csv": csv, "tensorboard": tensorboard, "wandb": wandb}
