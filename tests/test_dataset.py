@@ -760,7 +760,7 @@ def test_lsun_from_a_database_and_from_a_folder(tmp_path, monkeypatch, memory_li
     database.mkdir()
     (database / "data.mdb").write_bytes(b"")
     monkeypatch.setitem(sys.modules, "lmdb", None)
-    with pytest.raises(UsageError, match="pip install lmdb"):
+    with pytest.raises(UsageError, match=r"pip install 'diffgen\[lsun\]'"):
         source.split("train")
     content = {f"{n}f3a".encode(): picture(pixels) for n, pixels in enumerate(made)}
     monkeypatch.setitem(sys.modules, "lmdb", FakeLmdb(content))

@@ -23,7 +23,7 @@ class Celeba:
 
     Of the 178x218 pixels `crop` keeps the middle 140x140 (ncsn: both NCSN papers) or the 128x128
     around column 89, row 121 (ddim); then they are resized to `size`. Torchvision downloads them
-    where it can (it needs gdown); more than `memory_limit` GiB are decoded on access.
+    where it can (with the extra `celeba`); more than `memory_limit` GiB are decoded on access.
     """
 
     root: str = "data"

@@ -75,7 +75,9 @@ class _Lmdb(Store):
         try:
             self._open = importlib.import_module("lmdb").open
         except ImportError as error:
-            raise UsageError(f"{path} needs `pip install lmdb`") from error
+            raise UsageError(
+                f"{path} needs one more package: pip install 'diffgen[lsun]'"
+            ) from error
 
     def names(self) -> list[str]:
         with self._reading() as reading:
