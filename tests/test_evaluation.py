@@ -5,7 +5,7 @@ import hashlib
 import json
 import logging
 import urllib.error
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from torch_fidelity import metric_fid, metric_kid, metric_prc
 
 from diffgen.build import typed
 from diffgen.dataset.digits import Digits
+from diffgen.dataset.images import Images
 from diffgen.errors import UsageError
 from diffgen.evaluation import inception, metrics, neighbours
 from diffgen.evaluation.classifier import ClassifierExtractor
@@ -361,15 +362,6 @@ def test_inception_features_are_torch_fidelitys(inception_weights, monkeypatch):
 # --- references -----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, eq=False)
-class Set:
-    pixels: torch.Tensor
-    labels: torch.Tensor | None
-    name: str = "made"
-    fingerprint: str = "f1"
-    classes: tuple[str, ...] = ("a", "b")
-
-
 class Counting(ClassifierExtractor):
     """Counts the images it has looked at."""
 
@@ -382,7 +374,7 @@ class Counting(ClassifierExtractor):
 
 @pytest.fixture
 def images():
-    return Set(bytes_of(300, 1, 8, 8), torch.arange(300) % 2)
+    return Images(bytes_of(300, 1, 8, 8), torch.arange(300) % 2, ("a", "b"), "made", "f1")
 
 
 def test_a_cached_reference_equals_a_computed_one_to_the_bit(images, tmp_path):
@@ -485,8 +477,22 @@ def test_the_floor_scores_held_out_images_as_samples_are(images, tmp_path):
         list(METRICS), truth, real
     )
     assert (row["sampler"], row["n"], row["features_hash"]) == (FLOOR, 60, extractor.hash)
+    streamed = Streamed(test.pixels)
+    assert floor(replace(test, pixels=streamed), 60, extractor, real, list(METRICS)) == row
+    assert streamed.read == 60
     with pytest.raises(UsageError, match="holds out 120 images"):
         floor(test, 121, extractor, real, ["fid"])
+
+
+class Streamed:
+    """Pixels that are read when asked for, and how many were."""
+
+    def __init__(self, pixels):
+        self.pixels, self.shape, self.read = pixels, tuple(pixels.shape), 0
+
+    def __getitem__(self, index):
+        self.read += len(index)
+        return self.pixels[index]
 
 
 # --- tables ---------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from diffgen.errors import UsageError
 from diffgen.evaluation.draws import draw, draw_evenly
-from diffgen.evaluation.features import Extractor, extract
+from diffgen.evaluation.features import Extractor
 from diffgen.evaluation.metrics import Scored, evaluate
 from diffgen.evaluation.reference import ImageSet, Reference
 from diffgen.evaluation.rows import FLOOR, Row
@@ -26,11 +26,9 @@ def floor(
     if n > total:
         raise UsageError(f"{test.name} holds out {total} images: no row {FLOOR!r} of {n}; lower n")
     rows = draw(total, n, seed) if test.labels is None else draw_evenly(test.labels, n, seed)
-    scored = Scored(
-        test.pixels[rows],
-        extract(extractor, test.pixels, rows),
-        None if test.labels is None else test.labels[rows],
-    )
+    images = test.at(rows)
+    labels = None if test.labels is None else test.labels[rows]
+    scored = Scored(images, extractor(images), labels)
     return {
         "sampler": FLOOR,
         "seed": seed,

@@ -21,7 +21,10 @@ log = logging.getLogger(__name__)
 
 
 class ImageSet(Protocol):
-    """Images of a data set: pixels, labels (N,) int64 or None, a name and a fingerprint."""
+    """Images of a data set: pixels, labels (N,) int64 or None, a name and a fingerprint.
+
+    `at` reads the images at an index (B,) int64, uint8 (B, C, H, W).
+    """
 
     @property
     def pixels(self) -> Pixels: ...
@@ -31,6 +34,8 @@ class ImageSet(Protocol):
     def name(self) -> str: ...
     @property
     def fingerprint(self) -> str: ...
+
+    def at(self, index: Tensor) -> Tensor: ...
 
 
 @dataclass(frozen=True, eq=False)
