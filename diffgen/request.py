@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffgen import tuned_times
 from diffgen.album import CheckpointAlbum
 from diffgen.build import build, nearest, typed
 from diffgen.checkpoint import Checkpoint, locate, opened
@@ -71,7 +72,35 @@ class Request:
     def times(self) -> Tensor:
         """The times (steps + 1,) of the way back."""
         steps = self.config["sampler"]["steps"]
+        if self.spacing == "tuned":
+            return tuned_times.kept(self.checkpoint, self.way, self.remedy)
         return times_of(self.model, self.base.schedule, self.spacing, steps)
+
+    @property
+    def way(self) -> dict[str, Any]:
+        """What tuned times depend on besides the checkpoint, plain data."""
+        sampler = {"name": self.config["sampler"]["name"], **self.changed_settings()}
+        return {
+            "sampler": {key: as_float(value) for key, value in sampler.items()},
+            "steps": self.config["sampler"]["steps"],
+            "guidance": self.guidance_identity() if self.guidance_name() else None,
+            "clip": self.clip,
+            "ema": self.ema,
+        }
+
+    @property
+    def remedy(self) -> str:
+        """The command that makes the tuned times which this request asks for."""
+        config, guidance = self.config, self.config["guidance"]
+        words = {key: config[key] for key in ("checkpoint", "ema", "clip")}
+        words = {k: value for k, value in words.items() if value not in (None, "auto", "latest")}
+        words["sampler"] = config["sampler"]["name"]
+        words |= {f"sampler.{key}": value for key, value in self.changed_settings().items()}
+        words["steps"] = config["sampler"]["steps"]
+        if guidance["name"] not in ("classifier_free", "none"):
+            words["guidance"] = guidance["name"]
+        words |= {f"guidance.{k}": v for k, v in guidance.items() if k != "name" and v}
+        return " ".join(["diffgen tune", *(f"{key}={value}" for key, value in words.items())])
 
     @property
     def start(self) -> str:

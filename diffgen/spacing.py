@@ -100,7 +100,7 @@ def times(schedule: Schedule, spacing: str, steps: int | None) -> Tensor:
     if spacing == "ends":
         return ends(schedule, steps)
     if spacing not in SPACINGS:
-        raise UsageError(f"no spacing={spacing}; there is auto, {', '.join(SPACINGS)}")
+        raise UsageError(f"no spacing={spacing}; there is auto, tuned, {', '.join(SPACINGS)}")
     steps = (schedule.levels or 1000) if steps is None else steps
     if steps < 1:
         raise UsageError(f"steps={steps}: take 1 or more")

@@ -40,7 +40,7 @@ KNOWS = {
 COMMANDS = {"explain"}  # rooms that belong to a command, which may know everything
 LIBRARIES = {
     "hydra": {"command", "train", "sample", "explain"},
-    "lightning": {"training", "dataset", "train", "sample"},
+    "lightning": {"training", "dataset", "train", "sample", "tune"},
     "torchmetrics": {"evaluation"},
     "torch_fidelity": {"evaluation"},
     "diffusers": {"interop"},

@@ -62,6 +62,12 @@ COMMANDS = {
             finish="diffgen.sample:finish_sweep",
         ),
         Command(
+            "tune",
+            "find the times at which a sampler errs least, for spacing=tuned",
+            "diffgen.tune:tune",
+            preflight="diffgen.tune:preflight",
+        ),
+        Command(
             "import",
             "turn a released checkpoint of another program into one of diffgen",
             "diffgen.importer:main",

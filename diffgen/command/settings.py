@@ -44,7 +44,7 @@ class Train(Common):
     network: Room
     optimizer: Room
     ema: dict[str, Room]
-    sampler: Room
+    sampler: Room | None = None  # that of models that make images
     trainer: Room
     preview: Room
 
@@ -83,7 +83,27 @@ class Sample(Common):
     deterministic: bool
 
 
-SETTINGS: dict[str, type[Settings]] = {"train": Train, "explain": Explain, "sample": Sample}
+class Tune(Settings):
+    checkpoint: str
+    ema: str | None
+    sampler: Room
+    steps: Count
+    guidance: Guidance
+    clip: Literal["auto", "none", "range", "dynamic"]
+    seed: Natural
+    labels: str | int | list[int]
+    num_samples: Count
+    candidates: Count
+    accelerator: str
+    runs: str
+
+
+SETTINGS: dict[str, type[Settings]] = {
+    "train": Train,
+    "explain": Explain,
+    "sample": Sample,
+    "tune": Tune,
+}
 
 
 def check(command: str, config: DictConfig) -> dict[str, Any]:

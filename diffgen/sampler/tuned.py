@@ -13,6 +13,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from diffgen.errors import UsageError
 from diffgen.model import Denoiser
 from diffgen.sampler.base import Sampler, log_snrs
 from diffgen.sampler.encode import noiseless
@@ -32,15 +33,25 @@ class Path:
 
 
 class Recorded(Denoiser):
-    """The estimates along a path, whatever the state."""
+    """The estimates along a path, whatever the state; between its times, straight in log-SNR."""
 
     def __init__(self, schedule: Schedule, path: Path) -> None:
         super().__init__()
-        self.schedule = schedule
+        self.schedule, self.path = schedule, path
+        self.log_snr = log_snrs(schedule, path.times[:-1])
         self.table = dict(zip(path.times.tolist(), path.estimates, strict=False))
 
     def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        return self.table[float(t)]
+        found = self.table.get(float(t))
+        return self.between(t) if found is None else found
+
+    def between(self, t: Tensor) -> Tensor:
+        """The estimate at a time that the path does not hold."""
+        log_snr = log_snrs(self.schedule, t)
+        k = int(torch.searchsorted(self.log_snr, log_snr).clamp(1, len(self.log_snr) - 1))
+        before, after = self.log_snr[k - 1], self.log_snr[k]
+        share = float(((log_snr - before) / (after - before)).clamp(0, 1))
+        return torch.lerp(self.path.estimates[k - 1], self.path.estimates[k], share)
 
 
 def tune(
@@ -53,22 +64,44 @@ def tune(
     others: Sequence[Tensor] = (),
     shares: Sequence[float] = SHARES,
 ) -> Tensor:
-    """Times (steps + 1,) from candidates[0] to 0 at which the sampler errs least on states x.
+    """Times (steps + 1,), the last 0, at which the sampler errs least on states x.
 
     `candidates` fall to 0 (some 30, even in log-SNR); x (B, C, H, W) are starts at the first,
     drawn as for sampling; `others`, each (steps + 1,), are times that the answer shall not be
-    worse than. The search moves each time by `shares` of the distance to its neighbours.
+    worse than; one that begins below candidates[0] is given x at its own sigma. The search moves
+    each time by `shares` of the distance to its neighbours.
     """
     with torch.no_grad():
         path = solved(denoiser, x, candidates, label)
         planned = candidates[shortest(local_errors(sampler, denoiser.schedule, path), steps)]
 
         def error(times: Tensor) -> float:
-            found = sampler(denoiser, x, times, label, noiseless)
-            return float((found - path.states[-1]).square().mean())
+            return miss(sampler, denoiser, path, times, label)
 
         best = min((planned, *others), key=error)
         return refined(denoiser.schedule, best, error, shares)
+
+
+def miss(
+    sampler: Sampler, denoiser: Denoiser, path: Path, times: Tensor, label: Tensor | None
+) -> float:
+    """Root mean square between the path's images and what the sampler makes of its starts.
+
+    Times that begin below the path's first begin with the same noise at their own sigma.
+    """
+    sigma = denoiser.schedule.sigma
+    x = sigma(times[0]) / sigma(path.times[0]) * path.states[0]
+    found = sampler(denoiser, x, times, label, noiseless)
+    return float((found - path.states[-1]).square().mean().sqrt())
+
+
+def check_tunable(sampler: Sampler, schedule: Schedule, candidates: Tensor) -> None:
+    """UsageError where a sampler draws noise or chooses its own steps; no network is called."""
+    if sampler.spacing == "ends":
+        raise UsageError("this sampler chooses its own steps, so there are no times to tune")
+    nothing = torch.zeros(1, 1, 1, 1)
+    still = Path(candidates, [nothing] * len(candidates), [nothing] * (len(candidates) - 1))
+    sampler(Recorded(schedule, still), nothing, candidates, None, noiseless)
 
 
 def solved(denoiser: Denoiser, x: Tensor, times: Tensor, label: Tensor | None) -> Path:

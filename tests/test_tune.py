@@ -1,0 +1,130 @@
+"""`diffgen tune` as a person runs it, and spacing=tuned, which samples at what it found."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from running import Done, here, settings, worked
+
+from diffgen import spacing
+from diffgen.request import Request
+
+pytestmark = pytest.mark.usefixtures("cache")
+
+FEW = ("num_samples=8", "candidates=10")
+SAMPLE = ("metrics=[]", "num_samples=4", "spacing=tuned")
+
+
+def tune(folder: Path, run: Path, *words: str) -> Done:
+    return here(folder, "tune", f"checkpoint={run}", *FEW, *words)
+
+
+def sample(folder: Path, run: Path, *words: str) -> Done:
+    return here(folder, "sample", f"checkpoint={run}", *SAMPLE, *words)
+
+
+def times(run: Path, *words: str) -> torch.Tensor:
+    return Request(settings("sample", f"checkpoint={run}", *SAMPLE, *words)).times
+
+
+@pytest.fixture(scope="module")
+def run(ddpm, tmp_path_factory):
+    """A copy of the trained run, so that files may be spoilt."""
+    return Path(shutil.copytree(ddpm, tmp_path_factory.mktemp("tuned") / "run"))
+
+
+@pytest.fixture(scope="module")
+def swept(run, tmp_path_factory, cache):
+    """The sweep of two samplers at two numbers of steps."""
+    words = ("-m", "sampler=ddim,dpmpp_2m", "steps=4,5")
+    return worked(tune(tmp_path_factory.mktemp("sweep"), run, *words))
+
+
+def test_a_sweep_keeps_the_times_of_every_job(swept, run):
+    kept = [yaml.safe_load(path.read_text()) for path in (run / "tuned").iterdir()]
+    ways = {(told["way"]["sampler"]["name"], told["way"]["steps"]) for told in kept}
+    assert ways == {(name, steps) for name in ("ddim", "dpmpp_2m") for steps in (4, 5)}
+    for told in kept:
+        assert (
+            told["checkpoint"] == Request(settings("sample", f"checkpoint={run}")).checkpoint.hash
+        )
+        assert told["nfe"] == told["way"]["steps"]
+        assert told["error"].keys() == {*spacing.SPACINGS, "tuned"}
+        assert told["error"]["tuned"] <= 1.05 * min(told["error"].values())
+
+
+def test_the_table_tells_every_spacing_and_the_file_comes_last(swept, run):
+    for name in (*spacing.SPACINGS, "tuned", "ddim, 4 steps", "dpmpp_2m, 5 steps"):
+        assert name in swept.out
+    assert Path(swept.out.splitlines()[-1]).is_file()
+
+
+def test_tuned_is_sampled_at_its_times(swept, run, tmp_path):
+    found = times(run, "sampler=ddim", "steps=5")
+    told = yaml.safe_load(next((run / "tuned").glob("last_ddim_5_*")).read_text())
+    assert found.tolist() == told["times"]
+    assert (found[-1], len(found)) == (0, 6)
+    worked(sample(tmp_path, run, "sampler=ddim", "steps=5"))
+
+
+ABSENT = {
+    ("sampler=ddim", "steps=7"): "sampler=ddim steps=7",
+    ("sampler=ddim", "steps=5", "guidance.weight=1"): "sampler=ddim steps=5 guidance.weight=1",
+    ("sampler=ddim", "steps=5", "ema=quick"): "ema=quick sampler=ddim steps=5",
+    ("sampler=unipc", "sampler.order=2", "steps=5"): "sampler=unipc sampler.order=2 steps=5",
+}
+
+
+@pytest.mark.parametrize(("words", "command"), ABSENT.items(), ids=lambda v: str(v))
+def test_absent_times_are_answered_with_the_command_that_makes_them(
+    words, command, swept, run, tmp_path
+):
+    done = sample(tmp_path, run, *words)
+    assert done.status == 2
+    told = f"no tuned times for this way of sampling; run diffgen tune checkpoint={run}"
+    assert done.line().startswith(told)
+    assert done.line().endswith(command)
+
+
+def test_the_command_in_the_answer_mends_it(run, tmp_path):
+    words = ("sampler=unipc", "sampler.order=1", "steps=2", "guidance.weight=0.5", "clip=none")
+    command = sample(tmp_path, run, *words).line().split("run diffgen ")[1].split()
+    worked(here(tmp_path, *command, *FEW))
+    worked(sample(tmp_path, run, *words))
+
+
+def test_times_of_other_weights_and_damaged_ones_are_refused(swept, run, tmp_path):
+    path = next((run / "tuned").glob("last_dpmpp_2m_4_*"))
+    told = yaml.safe_load(path.read_text())
+    for spoilt, answer in (
+        ({**told, "checkpoint": "0" * 64}, "was tuned for other weights; run diffgen tune"),
+        ({**told, "times": told["times"][:-1]}, "holds no falling times"),
+        ({**told, "times": "soon"}, "is damaged"),
+        ({}, "is damaged"),
+    ):
+        path.write_text(yaml.safe_dump(spoilt))
+        done = sample(tmp_path, run, "sampler=dpmpp_2m", "steps=4")
+        assert done.status == 2
+        assert answer in done.line()
+
+
+REFUSALS = {
+    ("sampler=ddpm",): "this sampler draws noise, and only one that draws none",
+    ("sampler=ddim", "sampler.eta=1"): "this sampler draws noise",
+    ("sampler=rk45", "sampler.steps=null"): "this sampler chooses its own steps",
+    ("steps=50",): "steps=50 of candidates=10 times: take fewer steps",
+    ("sampler.steps=null",): "steps=None of candidates=10 times",
+    ("steps=null",): "steps=None: Input should be a valid integer",
+    ("spacing=karras",): "no key 'spacing'",
+}
+
+
+@pytest.mark.parametrize(("words", "answer"), REFUSALS.items(), ids=lambda v: str(v))
+def test_what_cannot_be_tuned_gets_one_line(words, answer, ddpm, tmp_path, monkeypatch):
+    monkeypatch.setattr("diffgen.sampler.tuned.solved", lambda *_: 1 / 0)  # before any work
+    done = tune(tmp_path, ddpm, *words)
+    assert done.status == 2
+    assert done.line().startswith(answer)
+    assert not (ddpm / "tuned").exists()
