@@ -14,13 +14,12 @@ from diffgen.build import build, typed
 from diffgen.checkpoint_format import FORMAT
 from diffgen.command.home import move_in
 from diffgen.dataset.datamodule import DataModule
-from diffgen.dataset.images import Images
+from diffgen.dataset.images import Images, shape_of
 from diffgen.model.denoiser import Preconditioned
 from diffgen.pixels import Range
 from diffgen.recipe import (
     ModelSettings,
     PreviewSettings,
-    Shape,
     TrainerSettings,
     denoiser_of,
     times_of,
@@ -189,9 +188,3 @@ class Run:
             enable_progress_bar=False,
             enable_model_summary=False,
         )
-
-
-def shape_of(images: Images) -> Shape:
-    """(C, H, W) of one image."""
-    _, channels, height, width = images.pixels.shape
-    return channels, height, width

@@ -13,7 +13,7 @@ import lightning.pytorch.loggers.wandb
 import pytest
 import torch
 from PIL import Image
-from running import TINY, assert_same, contents, ended, here, there, worked
+from running import NETWORK, TINY, assert_same, contents, ended, here, there, worked
 from torch import nn
 
 from diffgen.dataset.digits import Digits
@@ -275,6 +275,23 @@ def test_the_training_set_is_read_once(tmp_path, monkeypatch):
         read.clear()
         train(tmp_path, *TINY, *words, "trainer.max_steps=1", "logger=none")
         assert len(read) == 1
+
+
+@pytest.mark.parametrize("command", ["train", "explain"])
+def test_images_that_are_not_square_are_refused_with_the_remedy(command, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for name in ("a", "b"):
+        Image.new("L", (24, 16)).save(tmp_path / f"photos/{name}.png")
+    words = (*NETWORK, "dataset=folder", "dataset.root=photos", "dataset.test_fraction=0")
+    done = here(tmp_path, command, *words, "trainer.max_steps=1", "preview.every=0")
+    assert done.status == 2
+    assert done.line().startswith(
+        "the images of photos are 24x16, and networks need square ones: dataset.size=16 keeps"
+    )
+    done = here(
+        tmp_path, command, *words, "trainer.max_steps=1", "preview.every=0", "dataset.size=8"
+    )
+    assert done.status == 0
 
 
 def test_a_loss_that_explodes_ends_the_run_with_a_hint(tmp_path):

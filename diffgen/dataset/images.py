@@ -66,6 +66,18 @@ def in_memory(
     return Images(pixels, labels, classes, name, fingerprint)
 
 
+def shape_of(images: Images) -> tuple[int, int, int]:
+    """(C, H, W) of one image; UsageError unless it is square, as the networks need."""
+    _, channels, height, width = images.pixels.shape
+    if height != width:
+        raise UsageError(
+            f"the images of {images.name} are {width}x{height}, and networks need square ones: "
+            f"dataset.size={min(height, width)} keeps the middle square of each, any other N "
+            "resizes it as well"
+        )
+    return channels, height, width
+
+
 def digest(*parts: bytes | memoryview) -> str:
     """The first 128 bits of the SHA-256 of the parts, in hexadecimal."""
     state = hashlib.sha256()

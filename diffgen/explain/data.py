@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from diffgen.build import build
-from diffgen.dataset.images import Images
+from diffgen.dataset.images import Images, shape_of
 from diffgen.dataset.vision import offline
 from diffgen.errors import UsageError
 from diffgen.recipe import Shape
@@ -48,8 +48,7 @@ def data_of(config: Mapping[str, Any], needed: bool) -> Data:
     if images is None and needed:
         images = build("dataset", settings).split("train")
     if images is not None:
-        _, channels, height, width = images.pixels.shape
-        shape, classes = (channels, height, width), len(images.classes)
+        shape, classes = shape_of(images), len(images.classes)
     else:
         shape, classes = _known(settings)
     return Data(images.name if images else name, shape, classes if labels else 0, images)
