@@ -13,12 +13,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffgen.build import nearest
 from diffgen.checkpoint_format import FORMAT, content_hash, training_hash
+from diffgen.classifier_recipe import (
+    ClassifierSettings,
+    classifier_of,
+    is_classifier,
+    settings_of,
+)
 from diffgen.errors import UsageError
 from diffgen.model.denoiser import Preconditioned
+from diffgen.model.noisy_classifier import NoisyClassifier
 from diffgen.pixels import Range
 from diffgen.recipe import Shape, denoiser_of
 
@@ -53,16 +60,36 @@ class Checkpoint:
 
     def denoiser(self, ema: str | None = None, trust: Collection[str] = ()) -> Preconditioned:
         """The denoiser with these weights, ready to sample: in eval mode, without gradients."""
+        if is_classifier(self.recipe):
+            raise UsageError(
+                f"{self.path} is a classifier and makes no images: it guides another model by "
+                "guidance=classifier guidance.checkpoint=PATH"
+            )
         denoiser = denoiser_of(self.recipe, self.shape, len(self.classes), trust)
+        self._fill(denoiser.network, ema)
+        return denoiser.eval().requires_grad_(False)
+
+    def classifier(self, ema: str | None = None) -> NoisyClassifier:
+        """The classifier with these weights, in eval mode; UsageError where it is none."""
+        settings = settings_of(self.recipe)
+        if not isinstance(settings, ClassifierSettings):
+            raise UsageError(
+                f"{self.path} is no classifier: train one with `diffgen train model=classifier "
+                "model.noise_conditional=true`"
+            )
+        classifier = classifier_of(self.recipe, settings, self.shape, len(self.classes))
+        self._fill(classifier.network, ema)
+        return classifier.eval().requires_grad_(False)
+
+    def _fill(self, network: nn.Module, ema: str | None) -> None:
         weights = self.states["raw"] | self.states[self.average(ema)]
         try:
-            denoiser.network.load_state_dict(weights)
+            network.load_state_dict(weights)
         except RuntimeError as error:
             raise UsageError(
                 f"the weights in {self.path} are not those of its recipe's network for images of "
                 f"{self.shape} and {len(self.classes)} classes ({_last_line(error)})"
             ) from None
-        return denoiser.eval().requires_grad_(False)
 
 
 def load(path: str | Path) -> Checkpoint:

@@ -5,8 +5,9 @@ from typing import Any
 import torch
 
 from diffgen.build import build, typed
+from diffgen.classifier_recipe import settings_of
 from diffgen.evaluation.metrics import check
-from diffgen.recipe import ModelSettings, TrainerSettings
+from diffgen.recipe import TrainerSettings
 from diffgen.request import Request
 from diffgen.resolve import waiting
 from diffgen.training.ema import Profile
@@ -17,7 +18,7 @@ def train(config: dict[str, Any]) -> None:
     """Reads every setting of a training run that needs no data set."""
     typed(TrainerSettings, "trainer", config["trainer"])
     typed(OptimizerSettings, "optimizer", config["optimizer"])
-    typed(ModelSettings, "model", config["model"])
+    settings_of(config)
     for name, profile in config["ema"].items():
         typed(Profile, f"ema.{name}", profile)
     if not waiting(config):

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from diffgen.build import build
+from diffgen.checkpoint import locate, opened
 from diffgen.dataset.images import Images
 from diffgen.measure import Distance, widest
 from diffgen.pixels import RANGES, Range, standardised
@@ -32,6 +33,19 @@ def waiting(config: Mapping[str, Any]) -> list[str]:
     if model.get("prediction") == "edm" and model.get("sigma_data") is None:
         found.append("model.sigma_data")
     return found
+
+
+def followed(config: Config) -> Config:
+    """The configuration with the schedule and the range of the checkpoint that model.guides names.
+
+    One that names none is given back.
+    """
+    name = config["model"].get("guides")
+    if not name:
+        return config
+    recipe = opened(locate(name, Path(config["runs"]))).recipe
+    taken = {"range": recipe["model"].get("range", "symmetric"), "guides": None}
+    return {**config, "schedule": recipe["schedule"], "model": {**config["model"], **taken}}
 
 
 def resolved(config: Config, images: Images | None = None) -> Config:

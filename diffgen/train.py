@@ -12,38 +12,31 @@ from omegaconf import DictConfig, OmegaConf
 from diffgen import __version__
 from diffgen.build import build, typed
 from diffgen.checkpoint_format import FORMAT
+from diffgen.classifier_recipe import settings_of
 from diffgen.command.home import move_in
 from diffgen.dataset.datamodule import DataModule
 from diffgen.dataset.images import Images, shape_of
-from diffgen.model.denoiser import Preconditioned
+from diffgen.objective import objective_of
 from diffgen.pixels import Range
-from diffgen.recipe import (
-    ModelSettings,
-    PreviewSettings,
-    TrainerSettings,
-    denoiser_of,
-    times_of,
-)
-from diffgen.resolve import range_of, resolved, waiting
+from diffgen.recipe import ModelSettings, PreviewSettings, TrainerSettings, times_of
+from diffgen.resolve import followed, range_of, resolved, waiting
 from diffgen.resume import resumed
 from diffgen.training.agreement import Agreement
 from diffgen.training.ema import Ema, Profile
 from diffgen.training.launch import quiet
 from diffgen.training.logger import finish, logger_of
-from diffgen.training.loss import Loss
 from diffgen.training.module import Module
 from diffgen.training.optimizer import OptimizerSettings
 from diffgen.training.preview import Preview
 from diffgen.training.progress import Reporter
 from diffgen.training.saving import Keeper, SealedCheckpointIO
-from diffgen.training.times import TIMES
-from diffgen.training.weighting import WEIGHTINGS
 
 
 def train(cfg: DictConfig) -> None:
     """Train what the configuration describes; the run's folder is printed last."""
     quiet()
     config: Any = OmegaConf.to_container(cfg, resolve=True)
+    config = followed(config)
     job, checkpoint, images = HydraConfig.get(), None, None
     folder = Path(job.runtime.output_dir)
     if config["resume"] in (None, "auto") and waiting(config):  # else a recipe holds the numbers
@@ -98,18 +91,17 @@ class Run:
 
     def module(self, images: Images, settings: TrainerSettings) -> Module:
         """The LightningModule, its weights drawn from the seed."""
-        model = typed(ModelSettings, "model", self.config["model"])
-        shape, num_classes = shape_of(images), len(self.classes(images))
+        model, num_classes = settings_of(self.config), len(self.classes(images))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config["seed"])
-            denoiser = denoiser_of(self.config, shape, num_classes)
+            objective = objective_of(self.config, shape_of(images), num_classes)
         if self.config["channels_last"]:
-            denoiser.network.to(memory_format=torch.channels_last)
+            objective.learner.network.to(memory_format=torch.channels_last)
         if self.config["compile"]:
-            denoiser.network.compile()
+            objective.learner.network.compile()
         pixel_range = range_of(model.range, images)
         return Module(
-            self.loss(denoiser, model),
+            objective,
             pixel_range,
             typed(OptimizerSettings, "optimizer", self.config["optimizer"]),
             self.header(pixel_range, images),
@@ -119,16 +111,6 @@ class Run:
             label_dropout=model.label_dropout,
             dequantise=model.dequantise,
             channels_last=self.config["channels_last"],
-        )
-
-    def loss(self, denoiser: Preconditioned, model: ModelSettings) -> Loss:
-        """The loss that the model's settings name."""
-        return Loss(
-            denoiser,
-            TIMES[model.times],
-            WEIGHTINGS[model.weighting],
-            per_batch=model.level_per == "batch",
-            total=model.reduction == "sum",
         )
 
     def header(self, pixel_range: Range, images: Images) -> dict[str, Any]:
@@ -147,7 +129,10 @@ class Run:
         return images.classes if self.config["model"].get("labels", True) else ()
 
     def previews(self, ema: Ema, module: Module, images: Images) -> list[L.Callback]:
-        """The callback that draws sample grids; none where preview.every is 0."""
+        """The callback that draws sample grids; none of a classifier, or where every is 0."""
+        model = settings_of(self.config)
+        if not isinstance(model, ModelSettings):
+            return []
         preview = typed(PreviewSettings, "preview", self.config["preview"])
         if not preview.every:
             return []
@@ -155,7 +140,6 @@ class Run:
         steps = options.pop("steps")
         sampler = build("sampler", options)
         count, classes = preview.num_samples, len(self.classes(images))
-        model = typed(ModelSettings, "model", self.config["model"])
         callback = Preview(
             self.folder / "previews",
             ema,

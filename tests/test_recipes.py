@@ -277,6 +277,18 @@ def test_small_recipes_learn_labels_in_few_steps(pair):
     assert config["model"]["labels"]
 
 
+CLASSIFIERS = [("classifier", "digits"), ("classifier", "mnist")]
+
+
+@pytest.mark.parametrize("pair", CLASSIFIERS, ids="_".join)
+def test_a_classifier_has_the_schedule_and_the_range_of_the_model_it_guides(pair):
+    guided, config = composed(("ddpm", pair[1])), composed(pair)
+    preflight(config)
+    assert config["schedule"] == guided["schedule"]
+    assert config["model"]["range"] == guided["model"]["range"]
+    assert config["model"]["noise_conditional"]
+
+
 def test_ncsnv2_takes_its_ladder_from_mnist():
     config = composed(("ncsnv2", "mnist"))
     assert waiting(config) == ["schedule.sigma_max", "schedule.levels"]
@@ -319,7 +331,7 @@ def test_no_recipe_leaves_the_models_own():
 
 def test_every_recipe_is_held_here():
     files = {path.stem for path in Path(config_dir(), "recipe").glob("*.yaml")}
-    assert files == {"_".join(pair) for pair in [*RECIPES, *SMALL]}
+    assert files == {"_".join(pair) for pair in [*RECIPES, *SMALL, *CLASSIFIERS]}
 
 
 def test_a_null_takes_a_key_away_and_no_more():

@@ -60,7 +60,7 @@ def _step(module: Module, rows: int, settings: TrainerSettings) -> None:
     network = module.denoiser.network.train()
     adam = module.optimizer_settings.adam(network.parameters())
     with _autocast(pixels.device, settings.precision):
-        errors, _ = module.loss(module.images(pixels, draws), label, draws)
+        errors, *_ = module.loss(module.images(pixels, draws), label, draws)
     errors.mean().backward()
     nn.utils.clip_grad_norm_(network.parameters(), settings.clip or 1.0)
     adam.step()
@@ -69,10 +69,10 @@ def _step(module: Module, rows: int, settings: TrainerSettings) -> None:
 
 @torch.no_grad()
 def _evaluate(module: Module, rows: int, settings: TrainerSettings) -> None:
-    pixels, label = _batch(module, rows)
+    pixels, _ = _batch(module, rows)
     denoiser, t = module.denoiser.eval(), torch.tensor(1.0, dtype=torch.float64)
     with _autocast(pixels.device, settings.precision):
-        denoiser(module.pixel_range.to_model(pixels), t, label)
+        denoiser(module.pixel_range.to_model(pixels), t)
 
 
 def _batch(module: Module, rows: int) -> tuple[Tensor, Tensor | None]:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 
-from diffgen.build import build, typed
+from diffgen.build import build
+from diffgen.classifier_recipe import ClassifierSettings, any_network, settings_of
 from diffgen.errors import UsageError
 from diffgen.explain.cost import Cost
 from diffgen.explain.data import Data
@@ -16,7 +16,7 @@ from diffgen.explain.ladder import Ladder, ladder_of
 from diffgen.explain.way import Way, way_of
 from diffgen.measure import Distance
 from diffgen.pixels import RANGES, Range
-from diffgen.recipe import ModelSettings, network_of
+from diffgen.recipe import ModelSettings
 from diffgen.resolve import measured, range_of
 from diffgen.schedule import Schedule
 
@@ -25,8 +25,9 @@ from diffgen.schedule import Schedule
 class Explanation:
     """A resolved configuration and what follows from it.
 
-    `grey` is one grey level of 256 in the model's range; `distance` is technique 1's for the data,
-    None where it was not measured; `recipe` the file that was applied, None without.
+    `way` is None for a classifier, which makes no images; `grey` is one grey level of 256 in the
+    model's range; `distance` is technique 1's for the data, None where it was not measured;
+    `recipe` the file that was applied, None without.
     """
 
     config: dict[str, Any]
@@ -34,7 +35,7 @@ class Explanation:
     data: Data
     parameters: int
     ladder: Ladder
-    way: Way
+    way: Way | None
     grey: float
     distance: Distance | None
     scale: float
@@ -49,7 +50,7 @@ class Explanation:
 
 def explained(config: dict[str, Any], data: Data, recipe: str | None) -> Explanation:
     """What a configuration without waiting settings comes to."""
-    model = typed(ModelSettings, "model", config["model"])
+    model = settings_of(config)
     schedule = _schedule(config["schedule"])
     ladder = ladder_of(schedule, data.dimension)
     of = _range(model, data)
@@ -61,7 +62,7 @@ def explained(config: dict[str, Any], data: Data, recipe: str | None) -> Explana
         data=data,
         parameters=parameters(config, model, schedule, data),
         ladder=ladder,
-        way=way_of(config["sampler"], model, schedule),
+        way=_way(config, model, schedule),
         grey=grey,
         distance=distance,
         scale=of.scale,
@@ -70,11 +71,14 @@ def explained(config: dict[str, Any], data: Data, recipe: str | None) -> Explana
 
 
 def parameters(
-    config: Mapping[str, Any], model: ModelSettings, schedule: Schedule, data: Data
+    config: Mapping[str, Any],
+    model: ModelSettings | ClassifierSettings,
+    schedule: Schedule,
+    data: Data,
 ) -> int:
     """How many numbers the network learns, counted without making them."""
     with torch.device("meta"):
-        network: nn.Module = network_of(config, model, schedule, data.shape, data.num_classes)
+        network = any_network(config, model, schedule, data.shape, data.num_classes)
     return sum(parameter.numel() for parameter in network.parameters())
 
 
@@ -89,7 +93,15 @@ def _schedule(settings: Mapping[str, Any]) -> Schedule:
         ) from error
 
 
-def _range(model: ModelSettings, data: Data) -> Range:
+def _way(
+    config: Mapping[str, Any], model: ModelSettings | ClassifierSettings, schedule: Schedule
+) -> Way | None:
+    if isinstance(model, ClassifierSettings):
+        return None
+    return way_of(config["sampler"], model, schedule)
+
+
+def _range(model: ModelSettings | ClassifierSettings, data: Data) -> Range:
     if data.images is not None:
         return range_of(model.range, data.images)
     return RANGES[model.range]

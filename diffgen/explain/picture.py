@@ -15,18 +15,17 @@ from diffgen.training.saving import write_atomically
 BLUE, RED, GREY = "#0072B2", "#D55E00", "0.45"
 
 
-def draw(path: Path, ladder: Ladder, way: Way, grey: float, distance: float | None) -> None:
+def draw(path: Path, ladder: Ladder, way: Way | None, grey: float, distance: float | None) -> None:
     """Write the picture as a PNG; `grey` and `distance` as in diffgen.explain.doubts."""
-    figure = Figure(figsize=(13.5, 3.9), layout="constrained")
+    count = 3 if way else 2
+    figure = Figure(figsize=(4.5 * count, 3.9), layout="constrained")
     FigureCanvasAgg(figure)
-    left, middle, right = figure.subplots(1, 3)
-    _scales(left, ladder)
-    _noise(middle, ladder, grey, distance)
-    if way.moves and ladder.levels:
-        _moves(right, way.moves, ladder)
-    else:
-        _times(right, way)
-    for axes in (left, middle, right):
+    panels = figure.subplots(1, count)
+    _scales(panels[0], ladder)
+    _noise(panels[1], ladder, grey, distance)
+    if way:
+        _sampling(panels[2], way, ladder)
+    for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="0.92", lw=0.6)
     write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=140))
@@ -48,6 +47,13 @@ def _noise(axes: Axes, ladder: Ladder, grey: float, distance: float | None) -> N
         axes.axhline(distance, color=RED, ls="--", lw=1, label="the images farthest apart")
     axes.set(title="noise over signal", xlabel="t", ylabel="sigma / alpha", yscale="log")
     axes.legend(frameon=False, loc="center right")
+
+
+def _sampling(axes: Axes, way: Way, ladder: Ladder) -> None:
+    if way.moves and ladder.levels:
+        _moves(axes, way.moves, ladder)
+    else:
+        _times(axes, way)
 
 
 def _moves(axes: Axes, moves: Moves, ladder: Ladder) -> None:

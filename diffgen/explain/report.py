@@ -22,7 +22,7 @@ def tell(found: Explanation, num_samples: int) -> None:
     sections = {
         "configuration": configuration(found),
         "schedule": schedule(found),
-        "sampling": sampling(found.way),
+        "sampling": sampling(found.way) if found.way else [],
         "cost": cost(found.cost, found.way, num_samples) if found.cost else [],
     }
     for title, rows in sections.items():
@@ -91,17 +91,19 @@ def sampling(way: Way) -> Rows:
     return [*rows, ("the same by hand", " ".join(["diffgen sample", *words]))]
 
 
-def cost(cost: Cost, way: Way, num_samples: int) -> Rows:
+def cost(cost: Cost, way: Way | None, num_samples: int) -> Rows:
     """Measured times and what they come to."""
     measured = f"measured on {cost.rows} images at once, {cost.device}"
-    counts = {f"{nfe} evaluations": nfe for nfe in SWEEP}
-    if way.nfe:
-        counts[f"{way.name}, {way.nfe}"] = way.nfe
     rows = [
         ("a training step", f"{duration(cost.step)} for {cost.batch_size} images ({measured})"),
         ("training", f"{duration(cost.training)} for {cost.max_steps:,} steps"),
         ("an evaluation", f"{duration(cost.evaluation)} per image"),
     ]
+    if way is None:
+        return rows
+    counts = {f"{nfe} evaluations": nfe for nfe in SWEEP}
+    if way.nfe:
+        counts[f"{way.name}, {way.nfe}"] = way.nfe
     spent = {name: cost.sampling(nfe, num_samples) for name, nfe in counts.items()}
     rows += [(f"{num_samples} images", f"{duration(s)} by {name}") for name, s in spent.items()]
     return [*rows, ("a sweep of these", duration(sum(spent.values())))]
@@ -123,10 +125,10 @@ def plain(found: Explanation) -> dict[str, Any]:
         "ratio": [min(ladder.ratios), max(ladder.ratios)] if ladder.ratios else None,
         "overlap": [min(ladder.overlaps), max(ladder.overlaps)] if ladder.overlaps else None,
         "distance": found.apart,
-        "sampler": {"name": way.name, **way.settings},
-        "steps": way.steps,
-        "nfe": way.nfe,
-        "moves": way.moves and asdict(way.moves),
+        "sampler": way and {"name": way.name, **way.settings},
+        "steps": way and way.steps,
+        "nfe": way and way.nfe,
+        "moves": way and way.moves and asdict(way.moves),
         "doubts": found.doubts,
         "cost": found.cost and asdict(found.cost),
     }

@@ -17,7 +17,7 @@ from diffgen.explain.explanation import explained
 from diffgen.explain.picture import draw
 from diffgen.explain.report import plain, tell
 from diffgen.recipe import TrainerSettings
-from diffgen.resolve import resolved, waiting
+from diffgen.resolve import followed, resolved, waiting
 from diffgen.train import Run
 from diffgen.training.launch import quiet
 from diffgen.training.saving import write_atomically
@@ -27,6 +27,7 @@ def explain(cfg: DictConfig) -> None:
     """Print and draw what a configuration comes to; the folder is printed last."""
     quiet()
     config: Any = OmegaConf.to_container(cfg, resolve=True)
+    config = followed(config)
     folder = Path(HydraConfig.get().runtime.output_dir)
     measured, num_samples = config.pop("cost"), config.pop("num_samples")
     needed = bool(waiting(config)) or config["model"].get("range") == "standardised"

@@ -29,6 +29,11 @@ class Loss:
     per_batch: bool = False
     total: bool = False
 
+    @property
+    def learner(self) -> Preconditioned:
+        """What is trained."""
+        return self.denoiser
+
     def __call__(self, x0: Tensor, label: Tensor | None, draws: Draws) -> tuple[Tensor, Tensor]:
         """Errors (b,) of clean images x0 (b, C, H, W) and the times t (b,) they were noised to."""
         schedule, scaling = self.denoiser.schedule, self.denoiser.scaling

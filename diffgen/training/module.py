@@ -1,6 +1,6 @@
 """The LightningModule: batches of bytes in, the loss out, and what the log says."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import lightning.pytorch as L
 import torch
@@ -8,15 +8,26 @@ from torch import Tensor
 
 from diffgen.errors import UsageError
 from diffgen.model.denoiser import Preconditioned
+from diffgen.model.noisy_classifier import NoisyClassifier
 from diffgen.pixels import Range
 from diffgen.training.draws import Draws
 from diffgen.training.level_losses import LevelLosses
-from diffgen.training.loss import Loss
 from diffgen.training.optimizer import OptimizerSettings
 
 
+class Objective(Protocol):
+    """What training minimises, and in it what learns."""
+
+    @property
+    def learner(self) -> Preconditioned | NoisyClassifier: ...
+
+    def __call__(self, x0: Tensor, label: Any, draws: Draws) -> tuple[Tensor, ...]:
+        """Errors (b,), the times (b,) they were made at, and perhaps where it was right (b,)."""
+        ...
+
+
 class Module(L.LightningModule):
-    """Trains the denoiser of `loss` on batches {"pixels", "label", "step", "position"}.
+    """Trains the learner of `loss` on batches {"pixels", "label", "step", "position"}.
 
     label_dropout: share of labels replaced by the null label, per sample. `header` is what a
     checkpoint says of itself (see diffgen.checkpoint).
@@ -24,7 +35,7 @@ class Module(L.LightningModule):
 
     def __init__(
         self,
-        loss: Loss,
+        loss: Objective,
         pixel_range: Range,
         optimizer: OptimizerSettings,
         header: dict[str, Any],
@@ -37,7 +48,7 @@ class Module(L.LightningModule):
         channels_last: bool,
     ) -> None:
         super().__init__()
-        self.denoiser: Preconditioned = loss.denoiser
+        self.denoiser = loss.learner  # whichever it is: the name is that of the weights on disk
         self.loss, self.pixel_range, self.optimizer_settings = loss, pixel_range, optimizer
         self.header = header
         self.seed, self.batch_size, self.num_classes = seed, batch_size, num_classes
@@ -47,10 +58,12 @@ class Module(L.LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         draws = Draws(self.seed, batch["step"], self.batch_size, batch["position"])
-        draws.seed_dropout(self.global_rank)
+        draws.seed_dropout(self.global_rank, self.device)
         x0 = self.images(batch["pixels"], draws)
-        errors, t = self.loss(x0, self.labels(batch, draws), draws)
+        errors, t, *right = self.loss(x0, self.labels(batch, draws), draws)
         self.level_losses.add(t, errors.detach())
+        for shares in right:
+            self.level_losses.add(t, shares, "accuracy")
         return errors.mean()
 
     def images(self, pixels: Tensor, draws: Draws) -> Tensor:

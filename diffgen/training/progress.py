@@ -57,8 +57,9 @@ class Reporter(L.Callback):
         self._close()
 
     def _say(self, trainer: L.Trainer, step: int, values: dict[str, float], left: float) -> None:
+        right = f"accuracy {values['accuracy']:.3f}  " if "accuracy" in values else ""
         text = (
-            f"step {step}/{trainer.max_steps}  loss {values['loss']:.4f}  "
+            f"step {step}/{trainer.max_steps}  loss {values['loss']:.4f}  {right}"
             f"{values['images_per_second']:.0f} images/s"
         )
         if self.bar:

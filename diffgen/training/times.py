@@ -39,4 +39,9 @@ def log_normal(u: Tensor, schedule: Schedule) -> Tensor:
     return schedule.time(-log_sigma).clamp(schedule.t_min, 1)
 
 
+def clean(u: Tensor, schedule: Schedule) -> Tensor:
+    """No noise at all, for a classifier of clean images."""
+    return torch.zeros_like(u)
+
+
 TIMES: dict[str, Times] = {f.__name__: f for f in (uniform, antithetic, stratified, log_normal)}
