@@ -242,7 +242,7 @@ def test_the_noise_is_unit_normal():
 
 
 def dropout_of(step, rank, position):
-    draws(step=step, position=position).seed_dropout(rank)
+    draws(step=step, position=position).seed_dropout(rank, torch.device("cpu"))
     return torch.rand(4)
 
 

@@ -45,9 +45,15 @@ class Draws:
             return batch
         return batch[self.position.to(batch.device)]
 
-    def seed_dropout(self, rank: int) -> None:
-        """Seed torch's own generators, which only dropout uses, from the step and the rows."""
-        torch.manual_seed(self._mixed("dropout", rank, int(self.position[0])))
+    def seed_dropout(self, rank: int, device: torch.device) -> None:
+        """Seed torch's own generators, which only dropout uses, from the step and the rows.
+
+        torch.manual_seed would cost milliseconds by keeping a stack trace for each absent device.
+        """
+        seed = self._mixed("dropout", rank, int(self.position[0]))
+        torch.default_generator.manual_seed(seed)
+        if device.type != "cpu":
+            torch.get_device_module(device).manual_seed(seed)
 
     def _generator(self, stream: str, device: torch.device) -> torch.Generator:
         return torch.Generator(device).manual_seed(self._mixed(stream))

@@ -55,6 +55,7 @@ class Ema(L.Callback):
     def __init__(self, profiles: Mapping[str, Profile]) -> None:
         self.betas = {name: profile.beta() for name, profile in profiles.items()}
         self.shadows: dict[str, dict[str, Tensor]] = {}
+        self.live: list[Tensor] = []
         self.step = 0
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -62,6 +63,7 @@ class Ema(L.Callback):
         for name in self.betas:
             start = self.shadows.get(name, live)
             self.shadows[name] = {k: start[k].detach().clone().to(p) for k, p in live.items()}
+        self.live = list(live.values())
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.step = trainer.global_step  # that of the checkpoint, which on_fit_start cannot know
@@ -73,10 +75,9 @@ class Ema(L.Callback):
         if trainer.global_step == self.step:
             return  # gradients are still accumulating
         self.step = trainer.global_step
-        live = [p.detach() for p in _network(pl_module).parameters()]
         for name, beta in self.betas.items():
             shadow = list(self.shadows[name].values())
-            torch._foreach_lerp_(shadow, live, 1 - beta(self.step))  # pyright: ignore
+            torch._foreach_lerp_(shadow, self.live, 1 - beta(self.step))  # pyright: ignore
 
     @contextlib.contextmanager
     def weights(self, module: L.LightningModule, name: str | None = None) -> Iterator[None]:
