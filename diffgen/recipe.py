@@ -27,11 +27,11 @@ class ModelSettings:
     """What a paper fixes besides its schedule and network.
 
     prediction: what the network gives; sigma_data: the data's deviation in the model's range, for
-    prediction=edm (null: measured when training starts); told: what it hears of the noise; range:
-    of the data; times and level_per: how training draws levels; weighting, reduction: how errors
-    add up; labels: whether it learns them, where there are any; label_dropout: share of labels
-    hidden; dequantise: pixels even within their bin; clip: whether samplers keep the estimate
-    inside the range unless told otherwise.
+    prediction=edm (null: measured when training starts) and weighting=edm (null: 0.5); told: what
+    the network hears of the noise; range: of the data; times and level_per: how training draws
+    levels; weighting, reduction: how errors add up; labels: whether it learns them, where there
+    are any; label_dropout: share of labels hidden; dequantise: pixels even within their bin;
+    clip: whether samplers keep the estimate inside the range unless told otherwise.
     """
 
     name: str
@@ -41,7 +41,9 @@ class ModelSettings:
     range: Literal["symmetric", "unit", "standardised"] = "symmetric"
     times: Literal["uniform", "antithetic", "stratified", "log_normal"] = "uniform"
     level_per: Literal["sample", "batch"] = "sample"
-    weighting: Literal["simple", "velocity", "min_snr", "soft_min_snr", "edm"] = "simple"
+    weighting: Literal["simple", "velocity", "min_snr", "soft_min_snr", "likelihood", "edm"] = (
+        "simple"
+    )
     reduction: Literal["mean", "sum"] = "mean"
     labels: bool = True
     label_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1

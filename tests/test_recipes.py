@@ -102,6 +102,41 @@ DDPM = COMMON | {
     "sampler.steps": None,
     "dataset.flip": True,
 }
+EDM = COMMON | {
+    "model.labels": True,
+    "model.prediction": "edm",
+    "model.sigma_data": 0.5,
+    "model.told": "log_sigma",
+    "model.range": "symmetric",
+    "model.times": "log_normal",
+    "model.weighting": "edm",
+    "model.reduction": "mean",
+    "model.label_dropout": 0.0,
+    "model.dequantise": False,
+    "model.clip": False,
+    "network.name": "unet",
+    "network.width": 128,
+    "network.multipliers": [2, 2, 2],
+    "network.blocks": 4,
+    "network.attention": [16],
+    "network.heads": 1,
+    "network.dropout": 0.13,
+    "network.embedding": "add",
+    "schedule.name": "edm",
+    "schedule.sigma_max": 80.0,
+    "schedule.sigma_min": 0.002,
+    "schedule.rho": 7.0,
+    "optimizer": {**ADAM, "lr": 1e-3, "warmup": 19_531},
+    "ema.average.decay": 0.99929,
+    "ema.average.ramp": 0.05,
+    "trainer.clip": None,
+    "trainer.batch_size": 512,
+    "trainer.max_steps": 390_625,
+    "dataset.flip": True,
+    "sampler.name": "heun",
+    "sampler.churn": 0.0,
+    "sampler.steps": 18,
+}
 DDPM_256 = DDPM | {
     "network.multipliers": [1, 1, 2, 2, 4, 4],
     "network.dropout": 0.0,
@@ -211,6 +246,7 @@ RECIPES: dict[tuple[str, str], tuple[dict[str, Any], dict[str, float]]] = {
         {"nfe": 1000, "million": 113.67},
     ),
 }
+RECIPES["edm", "cifar10"] = (EDM, {"nfe": 18})  # Heun: 35 evaluations
 SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 UNLABELLED = ("celeba", "celeba_hq", "lsun_church", "lsun_bedroom", "lsun_tower", "ffhq")
 EVERY = pytest.mark.parametrize("pair", RECIPES, ids="_".join)
@@ -267,6 +303,7 @@ def test_what_follows_is_as_published(pair):
 
 
 SMALL = [("ddpm", "digits"), ("ddpm", "mnist"), ("ncsn", "digits")]
+SMALL += [("edm", "digits"), ("edm", "mnist")]
 SMALL += [("ncsnv2", "digits"), ("ncsnv2", "mnist")]
 
 
@@ -287,6 +324,37 @@ def test_a_classifier_has_the_schedule_and_the_range_of_the_model_it_guides(pair
     assert config["schedule"] == guided["schedule"]
     assert config["model"]["range"] == guided["model"]["range"]
     assert config["model"]["noise_conditional"]
+
+
+def test_edms_figures_are_its_papers():
+    """10 million images of warm-up, 200 of training, a half-life of half a million."""
+    stated, _ = RECIPES["edm", "cifar10"]
+    batch = stated["trainer.batch_size"]
+    assert batch * stated["trainer.max_steps"] == 200 * MILLION
+    assert batch * stated["optimizer"]["warmup"] == pytest.approx(10 * MILLION, abs=batch)
+    assert stated["ema.average.decay"] == pytest.approx(0.5 ** (batch / (MILLION / 2)), abs=5e-6)
+
+
+def test_edm_without_labels_is_the_unconditional_one():
+    config = composed(("edm", "cifar10"), "model.labels=false")
+    labels = {"model.labels": False}
+    stated = RECIPES["edm", "cifar10"][0] | labels
+    assert {key: at(config, key) for key in stated} == stated
+
+
+def test_edms_own_steps_are_karras():
+    """sigma_i^(1/7) even from 80 to 0.002, then 0 (equation 5)."""
+    config = composed(("edm", "cifar10"))
+    schedule = build("schedule", config["schedule"])
+    model = typed(ModelSettings, "model", config["model"])
+    found = schedule.sigma(times_of(model, schedule, "karras", 18))
+    i = torch.arange(18, dtype=torch.float64)
+    own = (80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
+    torch.testing.assert_close(found, torch.cat([own, own.new_zeros(1)]), rtol=1e-9, atol=0)
+
+
+def test_small_edm_measures_its_data():
+    assert waiting(composed(("edm", "digits"))) == ["model.sigma_data"]
 
 
 def test_ncsnv2_takes_its_ladder_from_mnist():

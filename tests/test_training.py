@@ -1,6 +1,7 @@
 """The loss against the papers' formulas; draws, averages and rates against closed forms."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import get_args, get_type_hints
 
@@ -18,6 +19,8 @@ from diffgen.schedule.cosine import Cosine
 from diffgen.schedule.edm import EDM
 from diffgen.schedule.geometric import Geometric
 from diffgen.schedule.linear import Linear
+from diffgen.schedule.ve import VE
+from diffgen.schedule.vp import VP
 from diffgen.training.draws import Draws
 from diffgen.training.ema import Ema, Profile, exponent
 from diffgen.training.level_losses import LevelLosses
@@ -25,7 +28,7 @@ from diffgen.training.loss import Loss
 from diffgen.training.module import Module
 from diffgen.training.optimizer import OptimizerSettings
 from diffgen.training.times import TIMES, antithetic, log_normal, stratified, uniform
-from diffgen.training.weighting import WEIGHTINGS
+from diffgen.training.weighting import WEIGHTINGS, weighting_of
 
 B, SHAPE = 6, (2, 4, 4)
 LADDER = Geometric(sigma_max=5.0, sigma_min=0.01, levels=10)
@@ -122,9 +125,79 @@ PAPERS = {
 }
 
 
+def discrete(alpha, sigma):
+    """g^2 at each of a table's levels: sigma_i^2 - (alpha_i / alpha_(i-1))^2 sigma_(i-1)^2, a
+    level lasting 1 / L; it is DDPM's L beta_i, and L (sigma_i^2 - sigma_(i-1)^2) on NCSN's."""
+    before = torch.cat([torch.ones(1), alpha[:-1]]), torch.cat([torch.zeros(1), sigma[:-1]])
+    return len(alpha) * (sigma**2 - (alpha / before[0] * before[1]) ** 2)
+
+
+BETA = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+TOP = torch.logspace(math.log10(0.01), math.log10(5), 10, dtype=torch.float64)
+DIFFUSIONS = {
+    "ddpm": (Linear(), lambda t: 1000 * BETA[(t * 1000).round().long() - 1]),
+    "ncsn": (LADDER, lambda t: discrete(torch.ones(10), TOP)[(t * 10).round().long() - 1]),
+    "vp": (VP(), lambda t: 0.1 + 19.9 * t),
+    "ve": (VE(sigma_max=50.0), lambda t: (0.01 * 5000**t) ** 2 * 2 * math.log(5000)),
+}
+
+
+@pytest.mark.parametrize(("schedule", "diffusion"), DIFFUSIONS.values(), ids=DIFFUSIONS)
+def test_likelihood_weighs_the_score_by_the_squared_diffusion(schedule, diffusion):
+    loss, x0 = loss_of(schedule, "score", "likelihood"), images()
+    errors, t = loss(x0, None, draws())
+    alpha, sigma = (match(f(t), x0) for f in (schedule.alpha, schedule.sigma))
+    eps = draws().normal(x0)
+    score = loss.denoiser.score(alpha * x0 + sigma * eps, t)
+    expected = diffusion(t) * (score + eps / sigma).square().mean((1, 2, 3))
+    torch.testing.assert_close(errors, expected, rtol=1e-6, atol=0)
+
+
+def test_likelihood_bounds_the_divergence():
+    """Theorem 1 is an equality for a Gaussian taken for another: KL at the image, less KL at the
+    noise, is half the mean of g^2 times the squared difference of the scores."""
+    schedule, true, taken = VP(), 0.3, 0.7
+    t = torch.linspace(1e-3, 1, 4001, dtype=torch.float64)
+    alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+    ours, theirs = (alpha**2 * v + sigma**2 for v in (true, taken))
+    g2 = WEIGHTINGS["likelihood"](schedule, t) * sigma**2
+    gap = (1 / ours - 1 / theirs) ** 2 * ours
+    divergence = 0.5 * (ours / theirs - 1 - (ours / theirs).log())
+    found = torch.trapezoid(0.5 * g2 * gap, t)
+    assert found.item() == pytest.approx((divergence[0] - divergence[-1]).item(), rel=1e-4)
+
+
+def test_edms_weight_knows_the_datas_deviation():
+    """With that of the scaling, the network's error is plain again."""
+    loss, x0 = loss_of(LADDER, "edm", "edm"), images()
+    scaling = Edm(sigma_data=0.3)
+    denoiser = Preconditioned(Wave(), LADDER, scaling, TOLD["nothing"])
+    errors, t = replace(loss, denoiser=denoiser, weighting=weighting_of("edm", 0.3))(
+        x0, None, draws()
+    )
+    x_t = x0 + match(LADDER.sigma(t), x0) * draws().normal(x0)
+    skip, out, _ = (match(c, x0) for c in scaling(LADDER.alpha(t), LADDER.sigma(t)))
+    plain = (denoiser.raw(x_t, t) - (x0 - skip * x_t) / out).square().mean((1, 2, 3))
+    torch.testing.assert_close(errors, plain, rtol=1e-9, atol=0)
+    assert weighting_of("edm") == WEIGHTINGS["edm"]
+
+
+def test_weights_stay_finite_where_no_trace_of_the_image_is_left():
+    schedule = Linear(zero_snr=True)
+    last = torch.ones(B, dtype=torch.float64)
+    for weighting in WEIGHTINGS:
+        loss = replace(loss_of(schedule, "v", weighting), times=lambda *_: last)
+        errors, _ = loss(images(), None, draws())
+        assert errors.isfinite().all(), weighting
+    plain = replace(loss_of(schedule, "v", "velocity"), times=lambda *_: last)
+    errors, _ = plain(images(), None, draws())
+    expected = torch.sin(3 * draws().normal(images())) + images()  # v = -x0 where alpha = 0
+    torch.testing.assert_close(errors, expected.square().mean((1, 2, 3)), rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("schedule", [Linear(), LADDER], ids=lambda s: type(s).__name__)
 @pytest.mark.parametrize("prediction", SCALINGS)
-@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize("weighting", PAPERS)
 def test_each_weighting_is_the_papers_weight_of_the_error_of_x0(weighting, prediction, schedule):
     loss, x0 = loss_of(schedule, prediction, weighting), images()
     errors, t = loss(x0, None, draws())
@@ -364,6 +437,10 @@ PROFILES = {
         closed_form([min(0.7, (1 + n) / (10 + n)) for n in range(1, 41)]),
     ),
     "width": (Profile(width=0.1), shares(0.1)),
+    "ramp": (  # a half-life of 1/5 of the run, then the decay's 6.6 steps
+        Profile(0.9, warmup=False, ramp=0.2),
+        closed_form([min(0.9, 0.5 ** (5 / n)) for n in range(1, 41)]),
+    ),
 }
 
 
@@ -396,7 +473,15 @@ def test_widths_are_those_of_edm2():
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"decay": 0.9, "width": 0.1}, {"decay": 1.0}, {"decay": 0.0}, {"width": 0.3}],
+    [
+        {},
+        {"ramp": 0.1, "width": 0.1},
+        {"decay": 0.9, "ramp": 1.0},
+        {"decay": 0.9, "width": 0.1},
+        {"decay": 1.0},
+        {"decay": 0.0},
+        {"width": 0.3},
+    ],
     ids=str,
 )
 def test_profiles_that_mean_nothing_are_refused(settings):

@@ -18,13 +18,15 @@ class Profile:
     """How fast an average forgets: by `decay` a step, or by `width` relative to the run so far.
 
     `warmup` caps the decay at (1 + n) / (10 + n) after n steps, so that the first random weights
-    are forgotten; without it the decay holds from the first step (NCSNv2's technique 5). `width`
-    is the relative standard deviation of EDM2's power-function average (Karras et al. 2024).
+    are forgotten; without it the decay holds from the first step (NCSNv2's technique 5). `ramp`
+    keeps the decay's half-life below that share of the run so far (EDM: Karras et al. 2022).
+    `width` is the relative standard deviation of EDM2's power-function average (2024).
     """
 
     decay: float | None = None
     warmup: bool = True
     width: float | None = None
+    ramp: float | None = None
 
     def __post_init__(self) -> None:
         if (self.decay is None) == (self.width is None):
@@ -33,13 +35,17 @@ class Profile:
             raise UsageError(f"ema.<name>.decay={self.decay}: it must lie between 0 and 1")
         if self.width is not None and not 0 < self.width < 0.28:
             raise UsageError(f"ema.<name>.width={self.width}: it must lie between 0 and 0.28")
+        if self.ramp is not None and (self.decay is None or not 0 < self.ramp < 1):
+            raise UsageError(f"ema.<name>.ramp={self.ramp}: a share of 1, beside a decay")
 
     def beta(self) -> Callable[[int], float]:
         """n -> how much of the average survives step n, n = 1, 2, ..."""
         if self.width is not None:
             power = exponent(self.width) + 1
             return lambda n: (1 - 1 / n) ** power
-        decay = self.decay or 0.0
+        decay, ramp = self.decay or 0.0, self.ramp
+        if ramp is not None:
+            return lambda n: min(decay, 0.5 ** (1 / (ramp * n)))
         return (lambda n: min(decay, (1 + n) / (10 + n))) if self.warmup else (lambda n: decay)
 
 

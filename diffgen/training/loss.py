@@ -12,7 +12,7 @@ from torch import Tensor
 from diffgen.model.denoiser import Preconditioned, match
 from diffgen.training.draws import Draws
 from diffgen.training.times import Times
-from diffgen.training.weighting import Weighting
+from diffgen.training.weighting import Weighting, snr_of
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Loss:
         target = match(a, x0) * x0 + match(b, x0) * eps
         error = (self.denoiser.raw(x_t, t, label) - target).square().flatten(1)
         error = error.sum(1) / 2 if self.total else error.mean(1)
-        return match(self._weight(alpha, sigma), error[:, None])[:, 0] * error, t
+        return match(self._weight(t), error[:, None])[:, 0] * error, t
 
     def draw_times(self, draws: Draws) -> Tensor:
         """The times (b,) of this part of the batch."""
@@ -54,8 +54,8 @@ class Loss:
             u = u[:1].expand_as(u)
         return draws.here(self.times(u, self.denoiser.schedule))
 
-    def _weight(self, alpha: Tensor, sigma: Tensor) -> Tensor:
+    def _weight(self, t: Tensor) -> Tensor:
         """Weight (b,) of the squared error of F, which is out of x0 and alpha / sigma of eps."""
-        _, out, _ = self.denoiser.scaling(alpha, sigma)
-        snr = (alpha / sigma) ** 2
-        return self.weighting(snr) * torch.square(out) * snr
+        schedule = self.denoiser.schedule
+        _, out, _ = self.denoiser.scaling(schedule.alpha(t), schedule.sigma(t))
+        return self.weighting(schedule, t) * torch.square(out) * snr_of(schedule, t)

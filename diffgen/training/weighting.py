@@ -1,45 +1,87 @@
-"""How errors at different noise levels weigh: functions snr -> weight of the squared eps error.
+"""How errors at different noise levels weigh: functions (schedule, t (B,)) -> weights (B,) of the
+squared error of eps, float64.
 
-snr = (alpha / sigma)^2. An error of x0 is an error of eps with snr for its weight, so the papers'
-weights of x0 stand here divided by snr.
+An error of x0 is an error of eps with snr = (alpha / sigma)^2 for its weight, so the papers'
+weights of x0 stand here divided by snr; one of the score is weighted by sigma^-2.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-Weighting = Callable[[Tensor], Tensor]
+from diffgen.schedule import Schedule
+
+Weighting = Callable[[Schedule, Tensor], Tensor]
 
 GAMMA = 5.0  # where min-SNR caps (Hang et al. 2023)
-SIGMA_DATA = 0.5  # of images in [-1, 1] (Karras et al. 2022)
+STEP = 1e-5  # of time, for slopes
 
 
-def simple(snr: Tensor) -> Tensor:
+def snr_of(schedule: Schedule, t: Tensor) -> Tensor:
+    """(alpha / sigma)^2 at t (...), never 0, for weights of x0 to stay finite as those of eps."""
+    return ((schedule.alpha(t) / schedule.sigma(t)) ** 2).clamp(min=1e-20)
+
+
+def simple(schedule: Schedule, t: Tensor) -> Tensor:
     """All alike: DDPM's L_simple (Ho et al. 2020, equation 14) and sigma^2-weighted DSM."""
-    return torch.ones_like(snr)
+    return torch.ones_like(t)
 
 
-def velocity(snr: Tensor) -> Tensor:
+def velocity(schedule: Schedule, t: Tensor) -> Tensor:
     """The squared error of v: (1 + snr) on x0 (Salimans and Ho 2022, section 4)."""
-    return (1 + snr) / snr
+    return 1 + 1 / snr_of(schedule, t)
 
 
-def min_snr(snr: Tensor) -> Tensor:
+def min_snr(schedule: Schedule, t: Tensor) -> Tensor:
     """min(snr, 5) on x0 (Hang et al. 2023, equation 9)."""
+    snr = snr_of(schedule, t)
     return snr.clamp(max=GAMMA) / snr
 
 
-def soft_min_snr(snr: Tensor) -> Tensor:
+def soft_min_snr(schedule: Schedule, t: Tensor) -> Tensor:
     """5 snr / (snr + 5) on x0: min-SNR without the corner (Crowson et al. 2024)."""
-    return GAMMA / (snr + GAMMA)
+    return GAMMA / (snr_of(schedule, t) + GAMMA)
 
 
-def edm(snr: Tensor) -> Tensor:
-    """(s^2 + d^2) / (s d)^2 on x0, s = sigma / alpha, d = 0.5 (Karras et al. 2022, table 1)."""
-    return (1 / snr + SIGMA_DATA**2) / SIGMA_DATA**2
+def likelihood(schedule: Schedule, t: Tensor) -> Tensor:
+    """g(t)^2 on the score (Song et al. 2021, "Maximum likelihood training", theorem 1).
+
+    With t even on (0, 1] half the loss bounds the negative log-likelihood in nats, up to a
+    constant, where it is a sum over pixels. At a training level g^2 is the variance that the
+    noising adds from the level below, over the time between them.
+    """
+    if schedule.levels:
+        return schedule.levels * _added(schedule, t - 1 / schedule.levels, t)
+    low, high = (t - STEP).clamp(min=schedule.t_min), (t + STEP).clamp(max=1)
+    return 2 * (schedule.log_snr(low) - schedule.log_snr(high)) / (high - low)
+
+
+def _added(schedule: Schedule, s: Tensor, t: Tensor) -> Tensor:
+    """Variance that the noising adds from s < t to t, over sigma_t^2: 1 - snr_t / snr_s."""
+    kept = schedule.alpha(t) * schedule.sigma(s) / (schedule.alpha(s) * schedule.sigma(t))
+    return 1 - kept**2
+
+
+@dataclass(frozen=True)
+class Edm:
+    """(s^2 + d^2) / (s d)^2 on x0, s = sigma / alpha (Karras et al. 2022, table 1).
+
+    d = `sigma_data` is the data's deviation; with that of the scaling, the network's own error.
+    """
+
+    sigma_data: float = 0.5
+
+    def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
+        return 1 / (snr_of(schedule, t) * self.sigma_data**2) + 1
 
 
 WEIGHTINGS: dict[str, Weighting] = {
-    f.__name__: f for f in (simple, velocity, min_snr, soft_min_snr, edm)
-}
+    f.__name__: f for f in (simple, velocity, min_snr, soft_min_snr, likelihood)
+} | {"edm": Edm()}
+
+
+def weighting_of(name: str, sigma_data: float | None = None) -> Weighting:
+    """The weighting of this name; EDM's for data of this deviation."""
+    return Edm(sigma_data) if name == "edm" and sigma_data else WEIGHTINGS[name]
