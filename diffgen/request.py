@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffgen import tuned_times
 from diffgen.album import CheckpointAlbum
@@ -15,6 +15,7 @@ from diffgen.build import build, nearest, typed
 from diffgen.checkpoint import Checkpoint, locate, opened
 from diffgen.errors import UsageError
 from diffgen.guidance import checks
+from diffgen.guides import Guides, as_float
 from diffgen.model.denoiser import Clipped, Denoiser, Preconditioned, Thresholded
 from diffgen.model.evaluations import FixedShape, RowCount
 from diffgen.recipe import ModelSettings, times_of
@@ -63,10 +64,19 @@ class Request:
         """The checkpoint's denoiser on the CPU, in chunks of one shape if that was asked for."""
         denoiser = self.checkpoint.denoiser(self.ema)
         if self.config["compile"]:
-            denoiser.network.compile()
-        if self.config["deterministic"]:
-            denoiser.network = FixedShape(denoiser.network, CHUNK)
+            denoiser.network = _compiled(self.checkpoint.path, self.checkpoint.hash, self.ema)
+        denoiser.network = self.prepared(denoiser.network)
         return denoiser
+
+    def prepared(self, network: nn.Module) -> nn.Module:
+        """A network as it is called: in chunks of one shape if that was asked for."""
+        return FixedShape(network, CHUNK) if self.config["deterministic"] else network
+
+    @cached_property
+    def guides(self) -> Guides:
+        """The guidance asked for."""
+        settings, runs = self.config["guidance"], Path(self.config["runs"])
+        return Guides(settings, self.checkpoint, self.model.label_dropout, self.prepared, runs)
 
     @cached_property
     def times(self) -> Tensor:
@@ -83,7 +93,7 @@ class Request:
         return {
             "sampler": {key: as_float(value) for key, value in sampler.items()},
             "steps": self.config["sampler"]["steps"],
-            "guidance": self.guidance_identity() if self.guidance_name() else None,
+            "guidance": self.guides.identity() if self.guides.name else None,
             "clip": self.clip,
             "ema": self.ema,
         }
@@ -119,7 +129,7 @@ class Request:
 
     def labels(self) -> tuple[int, ...] | None:
         """The labels asked for, which images take by turns; None where nobody asked."""
-        asked, classes = self.config["labels"], self.checkpoint.classes
+        asked, classes = self.config["labels"], self.guides.classes
         if asked == "balanced":
             return None
         return tuple(checks.find_labels(asked if isinstance(asked, list) else [asked], classes))
@@ -127,12 +137,12 @@ class Request:
     def task(self, device: torch.device) -> tuple[Task, list[RowCount]]:
         """What makes the images on a device, and the counters of the networks it calls."""
         base = self.base.to(device)
-        counters = [RowCount(base.network)]
-        denoiser = CLIPS[self.clip](self.guided(base, counters, device), self.checkpoint)
+        counter = RowCount(base.network)
+        guided, counters = self.guides.over(base, device)
         task = build(
             "task",
             self.config["task"],
-            denoiser=denoiser,
+            denoiser=CLIPS[self.clip](guided, self.checkpoint),
             sampler=self.sampler,
             times=self.times,
             start=_named(STARTS, "start", self.start),
@@ -141,42 +151,12 @@ class Request:
             seed=self.config["seed"],
             num_samples=self.config["num_samples"],
             labels=self.labels(),
-            num_classes=len(self.checkpoint.classes),
+            num_classes=len(self.guides.classes),
             album=CheckpointAlbum(self.checkpoint, self.config["root"]),
         )
         if task.unlabelled and self.checkpoint.classes and not self.model.label_dropout:
             raise UsageError("this checkpoint never learned to do without a label: give labels=")
-        return task, counters
-
-    def guided(self, base: Denoiser, counters: list[RowCount], device: torch.device) -> Denoiser:
-        """The denoiser under the guidance asked for; every network it calls gets a counter."""
-        settings = dict(self.config["guidance"])
-        classes = self.checkpoint.classes
-        context: dict[str, Any] = {"denoiser": base, "null": len(classes)}
-        other = settings.pop("checkpoint", None)
-        if settings["name"] == "classifier_free":
-            dropout = self.model.label_dropout
-            checks.check_classifier_free(settings["weight"], len(classes), dropout)
-        if settings["name"] == "autoguidance":
-            weak = opened(Path(other))
-            denoiser = weak.denoiser().to(device)
-            checks.check_weak(facts(self.checkpoint, base), facts(weak, denoiser))
-            counters.append(RowCount(denoiser.network))
-            context["weak"] = denoiser
-        return build("guidance", settings, **context)
-
-    def guidance_name(self) -> str | None:
-        """The guidance at work, None where the weight leaves the model as it is."""
-        settings = self.config["guidance"]
-        plain = settings["name"] == "none" or not self.checkpoint.classes
-        return None if plain and "checkpoint" not in settings else settings["name"]
-
-    def guidance_identity(self) -> dict[str, Any]:
-        """The guidance's settings, another checkpoint named by its content."""
-        settings = {key: as_float(value) for key, value in self.config["guidance"].items()}
-        if "checkpoint" in settings:
-            settings["checkpoint"] = opened(Path(settings["checkpoint"])).hash
-        return settings
+        return task, [counter, *counters]
 
     def changed_settings(self) -> dict[str, Any]:
         """The sampler's settings that differ from its defaults."""
@@ -187,21 +167,10 @@ class Request:
         return {name: value for name, value in values.items() if value != defaults[name]}
 
 
-def as_float(value: Any) -> Any:
-    """A number, or a list of them, as it counts however it was typed: 1 is 1.0."""
-    if isinstance(value, list):
-        return [as_float(each) for each in value]
-    return float(value) if isinstance(value, int) else value
-
-
-def facts(checkpoint: Checkpoint, denoiser: Denoiser) -> checks.Facts:
-    """What two checkpoints must share to guide one another."""
-    return checks.Facts(
-        schedule=denoiser.schedule,
-        data_range=(checkpoint.range.low, checkpoint.range.high),
-        shape=checkpoint.shape,
-        classes=checkpoint.classes,
-    )
+@lru_cache(maxsize=2)
+def _compiled(path: Path, content: str, ema: str) -> Any:
+    """A checkpoint's network, compiled once for all jobs of a process."""
+    return torch.compile(opened(path).denoiser(ema).network)
 
 
 def _named(table: dict[str, Any], key: str, name: str) -> Any:
