@@ -23,7 +23,7 @@ class Range:
     @property
     def low(self) -> float:
         """What a black pixel becomes."""
-        return -self.shift / self.scale
+        return (0 - self.shift) / self.scale
 
     @property
     def high(self) -> float:

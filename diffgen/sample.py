@@ -122,7 +122,7 @@ class Job:
             "sampler": sampler,
             "times": request.times.tolist(),
             "start": request.start,
-            "guidance": request.guidance_identity(),
+            "guidance": request.guides.identity(),
             "clip": request.clip,
             "task": {**config["task"], **({"content": content} if content else {})},
             "seed": config["seed"],
@@ -140,7 +140,7 @@ class Job:
             images, cost = self.draw()
             if self.fabric.global_rank:
                 return
-            cell.keep_images(images, labels, len(self.request.checkpoint.classes))
+            cell.keep_images(images, labels, len(self.request.guides.classes))
             keep(self.task.files(images), cell.folder)
         else:
             images, cost = kept[0], {k: row[k] for k in ("nfe", "seconds", "images_per_second")}
@@ -174,7 +174,7 @@ class Job:
     def settings(self) -> dict[str, Any]:
         """The columns of a row that say how its images were made."""
         request, guidance = self.request, self.config["guidance"]
-        weight = guidance.get("weight") if request.checkpoint.classes else None
+        weight = guidance.get("weight") if request.guides.name else None
         return {
             "checkpoint": request.checkpoint.run.name,
             "checkpoint_hash": request.checkpoint.hash[:12],
@@ -186,7 +186,7 @@ class Job:
             "spacing": request.spacing,
             "start": request.start,
             "clip": request.clip,
-            "guidance": request.guidance_name(),
+            "guidance": request.guides.name,
             "weight": weight,
             "scale": None if weight is None else 1 + weight,
             "seed": self.config["seed"],

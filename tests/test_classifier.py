@@ -2,6 +2,7 @@
 
 import csv
 import json
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -9,19 +10,28 @@ import pytest
 import torch
 from PIL import Image
 from running import assert_same, contents, here, settings, worked
-from torch import nn
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 from diffgen import checkpoint
 from diffgen.dataset.digits import Digits
 from diffgen.model.noisy_classifier import NoisyClassifier
 from diffgen.model.told import level, nothing
+from diffgen.pixels import RANGES
+from diffgen.request import Request
 from diffgen.resolve import followed
+from diffgen.sampler import SeededNoise
 from diffgen.schedule.geometric import Geometric
 from diffgen.schedule.linear import Linear
 from diffgen.training.classifier_loss import ClassifierLoss
 from diffgen.training.draws import Draws
 from diffgen.training.times import clean, uniform
+
+CPU = torch.device("cpu")
+FEATURES = (
+    *("features=classifier", "features.steps=30", "features.width=8", "features.dim=8"),
+    "features.batch_size=64",
+)
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -98,7 +108,8 @@ def test_it_learns_what_the_noise_leaves_to_learn(classifier):
     assert float(last["accuracy/t1.0"]) < 0.3
     found = checkpoint.load(classifier / "checkpoints" / "last.ckpt")
     images = Digits().split("test")
-    x0, model = found.range.to_model(images.pixels), found.classifier()
+    pixels = images.at(torch.arange(len(images)))
+    x0, model = found.range.to_model(pixels), found.classifier()
     noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0))
     right = []
     for t in torch.tensor([0.05, 0.5], dtype=torch.float64):
@@ -183,3 +194,152 @@ def test_it_makes_no_images(classifier, tmp_path):
     done = here(tmp_path, "sample", f"checkpoint={classifier}")
     assert done.status == 2
     assert "is a classifier and makes no images" in done.line()
+
+
+# What it does to samples, through `diffgen sample`.
+
+
+def drawn(run: Path, *words: str, count: int = 20, batch: int = 20) -> tuple[Tensor, list[int]]:
+    """Images of 3 steps, and the rows that each network evaluated."""
+    told = (f"checkpoint={run}", "steps=3", f"num_samples={count}", *words)
+    task, counters = Request(settings("sample", *told)).task(CPU)
+    images = torch.cat([task(part.tolist(), CPU) for part in torch.arange(count).split(batch)])
+    return images, [counter.rows for counter in counters]
+
+
+def by(classifier: Path, weight: float, *words: str) -> tuple[str, ...]:
+    guide = f"guidance.checkpoint={classifier}"
+    return ("guidance=classifier", guide, f"guidance.weight={weight}", *words)
+
+
+def test_without_weight_it_is_not_asked(ddpm, classifier):
+    plain, alone = drawn(ddpm, "guidance=none")
+    images, rows = drawn(ddpm, *by(classifier, 0))
+    assert torch.equal(images, plain)
+    assert (alone, rows) == ([60], [60, 0])
+    guided, rows = drawn(ddpm, *by(classifier, 1))
+    assert not torch.equal(guided, plain)
+    assert rows == [60, 60]
+
+
+def test_it_is_asked_inside_the_interval_only(ddpm, classifier):
+    spared, rows = drawn(ddpm, *by(classifier, 1), "guidance.interval=[1e5,1e6]")
+    assert torch.equal(spared, drawn(ddpm, "guidance=none")[0])
+    assert rows == [60, 0]
+
+
+@pytest.mark.parametrize("labels", ["balanced", "[7,2]"])
+def test_the_command_guides_by_the_formula(unlabelled, classifier, labels):
+    """DDIM of x0 + w sigma^2 / alpha grad ln p(y | x_t), clipped, written out by hand."""
+    images, rows = drawn(unlabelled, *by(classifier, 3), f"labels={labels}", count=10)
+    assert rows == [30, 30]
+    model = checkpoint.load(unlabelled / "checkpoints" / "last.ckpt").denoiser()
+    guide = checkpoint.load(classifier / "checkpoints" / "last.ckpt").classifier()
+    label = torch.arange(10) if labels == "balanced" else torch.tensor([7, 2] * 5)
+    x, schedule = SeededNoise(0, range(10))(torch.empty(10, 1, 8, 8)), model.schedule
+    for t, s in ((1.0, 2 / 3), (2 / 3, 1 / 3), (1 / 3, 0.0)):
+        t, s = torch.tensor(t, dtype=torch.float64), torch.tensor(s, dtype=torch.float64)
+        x = (x * schedule.at(t, x)[1] if t == 1 else x).detach().requires_grad_()
+        chosen = guide(x, t).log_softmax(1)[torch.arange(10), label].sum()
+        slope = torch.autograd.grad(chosen, x)[0]
+        (alpha, sigma), (alpha_s, sigma_s) = schedule.at(t, x), schedule.at(s, x)
+        x0 = (model(x, t) + 3 * sigma**2 / alpha * slope).clamp(-1, 1)
+        x = alpha_s * x0 + sigma_s * (x - alpha * x0) / sigma
+    wanted = RANGES["symmetric"].to_uint8(x)
+    assert (images.int() - wanted.int()).abs().max() <= 1  # rounding, at most
+    assert (images == wanted).float().mean() > 0.99
+
+
+def test_the_heavier_the_surer(ddpm, classifier):
+    guide = checkpoint.load(classifier / "checkpoints" / "last.ckpt").classifier()
+    sure = []
+    for weight in (0, 2, 8):
+        images, _ = drawn(ddpm, *by(classifier, weight), "steps=20")
+        logits = guide(RANGES["symmetric"].to_model(images), torch.tensor(0.02).double())
+        sure.append(float(nn.functional.cross_entropy(logits, torch.arange(20) % 10)))
+    assert sure[0] > sure[1] > sure[2]
+
+
+def test_it_composes_with_classifier_free_guidance(ddpm, unlabelled, classifier):
+    beneath = "guidance.classifier_free="
+    plain, _ = drawn(ddpm, "guidance=none")
+    over, rows = drawn(ddpm, *by(classifier, 0), f"{beneath}2")
+    assert torch.equal(over, drawn(ddpm, "guidance.weight=2")[0])
+    assert rows == [120, 0]
+    without, rows = drawn(ddpm, *by(classifier, 2), f"{beneath}-1")
+    assert rows == [60, 60]
+    assert not torch.equal(without, drawn(ddpm, *by(classifier, 2))[0])
+    assert not torch.equal(without, plain)
+    guides = Request(
+        settings("sample", f"checkpoint={ddpm}", *by(classifier, 2), f"{beneath}-1")
+    ).guides
+    assert guides.name == f"classifier by {classifier.name} at 240, classifier_free -1"
+    done = here(ddpm, "sample", f"checkpoint={unlabelled}", *by(classifier, 2), f"{beneath}1")
+    assert done.line().startswith("guidance.classifier_free=1 needs labels")
+
+
+def test_deterministic_images_have_the_same_bytes_in_any_batch(ddpm, classifier):
+    words = (*by(classifier, 2), "deterministic=true")
+    together, _ = drawn(ddpm, *words, count=20)
+    assert torch.equal(drawn(ddpm, *words, count=20, batch=7)[0], together)
+
+
+def test_rows_and_labels_of_a_model_without_classes(unlabelled, classifier, tmp_path):
+    words = ("metrics=[accuracy]", *FEATURES, "num_samples=20", "steps=2")
+    sweep = ("guidance=classifier", f"guidance.checkpoint={classifier}", "guidance.weight=0,4")
+    told = (f"checkpoint={unlabelled}", "accelerator=cpu", *words)
+    done = worked(here(tmp_path, "sample", "-m", *told, *sweep))
+    folder = tmp_path / done.folder
+    rows = list(csv.DictReader((folder / "table.csv").read_text().splitlines()))[1:]
+    assert [(float(row["weight"]), float(row["nfe"])) for row in rows] == [(0, 2), (4, 4)]
+    assert all(row["guidance"] == f"classifier by {classifier.name} at 240" for row in rows)
+    assert (folder / "guidance.png").is_file()
+    with np.load(folder / "0" / "samples.npz") as found:
+        assert found["arr_1"].tolist() == [k % 10 for k in range(20)]
+
+
+@pytest.fixture(scope="module")
+def misfits(tmp_path_factory, cache, ddpm) -> dict[str, Path]:
+    """Classifiers of one step that do not fit the model, each for a reason of its own."""
+    folder, one = tmp_path_factory.mktemp("misfits"), "trainer.max_steps=1"
+    letters = folder / "letters"
+    for name, k in product("ab", range(4)):
+        (letters / name).mkdir(parents=True, exist_ok=True)
+        picture = np.full((8, 8), 40 * k, np.uint8)
+        Image.fromarray(picture).save(letters / name / f"{k}.png")
+    kinds = {
+        "cosine": ("schedule=cosine",),
+        "unit": ("model.range=unit",),
+        "clean": ("model.noise_conditional=false",),
+        "letters": ("dataset=folder", f"dataset.root={letters}", "trainer.batch_size=4"),
+    }
+    return {name: trained(folder, *words, one) for name, words in kinds.items()} | {"model": ddpm}
+
+
+MISFITS = {
+    "cosine": "guidance.checkpoint: the classifier has schedule Cosine(",
+    "unit": "guidance.checkpoint: the classifier has data range (0.0, 1.0)",
+    "clean": "guidance.checkpoint is a classifier of clean images",
+    "letters": "guidance.checkpoint: the classifier has classes (a, b), this model (0, 1,",
+}
+
+
+@pytest.mark.parametrize(("kind", "answer"), MISFITS.items(), ids=MISFITS)
+def test_a_classifier_that_does_not_fit_gets_one_line(kind, answer, misfits, ddpm, tmp_path):
+    done = here(tmp_path, "sample", f"checkpoint={ddpm}", *by(misfits[kind], 1))
+    assert done.status == 2
+    assert done.line().startswith(answer)
+
+
+def test_a_guide_of_the_wrong_role_gets_one_line(ddpm, classifier, tmp_path):
+    weak = ("guidance=autoguidance", f"guidance.checkpoint={classifier}")
+    for words, answer in (
+        (by(ddpm, 1), "is no classifier: train one"),
+        (weak, "is a classifier and makes no images"),
+        (("guidance=classifier",), "guidance=classifier needs guidance.checkpoint=PATH"),
+        ((*by(classifier, 1), "labels=cat"), "no class cat: there is 0, 1"),
+        ((*by(classifier, 1), "guidance.rescale=1"), "no key 'guidance.rescale'"),
+    ):
+        done = here(tmp_path, "sample", f"checkpoint={ddpm}", *words)
+        assert done.status == 2
+        assert answer in done.line()

@@ -24,6 +24,7 @@ from diffgen.guidance.classifier_free import ClassifierFree
 from diffgen.guidance.none import Unguided
 from diffgen.model import Denoiser, Preconditioned
 from diffgen.model.classifier import Classifier
+from diffgen.model.noisy_classifier import NoisyClassifier
 from diffgen.model.scalings import Eps
 from diffgen.model.told import level
 from diffgen.model.unet import UNet
@@ -77,14 +78,14 @@ class Mixture(Denoiser):
 
 
 class Oracle(nn.Module):
-    """The mixture's exact classifier of noisy images, told the level as networks are."""
+    """The mixture's exact classifier of noisy images."""
 
     def __init__(self, mixture):
         super().__init__()
         self.mixture = mixture
 
-    def forward(self, x_t, told):
-        return self.mixture.logits(x_t, (told + 1) / self.mixture.schedule.levels)
+    def forward(self, x_t, t):
+        return self.mixture.logits(x_t, t)
 
 
 class Logistic(nn.Module):
@@ -94,7 +95,7 @@ class Logistic(nn.Module):
         super().__init__()
         self.slopes = nn.Parameter(torch.tensor(slopes).double())
 
-    def forward(self, x_t, told):
+    def forward(self, x_t, t):
         return x_t.flatten(1) @ self.slopes.to(x_t).T
 
     def gradient(self, x_t, label):
@@ -242,7 +243,7 @@ def test_autoguidance_leans_away_from_the_weak_model(schedule, label):
 @schedules
 @views
 def test_bayes_makes_the_unconditional_model_conditional(schedule, view):
-    """D(x, c) = D(x) + sigma^2 / alpha grad ln p(c | x_t), at every level told."""
+    """D(x, c) = D(x) + sigma^2 / alpha grad ln p(c | x_t), at every time."""
     mixture = Mixture(schedule)
     guided = ClassifierGuidance(mixture, Oracle(mixture), null=0)
     for t in (time(0.02), time(0.5), torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9, 1.0]).double()):
@@ -348,7 +349,8 @@ def test_the_gradient_of_a_network_is_the_slope_of_its_log_probability():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         network = Classifier(channels=1, size=8, num_classes=3, noise_conditional=True).eval()
-    gradient = ClassifierGuidance(Mixture(LINEAR), network, 0).gradient(x_t, t, label)
+    classifier = NoisyClassifier(network, LINEAR, level)
+    gradient = ClassifierGuidance(Mixture(LINEAR), classifier, 0).gradient(x_t, t, label)
     step = 0.01 * gradient / gradient.norm()
 
     def log_probability(x):
@@ -376,10 +378,12 @@ def test_every_config_builds_its_guidance():
     built = {}
     for path in GUIDANCE.glob("*.yaml"):
         settings = yaml.safe_load(path.read_text())
-        settings.pop("checkpoint", None)
-        built[path.stem] = type(build("guidance", settings, null=NULL, told=level, **context))
+        for key in ("checkpoint", "classifier_free"):  # the command's, as it makes the context
+            settings.pop(key, None)
+        built[path.stem] = type(build("guidance", settings, null=NULL, **context))
     assert built == {
         "autoguidance": Autoguidance,
+        "classifier": ClassifierGuidance,
         "classifier_free": ClassifierFree,
         "none": Unguided,
     }

@@ -23,20 +23,23 @@ class Facts:
     classes: tuple[str, ...]
 
 
-def check_classifier_free(weight: float, num_classes: int, label_dropout: float) -> None:
+def check_classifier_free(
+    weight: float, num_classes: int, label_dropout: float, key: str = "guidance.weight"
+) -> None:
     """UsageError unless the checkpoint has the branches that `weight` asks for.
 
-    `label_dropout` is the share of labels hidden in training, which taught it the null label.
+    `label_dropout` is the share of labels hidden in training, which taught it the null label;
+    `key` is what set the weight.
     """
     if num_classes == 0 and weight not in (-1, 0):
         raise UsageError(
-            f"guidance.weight={weight:g} needs labels and this checkpoint was trained without: "
-            "take guidance.weight=0, or train on a labelled dataset"
+            f"{key}={weight:g} needs labels and this checkpoint was trained without: "
+            f"take {key}=0, or train on a labelled dataset"
         )
     if num_classes and weight != 0 and label_dropout == 0:
         raise UsageError(
-            f"guidance.weight={weight:g} needs an unlabelled branch and this checkpoint never "
-            "learned one: take guidance.weight=0, or train with model.label_dropout=0.1"
+            f"{key}={weight:g} needs an unlabelled branch and this checkpoint never "
+            f"learned one: take {key}=0, or train with model.label_dropout=0.1"
         )
 
 

@@ -11,14 +11,13 @@ from torch.nn import functional as F
 from diffgen.guidance.weight import Interval, Weight
 from diffgen.model import Denoiser
 from diffgen.model.denoiser import match
-from diffgen.model.told import Told, level
 
 
 class ClassifierGuidance(Denoiser):
     """x0 + w sigma^2 / alpha grad ln p(y | x_t), hence eps - w sigma grad.
 
-    `classifier(x_t, told (B,)) -> logits (B, K)` has learned on the denoiser's schedule; `told`
-    tells it the noise of the time at hand, whatever times a sampler visits. `null` is the number
+    `classifier(x_t, t (B,)) -> logits (B, K)` has learned on the denoiser's schedule and is asked
+    at the time at hand, whatever times a sampler visits. `null` is the number
     of classes that the denoiser knows: one of 0 is never given the label. weight: 0 asks the
     classifier nothing; the power of p(y | x) is w over an unconditional denoiser, 1 + w over a
     conditional one. Rows without a label (None, or K) are not guided, nor is a time of alpha = 0,
@@ -36,12 +35,10 @@ class ClassifierGuidance(Denoiser):
         null: int,
         weight: float = 1.0,
         interval: Interval = None,
-        told: Told = level,
     ) -> None:
         super().__init__()
         self.denoiser, self.schedule, self.null = denoiser, denoiser.schedule, null
-        self.classifier, self.told = classifier, told
-        self.weight = Weight(weight, interval)
+        self.classifier, self.weight = classifier, Weight(weight, interval)
 
     def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         x0 = self.denoiser(x_t, t, label if self.null else None)
@@ -57,10 +54,8 @@ class ClassifierGuidance(Denoiser):
 
         The classifier runs outside autocast: in float16 small gradients would vanish.
         """
-        told = self.told(self.schedule, t.expand(len(x_t)))
-        told = None if told is None else told.to(x_t)
         with torch.enable_grad(), torch.autocast(x_t.device.type, enabled=False):
             x = x_t.detach().requires_grad_()
-            logits = self.classifier(x, told)
+            logits = self.classifier(x, t.expand(len(x)))
             loss = F.cross_entropy(logits, label, ignore_index=logits.shape[1], reduction="sum")
             return -torch.autograd.grad(loss, x)[0]

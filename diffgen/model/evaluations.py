@@ -15,9 +15,9 @@ class FixedShape(nn.Module):
         super().__init__()
         self.network, self.rows = network, rows
 
-    def forward(self, x: Tensor, told: Tensor | None, label: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, *more: Tensor | None) -> Tensor:
         parts = [
-            self._padded([None if v is None else v[k : k + self.rows] for v in (x, told, label)])
+            self._padded([None if v is None else v[k : k + self.rows] for v in (x, *more)])
             for k in range(0, len(x), self.rows)
         ]
         return torch.cat(parts)[: len(x)]
