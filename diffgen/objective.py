@@ -4,7 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffgen.classifier_recipe import ClassifierSettings, classifier_of, settings_of
+from diffgen.errors import UsageError
+from diffgen.pixels import RANGES
 from diffgen.recipe import ModelSettings, Shape, denoiser_of
+from diffgen.schedule import Schedule
+from diffgen.training.bound import Bound
 from diffgen.training.classifier_loss import ClassifierLoss
 from diffgen.training.loss import Loss
 from diffgen.training.module import Objective
@@ -24,10 +28,22 @@ def objective_of(recipe: Mapping[str, Any], shape: Shape, num_classes: int) -> O
 def _of_denoiser(
     recipe: Mapping[str, Any], settings: ModelSettings, shape: Shape, num_classes: int
 ) -> Loss:
+    denoiser = denoiser_of(recipe, shape, num_classes)
     return Loss(
-        denoiser_of(recipe, shape, num_classes),
+        denoiser,
         TIMES[settings.times],
         weighting_of(settings.weighting, settings.sigma_data),
         per_batch=settings.level_per == "batch",
         total=settings.reduction == "sum",
+        bound=_bound(settings, denoiser.schedule) if denoiser.learns_variance else None,
     )
+
+
+def _bound(settings: ModelSettings, schedule: Schedule) -> Bound:
+    if settings.range not in RANGES:
+        raise UsageError(
+            f"model.variance=learned needs bytes evenly on a known range, not model.range="
+            f"{settings.range}: take symmetric or unit"
+        )
+    pixels = RANGES[settings.range]
+    return Bound(schedule, pixels.low, pixels.high)

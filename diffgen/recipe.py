@@ -31,7 +31,8 @@ class ModelSettings:
     the network hears of the noise; range: of the data; times and level_per: how training draws
     levels; weighting, reduction: how errors add up; labels: whether it learns them, where there
     are any; label_dropout: share of labels hidden; dequantise: pixels even within their bin;
-    clip: whether samplers keep the estimate inside the range unless told otherwise.
+    clip: whether samplers keep the estimate inside the range unless told otherwise; variance:
+    whether the network learns that of ancestral steps, in as many channels again.
     """
 
     name: str
@@ -49,6 +50,7 @@ class ModelSettings:
     label_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     dequantise: bool = False
     clip: bool = True
+    variance: Literal["fixed", "learned"] = "fixed"
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ def denoiser_of(
     settings = typed(ModelSettings, "model", recipe["model"])
     schedule = build("schedule", recipe["schedule"], trust)
     network = network_of(recipe, settings, schedule, shape, num_classes, trust)
-    return Preconditioned(network, schedule, scaling_of(settings), TOLD[settings.told])
+    told, learned = TOLD[settings.told], settings.variance == "learned"
+    return Preconditioned(network, schedule, scaling_of(settings), told, learned)
 
 
 def network_of(
@@ -111,6 +114,7 @@ def network_of(
         num_classes=num_classes,
         told=settings.told != "nothing",
         levels=schedule.levels,
+        out_channels=2 * shape[0] if settings.variance == "learned" else shape[0],
     )
 
 

@@ -37,21 +37,36 @@ class Denoiser(nn.Module, abc.ABC):
 class Preconditioned(Denoiser):
     """A raw network made a denoiser: x0 = skip x_t + out F(in_ x_t, told, label).
 
-    The arithmetic around the network is float32 even under autocast.
+    The arithmetic around the network is float32 even under autocast. A network of a learned
+    variance gives 2 C channels, F first; see diffgen.model.learned_variance for the others.
     """
 
     def __init__(
-        self, network: nn.Module, schedule: Schedule, scaling: Scaling, told: Told
+        self,
+        network: nn.Module,
+        schedule: Schedule,
+        scaling: Scaling,
+        told: Told,
+        learns_variance: bool = False,
     ) -> None:
         super().__init__()
         self.network, self.schedule, self.scaling, self.told = network, schedule, scaling, told
+        self.learns_variance = learns_variance
 
     def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        return self.image(x_t, t, self.raw(x_t, t, label))
+
+    def image(self, x_t: Tensor, t: Tensor, raw: Tensor) -> Tensor:
+        """The estimate of x0 that F = raw stands for."""
         skip, out, _ = self.coefficients(t, x_t)
-        return skip * x_t + out * self.raw(x_t, t, label)
+        return skip * x_t + out * raw
 
     def raw(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """The network's own output F (B, C, H, W), in the type of x_t."""
+        return self.outputs(x_t, t, label)[:, : x_t.shape[1]]
+
+    def outputs(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """All that the network gives: F, and behind it what it may say of the variance."""
         *_, in_ = self.coefficients(t, x_t)
         told = self.told(self.schedule, t.expand(len(x_t)))
         told = None if told is None else told.to(x_t)

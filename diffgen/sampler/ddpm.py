@@ -9,7 +9,8 @@ from typing import Literal
 from torch import Tensor
 
 from diffgen.model import Denoiser
-from diffgen.sampler.base import VARIANCES, Noise, Sampler, Variance, posterior_mean
+from diffgen.sampler.base import Noise, Sampler, posterior_mean
+from diffgen.sampler.step_variance import STEPS, Step
 from diffgen.schedule import Schedule
 
 log = logging.getLogger(__name__)
@@ -22,29 +23,31 @@ class DDPM(Sampler):
 
     variance: fixedsmall is the posterior's, fixedlarge the noise that the step removes (DDPM's
     beta, its CIFAR-10 setting). They meet in many steps; in few, fixedlarge is far too noisy and
-    auto takes it only from half of the training levels up. On variance-exploding schedules these
-    are the ancestral and the reverse-diffusion sampling of Song et al. 2021 (appendices E and F).
-    No noise on the step to the image.
+    auto takes it only from half of the training levels up. learned is what a network of
+    model.variance=learned says between the two (Nichol and Dhariwal 2021, equation 15). On
+    variance-exploding schedules the two are the ancestral and the reverse-diffusion sampling of
+    Song et al. 2021 (appendices E and F). No noise on the step to the image.
     """
 
-    variance: Literal["fixedsmall", "fixedlarge", "auto"] = "fixedsmall"
+    variance: Literal["fixedsmall", "fixedlarge", "auto", "learned"] = "fixedsmall"
     spacing = "trailing"
 
     def trajectory(
         self, denoiser: Denoiser, x: Tensor, times: Tensor, label: Tensor | None, noise: Noise
     ) -> Iterator[Tensor]:
-        schedule, variance = denoiser.schedule, self.chosen(denoiser.schedule, len(times) - 1)
+        schedule, step = denoiser.schedule, self.chosen(denoiser.schedule, len(times) - 1)
         for t, s in pairwise(times):
-            x = posterior_mean(schedule, x, denoiser(x, t, label), t, s)
+            x0, variance = step(denoiser, x, t, s, label)
+            x = posterior_mean(schedule, x, x0, t, s)
             if s > 0:
-                x = x + variance(schedule, t, s).sqrt() * noise(x)
+                x = x + variance.sqrt() * noise(x)
             yield x
 
-    def chosen(self, schedule: Schedule, steps: int) -> Variance:
+    def chosen(self, schedule: Schedule, steps: int) -> Step:
         """The variance for this many steps; a warning where they are too few for fixedlarge."""
         many = 2 * steps >= (schedule.levels or 1000)
         if self.variance == "auto":
-            return VARIANCES["fixedlarge" if many else "fixedsmall"]
+            return STEPS["fixedlarge" if many else "fixedsmall"]
         if self.variance == "fixedlarge" and not many:
             log.warning("sampler.variance=fixedlarge leaves noise in %d steps; %s", steps, REMEDY)
-        return VARIANCES[self.variance]
+        return STEPS[self.variance]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from diffgen.model.denoiser import Preconditioned, match
+from diffgen.training.bound import Bound
 from diffgen.training.draws import Draws
 from diffgen.training.times import Times
 from diffgen.training.weighting import Weighting, snr_of
@@ -20,7 +21,8 @@ class Loss:
     """Errors of a denoiser on noised images.
 
     `per_batch` gives a whole batch one time; `total` sums over pixels instead of averaging (and
-    halves, as NCSN does), which matters to gradient clipping and to Adam's epsilon.
+    halves, as NCSN does), which matters to gradient clipping and to Adam's epsilon. `bound` is
+    added where the network learns its variance (Nichol and Dhariwal 2021, equation 16).
     """
 
     denoiser: Preconditioned
@@ -28,6 +30,7 @@ class Loss:
     weighting: Weighting
     per_batch: bool = False
     total: bool = False
+    bound: Bound | None = None
 
     @property
     def learner(self) -> Preconditioned:
@@ -43,9 +46,19 @@ class Loss:
         x_t = match(alpha, x0) * x0 + match(sigma, x0) * eps
         a, b = scaling.target(alpha, sigma)
         target = match(a, x0) * x0 + match(b, x0) * eps
-        error = (self.denoiser.raw(x_t, t, label) - target).square().flatten(1)
-        error = error.sum(1) / 2 if self.total else error.mean(1)
-        return match(self._weight(t), error[:, None])[:, 0] * error, t
+        outputs = self.denoiser.outputs(x_t, t, label)
+        raw = outputs[:, : x0.shape[1]]
+        error = self.reduced((raw - target).square())
+        error = match(self._weight(t), error[:, None])[:, 0] * error
+        if self.bound:
+            error = error + self.reduced(
+                self.bound(x0, self.denoiser.image(x_t, t, raw), outputs, t)
+            )
+        return error, t
+
+    def reduced(self, values: Tensor) -> Tensor:
+        """One number (b,) for the pixels of each image."""
+        return values.flatten(1).sum(1) / 2 if self.total else values.flatten(1).mean(1)
 
     def draw_times(self, draws: Draws) -> Tensor:
         """The times (b,) of this part of the batch."""
