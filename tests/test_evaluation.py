@@ -564,6 +564,8 @@ def test_markdown_says_what_a_reader_must_know(tmp_path):
     assert "| ddim | 10 | 10 | 1 | 2 | 0.3333 | 2.67 | 0.900 |" in text
     assert "| real (test) |  |  |  |  | 0.125 | 1 |" in text
     assert "| 1 + w | 0 | 9 | 10 |" in text
+    assert "| accuracy | worst class |" in text
+    assert "| 0.900 | 10: 4 |" in text
 
 
 def test_what_differs_between_samples_gets_a_column(tmp_path):

@@ -147,6 +147,35 @@ def test_figures_are_those_of_the_images_in_the_cell(sweep, ddpm, cache):
         assert float(by_figure[nearest]["accuracy"]) == pytest.approx(again["accuracy"])
 
 
+def distance(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Fréchet's, by eigenvalues of the product of covariances."""
+    product = torch.linalg.eigvals(torch.cov(a.T) @ torch.cov(b.T)).real.clamp(min=0)
+    traces = torch.cov(a.T).trace() + torch.cov(b.T).trace() - 2 * product.sqrt().sum()
+    return float((a.mean(0) - b.mean(0)).square().sum() + traces)
+
+
+def test_what_guidance_does_is_measured_class_by_class(ddpm, cache, tmp_path):
+    from diffgen.judge import judge_of
+
+    names = "metrics=[fid_per_class,precision,recall,saturation]"
+    folder = sample(tmp_path, ddpm, *FEATURES, names, "num_samples=300", "steps=2")
+    config = settings("sample", f"checkpoint={ddpm}", *FEATURES)
+    judge = judge_of(request(ddpm).checkpoint, config["features"], str(cache), None, "cpu")
+    pixels, labels = arrays(folder)
+    mine = judge.extractor(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()).features
+    theirs = judge.reference
+    assert theirs.features.shape == (1438, 8)
+    told = json.loads(rows(folder)[1]["fid_per_class"])
+    for k in range(10):
+        wanted = distance(mine[torch.from_numpy(labels) == k], theirs.features[theirs.labels == k])
+        assert told[str(k)] == pytest.approx(wanted, rel=1e-4)
+    worst = max(told, key=told.__getitem__)
+    assert f"| {worst}: {told[worst]:.4g} |" in (folder / "table.md").read_text()
+    found = {name: float(rows(folder)[1][name]) for name in ("precision", "recall", "saturation")}
+    assert found["saturation"] == pytest.approx(((pixels == 0) | (pixels == 255)).mean())
+    assert all(0 <= share <= 1 for share in found.values())
+
+
 def test_a_repeated_sweep_computes_nothing_again(sweep, ddpm, tmp_path, monkeypatch):
     monkeypatch.setattr(Generate, "__call__", lambda *_: 1 / 0)
     before = cells(ddpm)

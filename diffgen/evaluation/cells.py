@@ -39,6 +39,7 @@ def cells(block: Block) -> Grid:
         ("/ real", lambda row: _ratio(row.get("fid"), floor)),
         ("KID", lambda row: _number(row.get("kid"))),
         *((name, _share(name)) for name in SHARES),
+        ("worst class", _worst),
         ("images/s", lambda row: _number(row.get("images_per_second"))),
     ]
     return _grid(columns, block.all)
@@ -88,6 +89,15 @@ def _share(column: str) -> Callable[[Row], str]:
 
 def _distance(label: str) -> Callable[[Row], str]:
     return lambda row: _number(row["fid_per_class"].get(label))
+
+
+def _worst(row: Row) -> str:
+    """The class farthest from the reference's images of it, and how far that is."""
+    distances = row.get("fid_per_class") or {}
+    if not distances:
+        return ""
+    label = max(distances, key=distances.__getitem__)
+    return f"{label}: {_number(distances[label])}"
 
 
 def _number(value: Any) -> str:
