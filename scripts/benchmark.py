@@ -1,22 +1,26 @@
 """Images per second of training: a bare PyTorch loop, `diffgen train`, and diffusers' U-Net.
 
-    python scripts/benchmark.py [--precision bf16-mixed] [--rounds 3] [--steps 40]
+    python scripts/benchmark.py [--precision bf16-mixed] [--rounds 15] [--steps 10]
 
 All three train the network of `dataset=mnist` on batches of 64 grey images of 28 x 28. The bare
 loop only runs forward, backward and AdamW on tensors that are there already; `diffgen train` is
-the command itself, in a process of its own, with its data, noise, clipping, averages and log. The
-three take turns, and ratios are of medians over the turns. Needs the extra `interop`.
+the command itself, in a process of its own, with its data, noise, clipping, averages and log.
+They take turns of a few seconds, the command's process standing still between its own, and each
+round gives the ratio of neighbours in time, so that a machine whose speed drifts harms none of
+them: told are the medians of these ratios and their quartiles. Needs the extra `interop`.
 """
 
 import argparse
 import csv
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -30,31 +34,45 @@ from diffgen.model.unet import UNet
 
 SIZE, BATCH, CLASSES = 28, 64, 10
 NETWORK = {"width": 16, "multipliers": (1, 2, 4), "blocks": 1, "attention": (7,), "groups": 8}
+WARM_UP = 2  # steps at the start of a turn that are not counted
+
+Turn = Callable[[], float]  # images per second
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--precision", default="32-true", choices=("32-true", "bf16-mixed"))
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--steps", type=int, default=10)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        images = write_images(Path(folder))
-        runs: dict[str, Callable[[], float]] = {
-            "bare PyTorch": lambda: bare(ours(), options.precision, options.steps),
-            "diffgen train": lambda: command(images, options.precision, options.steps),
-            "diffusers UNet2DModel": lambda: bare(theirs(), options.precision, options.steps),
+    precision, steps = options.precision, options.steps
+    with tempfile.TemporaryDirectory() as folder, command(Path(folder), precision, steps) as turn:
+        turns = {
+            "bare PyTorch": bare(ours(), precision, steps),
+            "diffgen train": turn,
+            "diffusers UNet2DModel": bare(Theirs(), precision, steps),
         }
-        speeds: dict[str, list[float]] = {name: [] for name in runs}
-        for _ in range(options.rounds):
-            for name, run in runs.items():
-                speeds[name].append(run())
-                print(f"{name:22} {speeds[name][-1]:7.1f} images/s", flush=True)
-    base = statistics.median(speeds["bare PyTorch"])
-    print(f"\n{options.precision}, {torch.get_num_threads()} threads, medians:")
-    for name, values in speeds.items():
-        median = statistics.median(values)
-        print(f"{name:22} {median:7.1f} images/s  {median / base:6.3f} of the bare loop")
+        for each in turns.values():
+            each()
+        rounds = [around(turns, number) for number in range(options.rounds)]
+    print(f"{precision}, {torch.get_num_threads()} threads, {len(rounds)} rounds of {steps} steps")
+    for name in turns:
+        speed = statistics.median(speeds[name] for speeds in rounds)
+        ratios = [speeds[name] / speeds["bare PyTorch"] for speeds in rounds]
+        low, middle, high = statistics.quantiles(ratios, n=4)
+        print(
+            f"{name:22} {speed:7.1f} images/s  {middle:.3f} of the bare loop "
+            f"({low:.3f} to {high:.3f})"
+        )
+
+
+def around(turns: dict[str, Turn], number: int) -> dict[str, float]:
+    """The speed of each in a round; every second one goes the other way round."""
+    names = list(turns) if number % 2 else list(reversed(turns))
+    speeds = {name: turns[name]() for name in names}
+    told = "  ".join(f"{name} {speeds[name]:.1f}" for name in turns)
+    print(f"round {number + 1:3}  {told}", file=sys.stderr, flush=True)
+    return speeds
 
 
 def ours() -> nn.Module:
@@ -84,42 +102,64 @@ class Theirs(nn.Module):
         return self.network(x, told, label).sample
 
 
-def theirs() -> nn.Module:
-    return Theirs()
-
-
-def bare(network: nn.Module, precision: str, steps: int) -> float:
-    """Images per second of forward, backward and step; a fifth of the steps warm up."""
+def bare(network: nn.Module, precision: str, steps: int) -> Turn:
+    """Turns of forward, backward and step."""
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3, foreach=True)
     x, told = torch.randn(BATCH, 1, SIZE, SIZE), torch.rand(BATCH) * 999
     label = torch.randint(0, CLASSES, (BATCH,))
-    durations = []
-    for _ in range(steps):
-        start = time.perf_counter()
+
+    def step() -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=precision != "32-true"):
             output = network(x, told, label)
         (output.float() - x).square().mean().backward()
         optimizer.step()
         optimizer.zero_grad()
-        durations.append(time.perf_counter() - start)
-    kept = durations[steps // 5 :]
-    return BATCH * len(kept) / sum(kept)
+
+    def turn() -> float:
+        for _ in range(WARM_UP):
+            step()
+        start = time.perf_counter()
+        for _ in range(steps):
+            step()
+        return BATCH * steps / (time.perf_counter() - start)
+
+    return turn
 
 
-def command(images: Path, precision: str, steps: int) -> float:
-    """Images per second that `diffgen train` writes into its log, the first row left out."""
-    network = [f"network.{key}={_plain(value)}" for key, value in NETWORK.items()]
-    with tempfile.TemporaryDirectory() as runs:
-        words = [
-            *(sys.executable, "-m", "diffgen", "train", "dataset=folder"),
-            *(f"dataset.root={images}", f"runs={runs}", *network),
-            *(f"trainer.precision={precision}", f"trainer.batch_size={BATCH}"),
-            *(f"trainer.max_steps={steps}", f"trainer.log_every={steps // 5}", "preview.every=0"),
-        ]
-        subprocess.run(words, check=True, capture_output=True)
-        with next(Path(runs).rglob("metrics.csv")).open() as file:
-            speeds = [float(row["images_per_second"]) for row in csv.DictReader(file)]
-    return len(speeds[1:]) / sum(1 / speed for speed in speeds[1:])
+@contextmanager
+def command(folder: Path, precision: str, steps: int) -> Iterator[Turn]:
+    """Turns of `diffgen train`: its own figure for `steps` steps, written into its log."""
+    words = [
+        *(sys.executable, "-m", "diffgen", "train", "dataset=folder"),
+        *(f"dataset.root={write_images(folder)}", f"runs={folder}", "preview.every=0"),
+        *(f"network.{key}={_plain(value)}" for key, value in NETWORK.items()),
+        *(f"trainer.precision={precision}", f"trainer.batch_size={BATCH}"),
+        *("trainer.max_steps=1000000", f"trainer.log_every={steps}"),
+    ]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+
+    def rows() -> list[str]:
+        logs = [path.read_text() for path in folder.rglob("metrics.csv")]
+        return [row["images_per_second"] for log in logs for row in csv.DictReader(log.split())]
+
+    def wait_for_rows(count: int) -> None:
+        while len(rows()) < count:
+            if process.poll() is not None:
+                raise SystemExit("diffgen train ended too soon")
+            time.sleep(0.05)
+
+    def turn() -> float:
+        seen = len(rows())
+        process.send_signal(signal.SIGCONT)
+        wait_for_rows(seen + 2)  # the first one counts the time that it stood still
+        process.send_signal(signal.SIGSTOP)
+        return float(rows()[seen + 1])
+
+    try:
+        yield turn
+    finally:
+        process.kill()
+        process.wait()
 
 
 def write_images(folder: Path) -> Path:
