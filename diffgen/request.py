@@ -21,6 +21,7 @@ from diffgen.model.evaluations import FixedShape, RowCount
 from diffgen.recipe import ModelSettings, times_of
 from diffgen.sampler import Sampler
 from diffgen.sampler.start import STARTS
+from diffgen.sampler.tuned import check_tunable
 from diffgen.task.base import Task
 
 CHUNK = 16  # rows a network sees at a time with deterministic=true
@@ -83,6 +84,8 @@ class Request:
         """The times (steps + 1,) of the way back."""
         steps = self.config["sampler"]["steps"]
         if self.spacing == "tuned":
+            few = times_of(self.model, self.base.schedule, "log_snr", 3)
+            check_tunable(self.sampler, self.base.schedule, few)
             return tuned_times.kept(self.checkpoint, self.way, self.remedy)
         return times_of(self.model, self.base.schedule, self.spacing, steps)
 

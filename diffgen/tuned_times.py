@@ -48,6 +48,8 @@ def kept(checkpoint: Checkpoint, way: Mapping[str, Any], remedy: str) -> Tensor:
     UsageError where there are none, where they are damaged, and where the checkpoint has learned
     on since; `remedy` is the command that makes them.
     """
+    if way["steps"] is None:
+        raise UsageError("spacing=tuned needs a number of steps=")
     path = place(checkpoint, way)
     if not path.is_file():
         raise UsageError(f"no tuned times for this way of sampling; run {remedy}")

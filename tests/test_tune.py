@@ -88,6 +88,20 @@ def test_absent_times_are_answered_with_the_command_that_makes_them(
     assert done.line().endswith(command)
 
 
+UNTUNABLE = {
+    ("sampler=ddpm", "steps=5"): "this sampler draws noise",
+    ("sampler=rk45",): "this sampler chooses its own steps",
+    ("sampler=ddim", "sampler.steps=null"): "spacing=tuned needs a number of steps=",
+}
+
+
+@pytest.mark.parametrize(("words", "answer"), UNTUNABLE.items(), ids=lambda v: str(v))
+def test_samplers_without_times_to_tune_are_told_so(words, answer, ddpm, tmp_path):
+    done = sample(tmp_path, ddpm, *words)
+    assert done.status == 2
+    assert done.line().startswith(answer)
+
+
 def test_the_command_in_the_answer_mends_it(run, tmp_path):
     words = ("sampler=unipc", "sampler.order=1", "steps=2", "guidance.weight=0.5", "clip=none")
     command = sample(tmp_path, run, *words).line().split("run diffgen ")[1].split()
