@@ -120,13 +120,3 @@ def snapped(schedule: Schedule, times: Tensor) -> Tensor:
             "steps of this spacing; take fewer, or spacing=linspace"
         )
     return nearest
-
-
-def times_for(name: str, schedule: Schedule, steps: int | None) -> Tensor:
-    """Times (steps + 1,) of the spacing `name`; steps None is one for every training level."""
-    if name not in SPACINGS:
-        raise UsageError(f"no spacing={name}; there is {', '.join(SPACINGS)} and auto")
-    steps = schedule.levels if steps is None else steps
-    if steps is None:
-        raise UsageError("this model has no levels to count: give steps=")
-    return SPACINGS[name](schedule, steps)

@@ -15,7 +15,7 @@ from diffgen.checkpoint_format import FORMAT
 from diffgen.classifier_recipe import settings_of
 from diffgen.command.home import move_in
 from diffgen.dataset.datamodule import DataModule
-from diffgen.dataset.images import Images, shape_of
+from diffgen.dataset.images import Images, Source, shape_of
 from diffgen.objective import objective_of
 from diffgen.pixels import Range
 from diffgen.recipe import ModelSettings, PreviewSettings, TrainerSettings, times_of
@@ -63,8 +63,8 @@ class Run:
         by signal, the checkpoint written.
         """
         settings = typed(TrainerSettings, "trainer", self.config["trainer"])
-        source = build("dataset", self.config["dataset"])
-        images: Images = read or source.split("train")
+        source: Source = build("dataset", self.config["dataset"])
+        images = read or source.split("train")
         module = self.module(images, settings)
         profiles = {k: typed(Profile, f"ema.{k}", v) for k, v in self.config["ema"].items()}
         ema = Ema(profiles)

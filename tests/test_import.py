@@ -144,10 +144,19 @@ def test_ddpm_of_diffusers(tmp_path: Path, safe: bool) -> None:
     assert inside.recipe == found.recipe
 
 
-def test_another_architecture_of_diffusers_is_refused(tmp_path: Path) -> None:
-    options = {"block_out_channels": (16, 32, 32, 32), "norm_num_groups": 4, "freq_shift": 0}
+@pytest.mark.parametrize(
+    ("change", "answer"),
+    [
+        ({"freq_shift": 0}, "freq_shift=0, only 1"),
+        ({"num_class_embeds": 10}, "num_class_embeds=10, only None"),
+        ({"upsample_type": "resnet"}, "upsample_type=resnet, only conv"),
+    ],
+    ids=["stated", "classes", "optional"],
+)
+def test_another_architecture_of_diffusers_is_refused(tmp_path: Path, change, answer) -> None:
+    options = {"block_out_channels": (16, 32, 32, 32), "norm_num_groups": 4} | change
     UNet2DModel(**CIFAR10 | options).save_pretrained(tmp_path)
-    with pytest.raises(UsageError, match="freq_shift=0, only 1"):
+    with pytest.raises(UsageError, match=answer):
         convert("ddpm-diffusers", tmp_path)
 
 

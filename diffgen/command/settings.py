@@ -16,7 +16,6 @@ from diffgen.errors import UsageError
 Room = dict[str, Any]
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
-Positive = Annotated[float, Field(gt=0)]
 Devices = Literal["auto"] | Annotated[int, Field(ge=-1)] | list[Natural]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 

@@ -23,8 +23,7 @@ SAME = {
     "norm_eps": 1e-6,
     "time_embedding_type": "positional",
 }
-
-
+# The same, where a configuration may leave it out.
 OPTIONAL = {
     "add_attention": True,
     "attn_norm_num_groups": None,
@@ -56,10 +55,11 @@ def diffusers_recipe(
 ) -> tuple[Recipe, Shape]:
     """The recipe of a configuration that our U-Net can be; UsageError for any other."""
     unet, scheduler = config["unet"], config["scheduler"]
-    for key, value in SAME.items():
-        if unet.get(key) != value:
+    found = OPTIONAL | unet
+    for key, value in (SAME | OPTIONAL).items():
+        if found.get(key) != value:
             raise UsageError(
-                f"no import of a UNet2DModel with {key}={unet.get(key)}, only {value}"
+                f"no import of a UNet2DModel with {key}={found.get(key)}, only {value}"
             )
     size = int(size or unet["sample_size"])
     recipe = ddpm_recipe(_schedule(scheduler), _network(unet, size), {})
