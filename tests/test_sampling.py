@@ -384,6 +384,49 @@ def test_a_sweep_with_a_wrong_value_starts_no_job(ddpm, tmp_path):
     assert cells(ddpm) == before
 
 
+def test_weights_of_one_branch_cost_one_and_are_its_bits(ddpm, tmp_path):
+    words = ("steps=3", "num_samples=20", "metrics=[]", f"checkpoint={ddpm}", "accelerator=cpu")
+    weights = "guidance.weight=-1,0,1"
+    done = worked(here(tmp_path, "sample", "-m", *words, weights))
+    jobs = [tmp_path / done.folder / str(job) for job in range(3)]
+    told = [json.loads((job / publish.NOTE).read_text())["cells"][0] for job in jobs]
+    found = [Cell(Path(cell)).row for cell in told]
+    assert [(row["weight"], row["nfe"]) for row in found if row] == [(-1, 3), (0, 3), (1, 6)]
+    free, conditional, _ = (torch.from_numpy(arrays(job)[0]).permute(0, 3, 1, 2) for job in jobs)
+    assert torch.equal(conditional, drawn(ddpm, 20, "steps=3", "guidance=none", count=20))
+    task, _ = request(ddpm, "steps=3", "guidance=none").task(CPU)
+    noise = task.noise(range(20))
+    x = task.begin(task.blank(range(20), CPU), noise)
+    x = task.sampler(task.denoiser, x, task.times, None, noise)
+    assert torch.equal(free, task.pixel_range.to_uint8(x))
+    assert not torch.equal(free, conditional)
+
+
+CONDITIONAL = {
+    "refinenet": ("model=ncsnv2", "network=refinenet", "network.width=8"),
+    "dilated": ("network=dilated", "network.width=8", "network.groups=4"),
+    "ncsn_refinenet": ("model=ncsn", "network.width=8", "schedule.levels=10"),
+}
+
+
+@pytest.mark.parametrize("words", CONDITIONAL.values(), ids=CONDITIONAL)
+def test_every_network_learns_labels_that_guidance_leans_on(words, tmp_path):
+    short = ("trainer.max_steps=3", "trainer.batch_size=8", "preview.every=0", "optimizer.lr=0.1")
+    done = worked(here(tmp_path, "train", *words, *short, "trainer.accelerator=cpu"))
+    run = tmp_path / done.folder
+    told = ("sampler=ddim", "steps=2", "spacing=linspace", "seed=1", "clip=none", "ema=raw")
+    tasks = [
+        request(run, *told, f"guidance.weight={w}", f"labels={label}", "num_samples=2").task(CPU)
+        for w, label in ((-1, 3), (0, 3), (0, 5), (2, 3))
+    ]
+    x = [task.draw([0, 1], CPU) for task, _ in tasks]
+    assert [sum(counter.rows for counter in counters) for _, counters in tasks] == [4, 4, 4, 8]
+    assert all(state.isfinite().all() for state in x)
+    assert not torch.equal(x[1], x[2])
+    assert not torch.equal(x[0], x[1])
+    assert not torch.equal(x[3], x[1])
+
+
 def test_autoguidance_counts_both_models(ddpm, tmp_path):
     weak = ddpm / "checkpoints" / "last.ckpt"
     words = ("guidance=autoguidance", f"guidance.checkpoint={weak}", "guidance.weight=1")
