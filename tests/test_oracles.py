@@ -8,6 +8,7 @@ from the paper's formula, written out here on numbers. Where a sampler is biased
 import math
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
@@ -202,6 +203,32 @@ def test_langevin_bias_falls_with_the_levels():
     assert 0.5 < found["vp", 160] < found["vp", 40] < 0.58
     assert 0.499 < found["ve", 160] < found["ve", 40] < 0.54
     assert found["ve", 160] < found["vp", 160]
+
+
+def printed(name: str) -> Iterator[tuple[int, int, float | None, float]]:
+    """Levels, moves, step over sigma^2 and deviation of each cell of a table in the docs."""
+    text = Path(__file__).parents[1].joinpath("docs/langevin.md").read_text()
+    head, _, *rows = text[text.index(f"| {name}") :].split("\n\n")[0].splitlines()
+    for row in rows:
+        levels, *cells = (cell.strip() for cell in row.strip("|").split("|"))
+        for column, cell in zip(head.strip("|").split("|")[1:], cells, strict=True):
+            moves, step = column.split(" moves, ")
+            yield int(levels), int(moves), None if "auto" in step else float(step), float(cell)
+
+
+@pytest.mark.parametrize("name", ["variance preserving", "variance exploding"])
+def test_the_bias_of_langevin_is_as_printed(name):
+    found = {}
+    for levels, inner, rate, deviation in printed(name):
+        ladder = Geometric(sigma_max=50.0, levels=levels)
+        schedule = Linear() if name == "variance preserving" else ladder
+        moments = times(schedule, "linspace", levels)
+        rate = rate or Langevin(inner=inner).rate(schedule, moments)
+        *_, (_, v) = langevin(schedule, moments, rate, inner)
+        assert deviation == pytest.approx(v**0.5, abs=5.1e-4)
+        found[levels, inner, round(rate, 3)] = deviation
+    if name == "variance preserving":
+        assert found[40, 30, 0.1] == 0.535
 
 
 PUBLISHED = {
