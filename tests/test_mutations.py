@@ -9,11 +9,13 @@ import importlib
 import inspect
 import types
 from collections.abc import Callable, Iterator
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import pytest
 import test_denoiser
 import test_likelihood
+import test_ncsn
 import test_networks
 import test_oracles
 import test_parity
@@ -67,8 +69,18 @@ def prediction(kind: str) -> Callable[[], object]:
     return lambda: test_denoiser.test_every_prediction_is_the_same_denoiser(kind, Linear())
 
 
+def authors() -> None:
+    test_refinenets.test_networks_equal_the_authors("standard")
+
+
+def ladder_of_digits() -> None:
+    with TemporaryDirectory() as folder:
+        test_ncsn.test_measured_settings_become_numbers_that_need_no_data(folder)
+
+
 SETTLED = (2e-5, 1e-4, 1.111)
 CIFAR10 = test_oracles.PUBLISHED["cifar10"]
+CIFAR10_LADDER = test_ncsn.PUBLISHED["cifar10"]
 REFINENET = test_networks.UNTOLD["refinenet"]
 DPMPP_3M = "- (p2 / step - 0.5) * 2 * (d0 - d1)"
 
@@ -135,6 +147,15 @@ MISTAKES = {
         "training.loss", "* torch.square(out) * snr", "* torch.square(out) * snr / sigma**2",
         test_training.test_on_the_score_it_is_ncsns_weighted_score_matching,
     ),
+    "score_by_differences": Mistake(
+        "training.loss", "+ match(b, x0) * eps\n        outputs",
+        "+ match(b, x0) * (x_t.bfloat16() - x0.bfloat16()) / match(sigma, x0)\n        outputs",
+        test_training.test_on_the_score_it_is_ncsns_weighted_score_matching,
+    ),
+    "told_the_level": Mistake(
+        "model.told", '(NCSNv2)."""', '(NCSNv2)."""\n    return schedule.level(t)',
+        test_training.test_on_the_score_it_is_ncsns_weighted_score_matching,
+    ),
     "score_not_over_sigma": Mistake(
         "model.scalings", "1 / alpha, sigma / alpha, torch", "1 / alpha, sigma**2 / alpha, torch",
         test_denoiser.test_technique_3,
@@ -150,6 +171,40 @@ MISTAKES = {
     "batch_norm": Mistake(
         "model.instance_norm", "x.mean(dim=(2, 3)", "x.mean(dim=(0, 2, 3)",
         lambda: test_networks.test_an_image_does_not_see_its_batch(REFINENET),
+    ),
+    "activated_output": Mistake(
+        "model.refine_body", "return self.end(F.elu(self.norm(refined[0], given)))",
+        "return F.leaky_relu(self.end(F.elu(self.norm(refined[0], given))))", authors,
+    ),
+    "skips_out_of_order": Mistake(
+        "model.refine_body", "maps.pop(), *refined", "maps.pop(0), *refined", authors
+    ),
+    "means_without_their_gain": Mistake(
+        "model.instance_norm", "gamma * offset + beta", "offset + beta", authors
+    ),
+    "biased_variance_of_means": Mistake(
+        "model.instance_norm", "(mean, dim=1, ", "(mean, dim=1, correction=0, ", authors
+    ),
+    # The ladder made for the data.
+    "ladder_of_deviations": Mistake(
+        "resolve", "rounded(distance.value / scale)",
+        'rounded(range_of("standardised", images).scale / scale / 10)', ladder_of_digits,
+    ),
+    "ten_levels": Mistake(
+        "schedule.ncsnv2", "return max(2, round(", "return min(10, round(",
+        test_ncsn.test_mnists_levels,
+    ),
+    "technique_2_of_half_the_dimension": Mistake(
+        "schedule.ncsnv2", "math.sqrt(2 * dimension)", "math.sqrt(dimension)",
+        lambda: test_ncsn.test_technique_2_before_rounding(*CIFAR10_LADDER),
+    ),
+    "technique_2_counts_steps": Mistake(
+        "schedule.ncsnv2", "return 1 + math.log", "return math.log",
+        lambda: test_ncsn.test_technique_2_before_rounding(*CIFAR10_LADDER),
+    ),
+    "average_warmed_up": Mistake(
+        "training.ema", "if self.warmup else", "if True else",
+        lambda: test_training.test_an_average_is_its_closed_form(*test_training.PROFILES["decay"]),
     ),
     "average_made_afterwards": Mistake(
         "training.ema", "1 - beta(self.step)", "1.0",
@@ -303,7 +358,7 @@ MISTAKES = {
 @pytest.mark.parametrize("mistake", MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_is_noticed(mistake, monkeypatch):
     make(mistake, monkeypatch)
-    with pytest.raises((AssertionError, UsageError)):
+    with pytest.raises((AssertionError, RuntimeError, UsageError)):
         mistake.check()
 
 
