@@ -92,6 +92,27 @@ def test_on_the_score_it_is_ncsns_weighted_score_matching():
     assert loss.denoiser.network.told is None
 
 
+class Rounded(nn.Module):
+    """Notes what it is given, and answers in the bfloat16 that autocast makes of convolutions."""
+
+    def forward(self, x, told, label):
+        self.x = x
+        return (x.bfloat16() / 3).sin()
+
+
+@pytest.mark.parametrize("prediction", ["score", "raw_score", "eps", "v"])
+def test_only_the_network_is_rounded_under_autocast(prediction):
+    """Noise, noisy images and errors stay in float32, also where sigma is least."""
+    loss, x0 = loss_of(LADDER, prediction, network=Rounded(), total=True), images().float()
+    plain, _ = loss(x0, None, draws())
+    given = loss.denoiser.network.x
+    with torch.autocast("cpu", torch.bfloat16):
+        errors, _ = loss(x0, None, draws())
+    assert loss.denoiser.network.x.dtype == errors.dtype == torch.float32
+    assert torch.equal(loss.denoiser.network.x, given)
+    assert torch.equal(errors, plain)
+
+
 @pytest.mark.parametrize("schedule", [Linear(), Cosine(), LADDER], ids=lambda s: type(s).__name__)
 def test_ncsns_loss_is_ddpms_loss(schedule):
     """The score's network, sigma times the score, is minus the eps network."""
