@@ -232,12 +232,23 @@ def test_another_packages_class_needs_trust(good):
 
 
 @pytest.mark.parametrize("words", [("sample", "checkpoint="), ("train", "resume=")], ids=str)
-def test_the_commands_refuse_bad_files_in_one_line(words, tmp_path):
+def test_the_commands_refuse_bad_files_in_one_line(words, good, tmp_path):
     command, key = words
     code = saved({"diffgen": Payload(tmp_path / "ran")}, tmp_path / "code.ckpt")
     torn = tmp_path / "torn.ckpt"
-    torn.write_bytes(code.read_bytes()[:99])
-    answers = {code: "may run code", torn: "truncated", tmp_path / "none.ckpt": "no checkpoint at"}
+    torn.write_bytes(good.read_bytes()[:-999])
+    changed, fewer = contents(good), contents(good)
+    next(iter(changed["state_dict"].values())).flatten()[0] += 1
+    fewer["diffgen"]["classes"] = ["a", "b"]
+    seal_again(fewer)
+    answers = {
+        code: "may run code",
+        torn: "truncated",
+        tmp_path / "none.ckpt": "no checkpoint at",
+        saved({"state_dict": {}}, tmp_path / "foreign.ckpt"): "of another program",
+        saved(changed, tmp_path / "changed.ckpt"): "was changed after it was written",
+        saved(fewer, tmp_path / "fewer.ckpt"): "classes",
+    }
     for path, answer in answers.items():
         done = here(tmp_path, command, f"{key}{path}")
         assert done.status == 2

@@ -8,6 +8,7 @@ import signal
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.error import URLError
 
 import lightning.pytorch.loggers.wandb
 import pytest
@@ -275,6 +276,21 @@ def test_the_training_set_is_read_once(tmp_path, monkeypatch):
         read.clear()
         train(tmp_path, *TINY, *words, "trainer.max_steps=1", "logger=none")
         assert len(read) == 1
+
+
+def test_a_missing_data_set_is_one_line_that_says_what_goes_where(tmp_path, monkeypatch):
+    def offline(*_, **__):
+        raise URLError("no network here")
+
+    monkeypatch.setattr("torchvision.datasets.utils._urlretrieve", offline)
+    done = here(tmp_path, "train", "dataset=mnist", "dataset.root=nowhere")
+    assert done.status == 2
+    assert done.line().startswith(f"mnist can neither be read from {tmp_path}/nowhere nor down")
+    assert "train-images-idx3-ubyte" in done.line()
+    assert "set dataset.root" in done.line()
+    done = here(tmp_path, "train", "dataset=folder", "dataset.root=away")
+    assert done.status == 2
+    assert done.line() == f"no folder or zip of images at {tmp_path}/away; set dataset.root"
 
 
 @pytest.mark.parametrize("command", ["train", "explain"])
