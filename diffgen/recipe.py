@@ -16,6 +16,7 @@ from diffgen.errors import UsageError
 from diffgen.model.denoiser import Preconditioned
 from diffgen.model.scalings import SCALINGS, Edm, Scaling
 from diffgen.model.told import TOLD
+from diffgen.sampler import Sampler
 from diffgen.schedule import Schedule
 from diffgen.spacing import snapped, times
 
@@ -123,6 +124,13 @@ def scaling_of(settings: ModelSettings) -> Scaling:
     if settings.prediction == "edm":
         return Edm(**({} if settings.sigma_data is None else {"sigma_data": settings.sigma_data}))
     return SCALINGS[settings.prediction]()
+
+
+def start_of(settings: ModelSettings, sampler: Sampler) -> str:
+    """What sampling starts from: the sampler's own, on a shell where the level is not told."""
+    if sampler.start == "prior" and settings.told == "nothing":
+        return "shell"
+    return sampler.start
 
 
 def times_of(

@@ -18,7 +18,7 @@ from diffgen.guidance import checks
 from diffgen.guides import Guides, as_float
 from diffgen.model.denoiser import Clipped, Denoiser, Preconditioned, Thresholded
 from diffgen.model.evaluations import FixedShape, RowCount
-from diffgen.recipe import ModelSettings, times_of
+from diffgen.recipe import ModelSettings, start_of, times_of
 from diffgen.sampler import Sampler
 from diffgen.sampler.start import STARTS
 from diffgen.sampler.tuned import check_tunable
@@ -117,9 +117,9 @@ class Request:
 
     @property
     def start(self) -> str:
-        """What sampling starts from, `auto` replaced by the sampler's own."""
+        """What sampling starts from, `auto` replaced by what fits sampler and model."""
         name = self.config["start"]
-        return self.sampler.start if name == "auto" else name
+        return start_of(self.model, self.sampler) if name == "auto" else name
 
     @property
     def clip(self) -> str:

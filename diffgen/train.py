@@ -18,9 +18,10 @@ from diffgen.dataset.datamodule import DataModule
 from diffgen.dataset.images import Images, Source, shape_of
 from diffgen.objective import objective_of
 from diffgen.pixels import Range
-from diffgen.recipe import ModelSettings, PreviewSettings, TrainerSettings, times_of
+from diffgen.recipe import ModelSettings, PreviewSettings, TrainerSettings, start_of, times_of
 from diffgen.resolve import followed, range_of, resolved, waiting
 from diffgen.resume import resumed
+from diffgen.sampler.start import STARTS
 from diffgen.training.agreement import Agreement
 from diffgen.training.ema import Ema, Profile
 from diffgen.training.launch import quiet
@@ -150,6 +151,7 @@ class Run:
             count,
             preview.every,
             model.clip,
+            STARTS[start_of(model, sampler)],
         )
         return [callback]
 

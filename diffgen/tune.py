@@ -22,7 +22,7 @@ from diffgen.training.launch import quiet
 PLAIN = {
     "task": {"name": "generate"},
     "spacing": "log_snr",
-    "start": "prior",
+    "start": "auto",
     "root": None,
     "compile": False,
     "deterministic": False,

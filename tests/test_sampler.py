@@ -169,6 +169,34 @@ def test_starts():
     assert prior.std().item() == pytest.approx(50, rel=0.02)
 
 
+class Blind(Denoiser):
+    """Of black images alone, by a network that is told nothing and takes the state for noise."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        super().__init__()
+        self.schedule = schedule
+
+    def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        size = x_t.square().flatten(1).mean(1).sqrt()
+        return x_t - self.schedule.sigma(t) * x_t / size[:, None, None, None]
+
+
+def test_a_shell_leaves_no_noise_where_the_level_is_not_told():
+    """What a start has too much of stays to the end, undiminished; a shell has none."""
+    ladder, images = Geometric(sigma_max=50.0, levels=232), range(50)
+    moments, left = times(ladder, "linspace", 40), {}
+    for name in ("prior", "shell"):
+        noise, like = seeded(images)
+        x = STARTS[name](ladder, moments[0], like, noise, (-1.0, 1.0)).double()
+        x0 = DDIM()(Blind(ladder), x, moments, None, noise)
+        left[name] = x0.square().flatten(1).mean(1).sqrt()
+        excess = x.square().flatten(1).mean(1).sqrt() - 50
+        much = excess > 0.1
+        torch.testing.assert_close(left[name][much], excess[much])
+    assert left["prior"].max() > 5
+    assert left["shell"].max() < 1e-4
+
+
 def states(sampler: Sampler, denoiser: Denoiser, moments: Tensor) -> Iterator[Tensor]:
     noise = SeededNoise(0, range(3))
     x = noise(torch.zeros(3, 1, 2, 2, dtype=torch.float64))

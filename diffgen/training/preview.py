@@ -11,13 +11,14 @@ from torch import Tensor
 from diffgen.model.denoiser import Clipped, Denoiser
 from diffgen.pixels import enlarge, grid, save_png
 from diffgen.sampler import Sampler, SeededNoise
+from diffgen.sampler.start import Start
 from diffgen.training.ema import Ema
 
 
 class Preview(L.Callback):
     """Every `every` steps, and at the end, a grid of `labels` drawn from the same noise.
 
-    `shape` (C, H, W) is one image's; `times` are the sampler's.
+    `shape` (C, H, W) is one image's; `times` are the sampler's, and `start`.
     """
 
     def __init__(
@@ -31,10 +32,11 @@ class Preview(L.Callback):
         num_samples: int,
         every: int,
         clip: bool,
+        start: Start,
     ) -> None:
         self.folder, self.ema, self.sampler, self.times = folder, ema, sampler, times
         self.shape, self.labels, self.num_samples = shape, labels, num_samples
-        self.every, self.clip, self.made = every, clip, 0
+        self.every, self.clip, self.start, self.made = every, clip, start, 0
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any
@@ -61,7 +63,8 @@ class Preview(L.Callback):
             denoiser = Clipped(denoiser, pixel_range.low, pixel_range.high)
         noise = SeededNoise(0, range(self.num_samples))
         like = torch.empty(self.num_samples, *self.shape, device=device)
-        x = denoiser.schedule.sigma(self.times[0]) * noise(like)
+        bounds = pixel_range.low, pixel_range.high
+        x = self.start(denoiser.schedule, self.times[0], like, noise, bounds)
         labels = None if self.labels is None else self.labels.to(device)
         return pixel_range.to_uint8(self.sampler(denoiser, x, self.times, labels, noise)).cpu()
 
