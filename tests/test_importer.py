@@ -6,14 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers.models.unets.unet_2d import UNet2DModel
 from running import Done, here, worked
 from test_import import LADDER, images, save, theirs, write_config
-from test_interop import shaken
+from test_interop import CIFAR10, shaken
 
 import diffgen
+from diffgen.interop.ddim import ddim_names
 from diffgen.interop.ncsn import CONDITIONAL, UNCONDITIONAL, ncsn_names
 from diffgen.model.ncsn_refinenet import NCSNRefineNet
 from diffgen.model.refinenet import RefineNet
+from diffgen.model.unet import UNet
 
 FEW = ("metrics=[]", "num_samples=3", "batch_size=3")
 
@@ -67,6 +70,18 @@ def test_ncsn_is_asked_at_its_own_levels(tmp_path):
     assert asked.status == 2
     assert "4 levels" in asked.line()
     assert drawn(tmp_path, "checkpoint=one.ckpt", "steps=3").shape == (3, 8, 8, 1)
+
+
+def test_ddim_and_diffusers_become_checkpoints_that_sample(tmp_path):
+    network = shaken(UNet(channels=3, size=32, width=8, multipliers=(1, 2), blocks=1))
+    state = theirs(network, ddim_names(network.state_dict()))
+    path = save(tmp_path / "ckpt.pth", state, 1, 9, state)
+    worked(here(tmp_path, "import", "ddim", str(path), "one"))
+    options = {"block_out_channels": (8, 16, 16, 16), "norm_num_groups": 4}
+    shaken(UNet2DModel(**CIFAR10 | options)).save_pretrained(tmp_path / "saved")
+    worked(here(tmp_path, "import", "ddpm-diffusers", str(tmp_path / "saved"), "two"))
+    for run in ("one", "two"):
+        assert drawn(tmp_path, f"checkpoint={run}", "steps=2").shape == (3, 32, 32, 3)
 
 
 def refused(tmp_path: Path, *words: str) -> str:
