@@ -103,6 +103,10 @@ DOUBTS = {
         ["not rescaled for 700 levels: 0.029 of"],
     ),
     "none": (("schedule=linear", "schedule.levels=300"), []),
+    "early": (
+        ("model=ncsnv2", "ema.average.warmup=false", "trainer.max_steps=4000"),
+        ["1.8 % of the average 'average' are the first random weights, after 4000 steps"],
+    ),
     "few for the eye": (("schedule=linear", "schedule.levels=50"), ["is visible"]),
 }
 

@@ -1,14 +1,17 @@
 """What in a configuration is likely to disappoint: one line for each, with the remedy."""
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 
 from diffgen.explain.ladder import Ladder
 from diffgen.schedule import Schedule
 from diffgen.schedule.ncsnv2 import levels_between, ratio_of
 from diffgen.schedule.ramp import Ramp
+from diffgen.training.ema import Profile
 
 APART = 0.25  # overlaps C below it leave gaps; the papers' ladders have 0.5 and more
 VISIBLE = 5.0  # grey levels of 256 that an eye sees on an even surface
+RANDOM = 1e-3  # the share of first weights in an average that shows in samples
 SHARE = 0.5  # of the largest distance between images, below which sigma_max is small
 
 
@@ -24,6 +27,20 @@ def doubts(
         *_visible(ladder, grey),
         *_narrow(ladder, distance),
         *_short(schedule, ladder),
+    ]
+
+
+def early(averages: Mapping[str, Profile], steps: int) -> list[str]:
+    """Warnings of averages that still hold the first random weights after so many steps."""
+    kept = {
+        name: math.prod(map(profile.beta(), range(1, steps + 1)))
+        for name, profile in averages.items()
+    }
+    return [
+        f"{100 * share:.2g} % of the average {name!r} are the first random weights, after "
+        f"{steps} steps: ema.{name}.warmup=true forgets them, or train for longer"
+        for name, share in kept.items()
+        if share > RANDOM
     ]
 
 

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
-from diffgen.build import build
+from diffgen.build import build, typed
 from diffgen.classifier_recipe import ClassifierSettings, any_network, settings_of
 from diffgen.errors import UsageError
 from diffgen.explain.cost import Cost
 from diffgen.explain.data import Data
-from diffgen.explain.doubts import doubts
+from diffgen.explain.doubts import doubts, early
 from diffgen.explain.ladder import Ladder, ladder_of
 from diffgen.explain.way import Way, way_of
 from diffgen.measure import Distance
@@ -19,6 +19,7 @@ from diffgen.pixels import RANGES, Range
 from diffgen.recipe import ModelSettings
 from diffgen.resolve import measured, range_of
 from diffgen.schedule import Schedule
+from diffgen.training.ema import Profile
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ def explained(config: dict[str, Any], data: Data, recipe: str | None) -> Explana
     ladder = ladder_of(schedule, data.dimension)
     of = _range(model, data)
     distance = measured(data.images, config["cache"]) if data.images else None
+    averages = {k: typed(Profile, f"ema.{k}", v) for k, v in config["ema"].items()}
     grey, apart = 1 / 255 / of.scale, distance.value / of.scale if distance else None
     return Explanation(
         config=config,
@@ -66,7 +68,10 @@ def explained(config: dict[str, Any], data: Data, recipe: str | None) -> Explana
         grey=grey,
         distance=distance,
         scale=of.scale,
-        doubts=doubts(schedule, ladder, data.dimension, grey, apart),
+        doubts=[
+            *doubts(schedule, ladder, data.dimension, grey, apart),
+            *early(averages, config["trainer"]["max_steps"]),
+        ],
     )
 
 
