@@ -10,6 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from running import TINY
 
 ROOT = Path(__file__).resolve().parents[1]
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
@@ -48,6 +49,15 @@ def test_the_installed_command_needs_no_checkout(site, tmp_path):
     sources = run(str(site / "bin/diffgen"), "train", "--info", "searchpath", **installed)
     assert str(ROOT) not in sources
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.command
+def test_the_installed_command_trains_and_samples_in_an_empty_folder(site, tmp_path):
+    diffgen = {"cwd": tmp_path, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
+    run(str(site / "bin/diffgen"), "train", *TINY, "trainer.max_steps=1", **diffgen)
+    few = ("metrics=[]", "steps=1", "num_samples=2")
+    told = run(str(site / "bin/diffgen"), "sample", *few, **diffgen)
+    assert (Path(told.splitlines()[-1]) / "samples.png").is_file()
 
 
 @pytest.mark.command
