@@ -22,7 +22,7 @@ class DEIS(Sampler):
     """
 
     order: Literal[1, 2, 3, 4] = 3
-    spacing = "log_snr"
+    spacing = "trailing"
 
     def trajectory(
         self, denoiser: Denoiser, x: Tensor, times: Tensor, label: Tensor | None, noise: Noise

@@ -17,7 +17,7 @@ class DPMpp2M(Sampler):
     The first step and the step to the image are of first order.
     """
 
-    spacing = "log_snr"
+    spacing = "trailing"
 
     def trajectory(
         self, denoiser: Denoiser, x: Tensor, times: Tensor, label: Tensor | None, noise: Noise

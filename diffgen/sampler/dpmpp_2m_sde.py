@@ -19,7 +19,7 @@ class DPMpp2MSDE(Sampler):
     """
 
     eta: float = 1.0
-    spacing = "log_snr"
+    spacing = "trailing"
 
     def __post_init__(self) -> None:
         within("eta", self.eta, 0, math.inf)

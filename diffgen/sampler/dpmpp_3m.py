@@ -20,7 +20,7 @@ class DPMpp3M(Sampler):
     the second step is 2M's.
     """
 
-    spacing = "log_snr"
+    spacing = "trailing"
 
     def trajectory(
         self, denoiser: Denoiser, x: Tensor, times: Tensor, label: Tensor | None, noise: Noise

@@ -10,13 +10,17 @@ from diffgen.model import Denoiser
 from diffgen.sampler.base import Noise, first_order
 from diffgen.sampler.churn import Churned
 
+STEEP = 20  # u_t / u_s - 1 beyond which the slope at s says nothing of the step
+
 
 @dataclass(frozen=True)
 class Heun(Churned):
-    """Second order, 2 steps - 1 evaluations: the step to the image is Euler's.
+    """Second order, 2 steps - 1 evaluations at most: the step to the image is Euler's.
 
     With y = x / alpha and dy/du = eps, the mean of the slopes at t and at s moves Euler's result
-    by alpha_s (u_s - u_t) (eps_s - eps_t) / 2 = alpha_s (1 - u_t / u_s) (x0_t - x0_s) / 2.
+    by alpha_s (u_s - u_t) (eps_s - eps_t) / 2 = alpha_s (1 - u_t / u_s) (x0_t - x0_s) / 2. Where
+    u falls more than twentyfold, as in the first step from alpha = 0 or nearly so, that factor
+    would enlarge any change of x0 beyond measure, and the step is Euler's, too.
     """
 
     spacing = "trailing"
@@ -29,8 +33,7 @@ class Heun(Churned):
             x, t = self.stirred(schedule, x, t, len(times) - 1, noise)
             x0 = denoiser(x, t, label)
             x = first_order(schedule, x, x0, t, s)
-            # At alpha_t = 0 the slope in u is not bounded, and only the first order is left.
-            if s > 0 and schedule.alpha(t) > 0:
-                growth = (schedule.log_snr(s) - schedule.log_snr(t)).expm1()
-                x = x + schedule.alpha(s) * growth / 2 * (denoiser(x, s, label) - x0)
+            fall = (schedule.log_snr(s) - schedule.log_snr(t)).expm1()
+            if s > 0 and fall < STEEP:
+                x = x + schedule.alpha(s) * fall / 2 * (denoiser(x, s, label) - x0)
             yield x

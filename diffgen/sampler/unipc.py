@@ -27,7 +27,7 @@ class UniPC(Sampler):
     order: Literal[1, 2, 3] = 3
     kernel: Literal["bh1", "bh2"] = "bh2"
     corrector: bool = True
-    spacing = "log_snr"
+    spacing = "trailing"
 
     def trajectory(
         self, denoiser: Denoiser, x: Tensor, times: Tensor, label: Tensor | None, noise: Noise
