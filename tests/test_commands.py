@@ -169,6 +169,27 @@ def test_what_does_not_change_the_run_may_change(plain, tmp_path):
     assert log.index("max_steps=6") < log.index("max_steps=8")
 
 
+def test_reduced_precision_and_another_layout_learn_alike(plain, tmp_path):
+    """In bfloat16 each loss is within its rounding of float32's; weights stay float32."""
+    words = ("trainer.precision=bf16-mixed", "channels_last=true")
+    run = train(tmp_path, *SIX, *words)
+    mine, theirs = ([float(row["loss"]) for row in log_of(r)] for r in (run, plain))
+    assert mine == pytest.approx(theirs, rel=0.02)
+    assert mine != theirs
+    assert {w.dtype for w in contents(last(run))["state_dict"].values()} == {torch.float32}
+
+
+def test_the_network_that_trains_is_compiled_on_request(plain, tmp_path, monkeypatch):
+    """By a compiler that changes nothing: the real one takes minutes."""
+    compiled, call = [], nn.Module.compile
+    monkeypatch.setattr(
+        nn.Module, "compile", lambda self: compiled.append(self) or call(self, backend="eager")
+    )
+    run = train(tmp_path, *SIX, "compile=true")
+    assert [type(network).__name__ for network in compiled] == ["UNet"]
+    assert_close(run, plain)
+
+
 def assert_close(one: Path, other: Path):
     """Equal but for sums in another order: float32's 1e-7 of a gradient of 1, over epsilon."""
     for key in ("state_dict", "ema"):
