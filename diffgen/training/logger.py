@@ -60,10 +60,10 @@ def wandb(
     return logger
 
 
-def finish(loggers: Iterable[Logger]) -> None:
+def finish(loggers: Iterable[Any]) -> None:
     """Ends runs of Weights & Biases, which the next run of this process would else go on with."""
     for logger in loggers:
-        if isinstance(logger, WandbLogger):
+        if hasattr(logger.experiment, "finish"):
             logger.experiment.finish()
 
 
