@@ -144,7 +144,7 @@ MISTAKES = {
     ),
     # NCSN's training and networks.
     "unweighted_score_matching": Mistake(
-        "training.loss", "* torch.square(out) * snr", "* torch.square(out) * snr / sigma**2",
+        "training.loss", "* snr_of(schedule, t)", "* snr_of(schedule, t) / schedule.sigma(t) ** 2",
         test_training.test_on_the_score_it_is_ncsns_weighted_score_matching,
     ),
     "score_by_differences": Mistake(
@@ -212,15 +212,15 @@ MISTAKES = {
     ),
     # Ancestral sampling and DDIM.
     "clipped_after_the_mean": Mistake(
-        "sampler.ddpm", "denoiser(x, t, label), t, s)",
-        "denoiser.denoiser(x, t, label), t, s).clamp(-1, 1)",
+        "sampler.ddpm", "posterior_mean(schedule, x, x0, t, s)",
+        "posterior_mean(schedule, x, denoiser.denoiser(x, t, label), t, s).clamp(-1, 1)",
         lambda: test_oracles.test_clipping_by_bayes_rule(test_oracles.DDPM()),
     ),
     "noise_on_the_last_step": Mistake(
         "sampler.ddpm", "if s > 0:", "if s >= 0:", recursion("fixedlarge_vp")
     ),
     "variance_for_deviation": Mistake(
-        "sampler.ddpm", "(schedule, t, s).sqrt()", "(schedule, t, s)", recursion("fixedsmall_vp")
+        "sampler.ddpm", "variance.sqrt()", "variance", recursion("fixedsmall_vp")
     ),
     "scale_for_alpha_bar": Mistake(
         "sampler.base", "return (schedule.sigma(s) / schedule.sigma(t)) ** 2 * added",
@@ -236,7 +236,7 @@ MISTAKES = {
     ),
     # Solvers.
     "heun_without_the_mean": Mistake(
-        "sampler.heun", "growth / 2", "growth", test_sampler.test_edm_algorithm_2
+        "sampler.heun", "fall / 2", "fall", test_sampler.test_edm_algorithm_2
     ),
     "churn_not_shared_out": Mistake(
         "sampler.churn", "self.churn / steps", "self.churn", test_sampler.test_edm_algorithm_2

@@ -97,6 +97,9 @@ class OneAlbum:
         raise AssertionError(path)
 
 
+MULTISTEP = (UniPC(), DEIS(), DPMpp2M(), DPMpp3M(), DPMpp2MSDE())  # near exact here at log_snr
+
+
 def task_of(
     task: type,
     sampler: Sampler,
@@ -111,7 +114,9 @@ def task_of(
     return task(
         denoiser=denoiser,
         sampler=sampler,
-        times=times(denoiser.schedule, sampler.spacing, own),
+        times=times(
+            denoiser.schedule, "log_snr" if sampler in MULTISTEP else sampler.spacing, own
+        ),
         start=STARTS[sampler.start],
         shape=tuple(pixels.shape[1:]),
         **{"seed": 3, "pixel_range": Range(), **context, **settings},
