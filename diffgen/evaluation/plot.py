@@ -16,7 +16,10 @@ from diffgen.evaluation.files import write_atomically
 from diffgen.evaluation.rows import FLOOR, Block, Row, setting, text, varying
 
 # Okabe and Ito's colours, which differ for every kind of sight, without the yellow
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+COLOURS = (
+    *("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"),
+    *("#8C564B", "#7F7F7F", "#999933", "#332288", "#AA4499", "#44AA99"),
+)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 DASHES = ("-", (0, (5, 1.5)), (0, (3, 1.2, 1, 1.2)), (0, (1, 1)))
 METHOD = ("sampler", "settings", "spacing", "guidance", "ema", "step", "checkpoint")
