@@ -33,7 +33,12 @@ from torch import Tensor, nn
 from diffgen.model.unet import UNet
 
 SIZE, BATCH, CLASSES = 28, 64, 10
-NETWORK = {"width": 16, "multipliers": (1, 2, 4), "blocks": 1, "attention": (7,), "groups": 8}
+WIDTH, MULTIPLIERS = 16, (1, 2, 4)
+NETWORK = {
+    **{"width": WIDTH, "multipliers": MULTIPLIERS},
+    **{"blocks": 1, "attention": (7,), "groups": 8},
+}
+POLL = 0.5  # seconds between looks at the command's log, each of which takes a core from it
 WARM_UP = 2  # steps at the start of a turn that are not counted
 
 Turn = Callable[[], float]  # images per second
@@ -89,7 +94,7 @@ class Theirs(nn.Module):
             sample_size=SIZE,
             in_channels=1,
             out_channels=1,
-            block_out_channels=(16, 48, 96),
+            block_out_channels=tuple(WIDTH * k for k in MULTIPLIERS),
             layers_per_block=1,
             down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
             up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
@@ -146,7 +151,7 @@ def command(folder: Path, precision: str, steps: int) -> Iterator[Turn]:
         while len(rows()) < count:
             if process.poll() is not None:
                 raise SystemExit("diffgen train ended too soon")
-            time.sleep(0.05)
+            time.sleep(POLL)
 
     def turn() -> float:
         seen = len(rows())

@@ -102,6 +102,7 @@ DOUBTS = {
         ("schedule=linear", "schedule.levels=700", "schedule.rescale=false"),
         ["not rescaled for 700 levels: 0.029 of"],
     ),
+    "warm": (("model=ncsnv2",), []),
     "none": (("schedule=linear", "schedule.levels=300"), []),
     "early": (
         ("model=ncsnv2", "ema.average.warmup=false", "trainer.max_steps=4000"),

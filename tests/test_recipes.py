@@ -409,3 +409,13 @@ def test_a_null_takes_a_key_away_and_no_more():
         build("network", {**unet, "depth": "deeper"}, channels=1, size=8, told=True)
     with pytest.raises(UsageError, match=r"network\.width"):
         build("network", {"name": "unet", "width": None}, channels=1, size=8, told=True)
+
+
+@pytest.mark.parametrize(
+    ("choice", "decay"), [("none", None), ("ddpm", 0.9999), ("ncsnv2", 0.999)], ids=str
+)
+@pytest.mark.parametrize("dataset", ["digits", "mnist"])
+def test_short_recipes_warm_up_the_average_and_leave_its_choice(dataset, choice, decay):
+    ema = settings("train", "model=ncsnv2", f"dataset={dataset}", f"averages={choice}")["ema"]
+    warm = {"average": {"decay": decay, "warmup": True, "width": None}}
+    assert ema == ({} if decay is None else warm)

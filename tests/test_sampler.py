@@ -28,6 +28,7 @@ from diffgen.sampler.rk45 import RK45
 from diffgen.sampler.start import STARTS
 from diffgen.sampler.unipc import UniPC
 from diffgen.schedule import Schedule
+from diffgen.schedule.cosine import Cosine
 from diffgen.schedule.edm import EDM
 from diffgen.schedule.geometric import Geometric
 from diffgen.schedule.linear import Linear
@@ -108,6 +109,15 @@ def test_cost(name):
     moments = times(Linear(), sampler.spacing, 12 if cost else None)
     sampler(denoiser, torch.randn(5, 1, 1, 1).double(), moments, None, silent)
     assert sum(rows) / 5 == cost or (cost is None and sum(rows) < 5 * 100)
+
+
+@pytest.mark.parametrize("steps", [5, 10, 20])
+def test_heun_survives_a_first_step_from_nearly_no_signal(steps):
+    """Cosine's sigma / alpha falls from 20,000 to single digits in it; the law is kept."""
+    denoiser, moments = Gaussian(Cosine(), 0.25), times(Cosine(), "trailing", steps)
+    x = torch.randn(20_000, 1, 1, 1, generator=torch.Generator().manual_seed(0)).double()
+    images = Heun()(denoiser, x, moments, None, silent)
+    assert images.std().item() == pytest.approx(0.5, rel=0.15)
 
 
 def seeded(images: range) -> tuple[SeededNoise, Tensor]:

@@ -770,6 +770,18 @@ def images_of(config: dict[str, Any]) -> tuple[Task, Tensor]:
     return task, task(range(task.count), CPU)
 
 
+@pytest.mark.parametrize(
+    ("model", "sampler", "start"),
+    [("ddpm", "ddim", "prior"), ("ncsnv2", "ddim", "shell"), ("ncsnv2", "langevin", "uniform")],
+)
+def test_a_network_that_is_not_told_starts_on_a_shell(model, sampler, start, request):
+    words = f"checkpoint={request.getfixturevalue(model)}", f"sampler={sampler}", "steps=4"
+    asked = Request(settings("sample", *words, "num_samples=3"))
+    assert asked.start == start
+    made, _ = asked.task(CPU)
+    assert made.start is STARTS[start]
+
+
 @AMONG("task", TASKS)
 @AMONG("name", SAMPLERS)
 @AMONG("model", MODELS)
