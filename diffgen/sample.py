@@ -117,6 +117,7 @@ class Job:
         request, config, content = self.request, self.config, self.task.content
         sampler = {"name": config["sampler"]["name"], **asdict(request.sampler)}  # type: ignore
         return {
+            "version": __version__,  # another one's samplers may not be the same
             "checkpoint": request.checkpoint.hash,
             "ema": request.ema,
             "sampler": sampler,

@@ -201,6 +201,14 @@ def test_a_repeated_sweep_does_what_is_missing(sweep, ddpm, tmp_path):
     assert again["fid"] == pytest.approx(row["fid"], rel=1e-6)
 
 
+def test_another_version_of_the_program_draws_its_own(ddpm, tmp_path, monkeypatch):
+    words = ("sampler=ddim", "steps=2", "num_samples=3", *ONLY_IMAGES)
+    first = sample(tmp_path, ddpm, *words)
+    monkeypatch.setattr("diffgen.sample.__version__", "99.0")
+    second = sample(tmp_path, ddpm, *words)
+    assert (first / "cells.json").read_text() != (second / "cells.json").read_text()
+
+
 def test_another_metric_is_measured_on_the_images_that_are_there(
     sweep, ddpm, tmp_path, monkeypatch
 ):

@@ -31,10 +31,9 @@ def move_in(folder: Path) -> None:
 
 def _logs(folder: Path) -> list[logging.FileHandler]:
     """The handlers that write into files of a folder."""
-    handlers = [reference() for reference in logging._handlerList]  # type: ignore[attr-defined]
     return [
         handler
-        for handler in handlers
+        for handler in logging.getLogger().handlers
         if isinstance(handler, logging.FileHandler)
         and Path(handler.baseFilename).parent == folder.absolute()
     ]
