@@ -10,6 +10,7 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from running import Done, here, worked
 from test_import import LADDER, images, save, theirs, write_config
 from test_interop import CIFAR10, shaken
+from torch.testing import assert_close
 
 import diffgen
 from diffgen.interop.ddim import ddim_names
@@ -47,7 +48,7 @@ def test_an_imported_average_is_what_samples_come_from(released, tmp_path):
     x, t = images(3, 16), torch.tensor(1.0, dtype=torch.float64)
     with torch.no_grad():
         score = average(x, None) / 20
-    torch.testing.assert_close(denoiser.score(x, t), score, rtol=1e-4, atol=1e-6)
+    assert_close(denoiser.score(x, t), score, rtol=1e-4, atol=1e-6)
     assert schedule.sigma(t) == pytest.approx(20.0)
     assert (pixel_range.low, pixel_range.high) == (0, 1)
 
@@ -77,11 +78,27 @@ def test_ddim_and_diffusers_become_checkpoints_that_sample(tmp_path):
     state = theirs(network, ddim_names(network.state_dict()))
     path = save(tmp_path / "ckpt.pth", state, 1, 9, state)
     worked(here(tmp_path, "import", "ddim", str(path), "one"))
-    options = {"block_out_channels": (8, 16, 16, 16), "norm_num_groups": 4}
-    shaken(UNet2DModel(**CIFAR10 | options)).save_pretrained(tmp_path / "saved")
+    released = shaken(UNet2DModel(**CIFAR10 | narrow(groups=2)))
+    released.save_pretrained(tmp_path / "saved")
     worked(here(tmp_path, "import", "ddpm-diffusers", str(tmp_path / "saved"), "two"))
+    denoiser, _, _ = diffgen.load(tmp_path / "two")
+    x, t = torch.randn(2, 3, 32, 32), torch.tensor(0.5, dtype=torch.float64)
+    with torch.no_grad():
+        assert_close(denoiser.eps(x, t), released(x, 499).sample, rtol=1e-4, atol=1e-4)
     for run in ("one", "two"):
         assert drawn(tmp_path, f"checkpoint={run}", "steps=2").shape == (3, 32, 32, 3)
+
+
+def narrow(groups: int) -> dict:
+    """Options of a UNet2DModel of few channels."""
+    return {"block_out_channels": (8, 16, 16, 16), "norm_num_groups": groups}
+
+
+def test_norms_of_other_groups_are_no_import(tmp_path):
+    for groups in (4, 8):  # their weights would fit, and mean something else
+        UNet2DModel(**CIFAR10 | narrow(groups)).save_pretrained(tmp_path / "saved")
+        line = refused(tmp_path, "ddpm-diffusers", str(tmp_path / "saved"))
+        assert f"norm_num_groups={groups} on [8, 16, 16, 16] channels" in line
 
 
 def refused(tmp_path: Path, *words: str) -> str:

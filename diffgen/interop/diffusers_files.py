@@ -61,11 +61,21 @@ def diffusers_recipe(
             raise UsageError(
                 f"no import of a UNet2DModel with {key}={found.get(key)}, only {value}"
             )
+    _check_groups(unet["norm_num_groups"], unet["block_out_channels"])
     size = int(size or unet["sample_size"])
     recipe = ddpm_recipe(_schedule(scheduler), _network(unet, size), {})
     prediction = scheduler.get("prediction_type", "epsilon")
     recipe["model"]["prediction"] = PREDICTIONS[prediction]
     return recipe, (int(unet["in_channels"]), size, size)
+
+
+def _check_groups(groups: int | None, widths: list[int]) -> None:
+    """UsageError where our norms would have other groups, which no shape of a weight betrays."""
+    if not groups or any(width % groups or width < 4 * groups for width in widths):
+        raise UsageError(
+            f"no import of a UNet2DModel with norm_num_groups={groups} on {widths} channels, "
+            "only with groups that divide each width into at least four channels"
+        )
 
 
 def _network(unet: dict[str, Any], size: int) -> Recipe:
