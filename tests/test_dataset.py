@@ -503,6 +503,11 @@ def test_edm_labels(tmp_path):
         assert images.labels.tolist() == [5 - n for n in order]
         assert_close(images.pixels, channels_first([made[n] for n in order]))
         assert images.classes == tuple("012345")
+    wrapped = {f"set/{name}": data for name, data in files.items()}
+    wrapped["set/dataset.json"] = json.dumps(listed).encode()
+    for root in write_files(tmp_path / "wrapped", wrapped):
+        images = Folder(root, test_fraction=0).split("train")
+        assert images.labels.tolist() == [5 - names.index(name) for name in sorted(names)]
     for text, problem in [
         ('{"labels": null}', None),
         ("{", "not readable"),

@@ -18,20 +18,29 @@ Labels = tuple[Tensor | None, tuple[str, ...]]
 def find_labels(store: Store, names: Sequence[str], classes: tuple[str, ...] = ()) -> Labels:
     """(labels (N,) int64, class names), or (None, ()) where there are neither.
 
-    A dataset.json as EDM writes it, {"labels": [["path", 3], ...]}, comes before sub-folders; its
-    classes are called by their number, and "labels": null means none. Where `classes` are given
-    (a test set's are its training set's), every image must be of one of them.
+    A dataset.json as EDM writes it, {"labels": [["path", 3], ...]}, at the root or in the folder
+    that holds all images, whose paths it then counts from, comes before sub-folders; its classes
+    are called by their number, and "labels": null means none. Where `classes` are given (a test
+    set's are its training set's), every image must be of one of them.
     """
-    if store.holds(LISTING):
-        return _listed(store, names, classes)
+    for folder in _above(names):
+        if store.holds(f"{folder}{LISTING}"):
+            return _listed(store, folder, names, classes)
     return _by_folder(store, names, classes) if classes else _from_folders(names)
 
 
-def _listed(store: Store, names: Sequence[str], classes: tuple[str, ...]) -> Labels:
-    listing = _read(store)
+def _above(names: Sequence[str]) -> list[str]:
+    """The folders that hold every image, from the root ("") down, each with its last slash."""
+    shared = os.path.commonpath([os.path.dirname(name) for name in names])
+    parts = shared.split("/") if shared else []
+    return ["", *("/".join(parts[: k + 1]) + "/" for k in range(len(parts)))]
+
+
+def _listed(store: Store, folder: str, names: Sequence[str], classes: tuple[str, ...]) -> Labels:
+    listing = _read(store, folder + LISTING)
     if listing is None:
         return None, ()
-    numbers = [listing.get(name) for name in names]
+    numbers = [listing.get(name.removeprefix(folder)) for name in names]
     for name, number in zip(names, numbers, strict=True):
         if type(number) is not int or number < 0 or (classes and number >= len(classes)):
             raise UsageError(
@@ -41,9 +50,9 @@ def _listed(store: Store, names: Sequence[str], classes: tuple[str, ...]) -> Lab
     return labels, classes or tuple(str(number) for number in range(int(labels.max()) + 1))
 
 
-def _read(store: Store) -> dict[str, object] | None:
+def _read(store: Store, listing: str) -> dict[str, object] | None:
     try:
-        with store.open(LISTING) as file:
+        with store.open(listing) as file:
             pairs = json.load(file)["labels"]
         return None if pairs is None else dict(pairs)
     except (ValueError, KeyError, TypeError) as error:
@@ -54,8 +63,7 @@ def _read(store: Store) -> dict[str, object] | None:
 
 def _from_folders(names: Sequence[str]) -> Labels:
     """The first folder in which the names differ; none where some image lies in no folder."""
-    above = os.path.commonpath([os.path.dirname(name) for name in names])
-    depth = len(above.split("/")) if above else 0
+    depth = len(_above(names)) - 1
     folders = [name.split("/")[depth:-1] for name in names]
     if not all(folders):
         return None, ()
