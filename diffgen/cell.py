@@ -60,7 +60,8 @@ class Cell:
         arrays += [] if labels is None else [labels.numpy()]
         write_atomically(self.folder / "samples.npz", lambda file: np.savez(file, *arrays))
         chosen = list(by_class(images, labels, classes, rows=8))
-        columns = classes if labels is not None and 1 < classes <= 16 else None
+        shown = 0 if labels is None else len(labels[chosen].unique())
+        columns = shown if 1 < shown <= 16 else None
         save_sheet(images[chosen], self.folder / "samples.png", columns)
 
     def keep_row(self, row: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """What judges samples: an extractor of features, the reference of a data set, and its floor."""
 
+import logging
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +25,10 @@ from diffgen.training.features_classifier import FeaturesClassifier
 OWN_CLASSIFIER = ("digits", "mnist", "fashion_mnist")  # where features=auto takes a classifier
 
 
+log = logging.getLogger(__name__)
+say_once = lru_cache(None)(log.info)  # not for every job of a sweep
+
+
 @dataclass(frozen=True)
 class Judge:
     """Scores images of one data set with one extractor; made once per process."""
@@ -34,9 +39,16 @@ class Judge:
 
     def sample_count(self, num_samples: int, asked: int | None) -> int:
         """How many images a row counts: the n asked for, else as many as can have a floor."""
-        n = asked or min(num_samples, len(self.test))
+        held = len(self.test)
+        n = asked or min(num_samples, held)
         if n > num_samples:
             raise UsageError(f"n={n} needs as many images: num_samples={num_samples} is less")
+        if n > held:
+            say_once(
+                f"n={n}: no row 'real (test)', since {self.test.name} holds out {held} images"
+            )
+        elif not asked and n < num_samples:
+            say_once(f"rows count {n} of {num_samples} images, as many as are held out; or set n=")
         return n
 
     def floor(self, run: Path, n: int, names: list[str]) -> Cell | None:

@@ -89,9 +89,10 @@ def save_sheet(images: Tensor, path: Path, columns: int | None = None) -> None:
 
 
 def by_class(images: Tensor, labels: Tensor | None, classes: int, rows: int) -> Sequence[int]:
-    """Indices of up to `rows` images of each class, class by class down, for a grid of columns."""
+    """Indices of up to `rows` images of each class there is, for a grid with a column for each."""
     if labels is None or classes == 0:
         return range(min(len(images), rows * rows))
     found = [(labels == k).nonzero().flatten()[:rows].tolist() for k in range(classes)]
-    depth = min(len(column) for column in found)
-    return [column[r] for r in range(depth) for column in found]
+    columns = [column for column in found if column]
+    depth = min(map(len, columns))
+    return [column[r] for r in range(depth) for column in columns]

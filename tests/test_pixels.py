@@ -96,5 +96,7 @@ def test_columns_are_classes():
     images = torch.zeros(7, 1, 1, 1)
     assert list(by_class(images, labels, 3, rows=2)) == [1, 0, 4, 3, 2, 5]
     assert list(by_class(images, labels, 3, rows=1)) == [1, 0, 4]
+    assert list(by_class(images, labels, 9, rows=2)) == [1, 0, 4, 3, 2, 5]
+    assert list(by_class(images, torch.full((7,), 5), 9, rows=2)) == [0, 1]
     assert list(by_class(images, None, 0, rows=2)) == [0, 1, 2, 3]
     assert list(by_class(images, None, 0, rows=3)) == list(range(7))

@@ -15,6 +15,7 @@ from running import ended, here, settings, there, worked
 from diffgen import publish
 from diffgen.cell import Cell
 from diffgen.command.places import config_dir
+from diffgen.judge import say_once
 from diffgen.request import Request
 from diffgen.task.generate import Generate
 
@@ -230,8 +231,13 @@ def test_all_rows_count_one_n(words, n, ddpm, tmp_path):
 
 
 def test_more_images_than_are_held_out_have_no_floor(ddpm, tmp_path):
-    folder = sample(tmp_path, ddpm, "num_samples=400", "n=400", *FEATURES, "steps=1")
-    assert [row["sampler"] for row in rows(folder)] == ["ddim"]
+    words = (f"checkpoint={ddpm}", "num_samples=400", *FEATURES, "steps=1")
+    for n, told in (("n=400", "n=400: no row 'real (test)'"), ("n=null", "rows count 359 of 400")):
+        say_once.cache_clear()
+        done = worked(here(tmp_path, "sample", *words, n))
+        assert told in done.out
+        floor = [] if n == "n=400" else ["real (test)"]
+        assert [row["sampler"] for row in rows(tmp_path / done.folder)] == [*floor, "ddim"]
     done = here(tmp_path, "sample", f"checkpoint={ddpm}", "num_samples=30", "n=40", *FEATURES)
     assert done.status == 2
     assert done.line() == "n=40 needs as many images: num_samples=30 is less"
@@ -294,11 +300,19 @@ def test_the_weights_are_chosen_by_name(ddpm):
 
 
 @pytest.mark.parametrize(
-    ("word", "labels"), [("labels=7", [7] * 5), ("labels=[3,5]", [3, 5, 3, 5, 3])], ids=str
+    ("word", "labels"),
+    [
+        ("labels=7", [7] * 5),
+        ("labels=[3,5]", [3, 5] * 2 + [3]),
+        ("labels=['3',5]", [3, 5] * 2 + [3]),
+    ],
+    ids=str,
 )
 def test_labels_are_asked_for_by_name(word, labels, ddpm, tmp_path):
     folder = sample(tmp_path, ddpm, *ONLY_IMAGES, "num_samples=5", word)
     assert arrays(folder)[1].tolist() == labels
+    with Image.open(folder / "samples.png") as image:
+        assert min(image.size) > 100  # classes without an image do not empty the sheet
 
 
 def test_a_model_without_labels_gives_images_without(unlabelled, tmp_path):
@@ -312,6 +326,7 @@ REFUSALS = {
     ("sampler.stpes=5",): "no key 'sampler.stpes'; did you mean",
     ("+sampler.stpes=5",): "no sampler.stpes for sampler=ddim",
     ("steps=0",): "steps=0: ",
+    ("labels=[]",): "labels=[]: ",
     ("steps=2000",): "steps=2000 is more than the 1000 levels",
     ("guidance.weight=abc",): "guidance.weight=abc: ",
     ("guidance.weight=nan",): "guidance.weight=nan must be a finite number",
@@ -443,14 +458,25 @@ def test_autoguidance_counts_both_models(ddpm, tmp_path):
     assert [counter.rows for counter in counters] == [4, 4]
 
 
-def test_a_logger_that_shows_tables_gets_table_and_pictures(ddpm, tmp_path, monkeypatch):
+@pytest.fixture
+def shown(monkeypatch):
+    """What a logger that shows tables and pictures was given."""
     shown = {}
+
+    def log_image(key, images):
+        assert all(Path(path).is_file() for path in images)
+        shown[key] = images
+
     logger = SimpleNamespace(
-        log_image=lambda key, images: shown.update({key: images}),
+        log_image=log_image,
         log_table=lambda key, columns, data: shown.update({key: (columns, data)}),
         experiment=SimpleNamespace(finish=lambda: shown.update(finished=True)),
     )
     monkeypatch.setattr(publish, "logger_of", lambda *_: logger)
+    return shown
+
+
+def test_a_logger_that_shows_tables_gets_table_and_pictures(ddpm, tmp_path, shown):
     folder = sample(tmp_path, ddpm, "num_samples=10", "steps=1", *FEATURES)
     columns, data = shown["table"]
     assert [row[columns.index("sampler")] for row in data] == ["real (test)", "ddim"]
@@ -458,6 +484,36 @@ def test_a_logger_that_shows_tables_gets_table_and_pictures(ddpm, tmp_path, monk
     assert shown["figure"][0].endswith("table.png")
     assert shown["finished"]
     assert folder.is_dir()
+
+
+def test_a_logger_gets_no_figure_where_rows_have_no_distance(ddpm, tmp_path, shown):
+    sample(tmp_path, ddpm, "num_samples=10", "steps=1", "metrics=[accuracy]", *FEATURES)
+    assert set(shown) == {"table", "samples", "finished"}
+
+
+def test_results_are_named_and_the_logger_ended_also_where_it_fails(
+    ddpm, tmp_path, shown, monkeypatch
+):
+    monkeypatch.setattr(publish.logger_of(), "log_image", lambda *_: 1 / 0)
+    done = here(tmp_path, "sample", f"checkpoint={ddpm}", *ONLY_IMAGES, "num_samples=4")
+    assert done.status == 1
+    assert (tmp_path / done.folder / "samples.png").is_file()
+    assert shown == {"finished": True}
+
+
+@pytest.mark.parametrize("words", [(), ("-m", "seed=0,1")], ids=["alone", "sweep"])
+def test_a_logger_that_cannot_start_is_told_before_any_image(words, ddpm, tmp_path, monkeypatch):
+    wandb = pytest.importorskip("wandb")
+
+    def unknown(**_):
+        raise wandb.errors.UsageError("No API key configured.")
+
+    monkeypatch.setattr(wandb, "login", unknown)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr(Generate, "__call__", lambda *_: 1 / 0)
+    done = here(tmp_path, "sample", *words, f"checkpoint={ddpm}", *ONLY_IMAGES, "logger=wandb")
+    assert done.status == 2
+    assert done.line().startswith("wandb does not start (No API key configured.); set logger.off")
 
 
 def test_a_torn_cell_is_no_cell(tmp_path):

@@ -69,7 +69,7 @@ class Sample(Common):
     clip: Literal["auto", "none", "range", "dynamic"]
     guidance: Guidance
     task: Room
-    labels: str | int | list[int]
+    labels: str | int | Annotated[list[str | int], Field(min_length=1)]
     num_samples: Count
     batch_size: Count
     root: str | None
@@ -90,7 +90,7 @@ class Tune(Settings):
     guidance: Guidance
     clip: Literal["auto", "none", "range", "dynamic"]
     seed: Natural
-    labels: str | int | list[int]
+    labels: str | int | Annotated[list[str | int], Field(min_length=1)]
     num_samples: Count
     candidates: Count
     accelerator: str
