@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from analytic import SCHEDULES, Gaussian, image, law, scalar, silent
@@ -34,6 +35,7 @@ from diffgen.spacing import times
 
 MEAN, V = 0.2, 0.25
 LADDER = Geometric(sigma_max=5.0, levels=40)
+STEEPEST = float(Linear().sigma(scalar(1.0)) / Linear().alpha(scalar(1.0)))
 Law = tuple[float, float]
 Move = Callable[["Pair", Law], Law]
 
@@ -92,15 +94,40 @@ def ddim(eta: float) -> Move:
     return move
 
 
-def euler_churn(steps: int, churn: float) -> Move:
-    """Karras et al. 2022, algorithm 2 without lines 6 to 8, on alpha = 1 below sigma_max."""
+def euler_maruyama(p: Pair, now: Law) -> Law:
+    """Song et al. 2021, equation 6; g^2 dt = d sigma^2 - 2 sigma^2 d ln alpha, by trapezoids."""
+    if p.last:
+        return p.affine(0, 1, 0, now)
+    pull = (math.log(p.a_s) - math.log(p.a)) / 2
+    spread = p.s**2 * (1 + pull) - p.s_s**2 * (1 - pull)
+    of_score = spread / p.s**2
+    return p.affine(1 + pull - of_score, of_score * p.a**0.5, spread, now)
+
+
+def churned(churn: float, top: float, corrected: bool) -> Move:
+    """Karras et al. 2022, algorithm 2 in 10 steps on x / alpha, with or without lines 6 to 8.
+
+    `top` is the largest sigma / alpha there is.
+    """
+
+    def slope(u: float) -> tuple[float, float]:
+        """dy/du = first y + second."""
+        rest = u / (V + u**2)
+        return rest, -rest * MEAN
 
     def move(p: Pair, now: Law) -> Law:
-        hat = min(p.s * (1 + min(churn / steps, 2**0.5 - 1)), 5.0)
-        raised = now[0], now[1] + hat**2 - p.s**2
-        p.g = V / (V + hat**2)
-        p.c = MEAN * (1 - p.g)
-        return p.affine(p.s_s / hat, 1 - p.s_s / hat, 0, raised)
+        u, below = p.s / p.a**0.5, p.s_s / p.a_s**0.5
+        hat = min(u * (1 + min(churn / 10, 2**0.5 - 1)), top)
+        m, v = now[0] / p.a**0.5, now[1] / p.a + hat**2 - u**2
+        (of_y, more), step = slope(hat), below - hat
+        gain, shift = 1 + step * of_y, step * more
+        if corrected and not p.last:
+            next_of_y, next_more = slope(below)
+            gain, shift = (
+                1 + step * (of_y + next_of_y * gain) / 2,
+                step * (more + next_more + next_of_y * shift) / 2,
+            )
+        return p.a_s**0.5 * (gain * m + shift), p.a_s * gain**2 * v
 
     return move
 
@@ -128,7 +155,12 @@ RECURSIONS = {
     "ddim_0": (DDIM(), "linear", ddim(0.0)),
     "ddim_half": (DDIM(eta=0.5), "linear", ddim(0.5)),
     "ddim_1": (DDIM(eta=1.0), "linear", ddim(1.0)),
-    "euler_churn": (Euler(churn=3.0), LADDER, euler_churn(10, 3.0)),
+    "euler_maruyama_vp": (EulerMaruyama(), "linear", euler_maruyama),
+    "euler_maruyama_cosine": (EulerMaruyama(), "cosine", euler_maruyama),
+    "euler_churn": (Euler(churn=3.0), LADDER, churned(3.0, 5.0, corrected=False)),
+    "euler_churn_vp": (Euler(churn=3.0), "linear", churned(3.0, STEEPEST, corrected=False)),
+    "heun_churn": (Heun(churn=3.0), LADDER, churned(3.0, 5.0, corrected=True)),
+    "heun_churn_vp": (Heun(churn=3.0), "linear", churned(3.0, STEEPEST, corrected=True)),
     "consistent": (Consistent(epsilon=0.6e-4), LADDER, consistent(0.6)),
 }
 
@@ -143,6 +175,32 @@ def test_gaussian_recursion(sampler, where, move):
     for t, s in pairwise(moments):
         now = move(Pair(schedule, t, s), now)
     assert found == pytest.approx(now, rel=1e-10)
+
+
+@pytest.mark.parametrize("where", ["linear", "cosine", "ve"])
+def test_recursion_with_a_memory(where):
+    """SDE-DPM-Solver++(2M), Lu et al. 2022b, section 4.4: x and the last x0 are jointly normal."""
+    schedule = SCHEDULES[where]
+    moments = times(schedule, "log_snr", 10)
+    first = float(schedule.sigma(moments[0])) ** 2
+    mean, covariance, last = np.zeros(2), np.diag([first, 0.0]), None
+    for t, s in pairwise(moments):
+        p = Pair(schedule, t, s)
+        if p.last:
+            expected = p.affine(0, 1, 0, (mean[0], covariance[0, 0]))
+            break
+        h = math.log(p.s / p.s_s) + math.log(p.a_s / p.a) / 2
+        pulled = p.a_s**0.5 * (1 - math.exp(-2 * h))
+        newer = pulled if last is None else pulled * (1 + h / last / 2)
+        older = pulled - newer
+        kept = p.s_s / p.s * math.exp(-h)
+        ahead = np.array([[kept + newer * p.g, older], [p.g, 0]])
+        mean = ahead @ mean + np.array([newer * p.c, p.c])
+        covariance = ahead @ covariance @ ahead.T
+        covariance[0, 0] += p.s_s**2 * (1 - math.exp(-2 * h))
+        last = h
+    found = law(DPMpp2MSDE(), Gaussian(schedule, V, MEAN), moments, first)
+    assert found == pytest.approx(expected, rel=1e-10)
 
 
 def langevin(schedule: Schedule, moments: torch.Tensor, rate: float, inner: int) -> Iterator[Law]:
