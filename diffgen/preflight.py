@@ -11,6 +11,7 @@ from diffgen.recipe import TrainerSettings
 from diffgen.request import Request
 from diffgen.resolve import waiting
 from diffgen.training.ema import Profile
+from diffgen.training.logger import ready
 from diffgen.training.optimizer import OptimizerSettings
 
 
@@ -28,5 +29,6 @@ def train(config: dict[str, Any]) -> None:
 def sample(config: dict[str, Any]) -> None:
     """Makes all that a job of sampling calls, from the checkpoint to the sampler."""
     check(config["metrics"])
+    ready(config["logger"])
     task, _ = Request(config).task(torch.device("cpu"))
     task.content  # noqa: B018 (it opens the pictures)

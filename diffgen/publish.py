@@ -27,9 +27,9 @@ def publish(folder: Path, jobs: Sequence[Path]) -> None:
     pictures = [*(job / "samples.png" for job in jobs), *guidance_sheets(folder, rows)]
     for path in pictures:
         print(path)
+    print(folder, flush=True)
     if jobs:
         _log(json.loads((jobs[0] / NOTE).read_text())["logger"], folder, scored, pictures)
-    print(folder)
 
 
 def cells_of(folder: Path) -> list[Path]:
@@ -46,10 +46,13 @@ def _log(
     logger: Any = logger_of(settings, folder, {})
     if not hasattr(logger, "log_image"):
         return
-    if rows:
-        columns = list(dict.fromkeys(key for row in rows for key in row))
-        data = [[str(row.get(column, "")) for column in columns] for row in rows]
-        logger.log_table("table", columns, data)
-        logger.log_image("figure", [str(folder / "table.png")])
-    logger.log_image("samples", [str(path) for path in pictures])
-    finish([logger])
+    try:
+        if rows:
+            columns = list(dict.fromkeys(key for row in rows for key in row))
+            data = [[str(row.get(column, "")) for column in columns] for row in rows]
+            logger.log_table("table", columns, data)
+        if (folder / "table.png").is_file():  # there are no distances without it
+            logger.log_image("figure", [str(folder / "table.png")])
+        logger.log_image("samples", [str(path) for path in pictures])
+    finally:
+        finish([logger])

@@ -25,6 +25,7 @@ from diffgen.publish import NOTE, publish
 from diffgen.request import Request
 from diffgen.task.files import keep
 from diffgen.training.launch import quiet
+from diffgen.training.logger import ready
 from diffgen.training.saving import write_atomically
 
 
@@ -34,6 +35,8 @@ def sample(cfg: DictConfig) -> None:
     config: Any = OmegaConf.to_container(cfg, resolve=True)
     job = HydraConfig.get()
     folder = Path(job.runtime.output_dir)
+    if job.mode != RunMode.MULTIRUN:  # of a sweep it is known
+        ready(config["logger"])
     fabric = Fabric(
         accelerator=config["accelerator"],
         devices=config["devices"],

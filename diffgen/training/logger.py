@@ -1,6 +1,10 @@
 """Where the log goes: csv, tensorboard, wandb or nowhere."""
 
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -11,45 +15,78 @@ from diffgen.build import typed
 from diffgen.errors import UsageError
 
 
-def csv(folder: Path) -> Logger:
+@dataclass(frozen=True)
+class Csv:
     """`metrics.csv` in the run's folder; a resumed run adds to it."""
-    path = folder / "metrics.csv"
-    before = path.read_text() if path.is_file() else ""
-    logger = CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1)
-    if before and rank_zero_only.rank == 0:
-        logger.experiment.metrics_keys = before.splitlines()[0].split(",")
-        path.write_text(before)  # which the line above has removed
-    return logger
+
+    def ready(self) -> None:
+        """Nothing to wait for."""
+
+    def start(self, folder: Path) -> Logger:
+        """The logger that writes into a folder."""
+        path = folder / "metrics.csv"
+        before = path.read_text() if path.is_file() else ""
+        logger = CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1)
+        if before and rank_zero_only.rank == 0:
+            logger.experiment.metrics_keys = before.splitlines()[0].split(",")
+            path.write_text(before)  # which the line above has removed
+        return logger
 
 
-def tensorboard(folder: Path) -> Logger:
+@dataclass(frozen=True)
+class TensorBoard:
     """Event files in the run's folder; needs the extra `tensorboard`."""
-    try:
+
+    def ready(self) -> None:
+        """UsageError where the package is missing."""
+        if not any(map(find_spec, ("tensorboard", "tensorboardX"))):
+            raise UsageError(
+                "logger=tensorboard needs one more package: pip install 'diffgen[tensorboard]'"
+            )
+
+    def start(self, folder: Path) -> Logger:
+        """The logger that writes into a folder."""
+        self.ready()
         return TensorBoardLogger(folder, name="", version="")
-    except ModuleNotFoundError:
-        raise UsageError(
-            "logger=tensorboard needs one more package: pip install 'diffgen[tensorboard]'"
-        ) from None
 
 
-def wandb(
-    folder: Path,
-    project: str = "diffgen",
-    entity: str | None = None,
-    group: str | None = None,
-    offline: bool = False,
-) -> Logger:
+@dataclass(frozen=True)
+class Wandb:
     """A run of Weights & Biases, its files in the run's folder; online it needs a login."""
+
+    project: str = "diffgen"
+    entity: str | None = None
+    group: str | None = None
+    offline: bool = False
+
+    def ready(self) -> None:
+        """UsageError where the package or, online, the login is missing."""
+        with _wandb_in_one_line():
+            import wandb
+
+            if not self.offline and os.environ.get("WANDB_MODE", "online") == "online":
+                wandb.login(verify=False)
+
+    def start(self, folder: Path) -> Logger:
+        """The logger of a run that has begun."""
+        with _wandb_in_one_line():
+            logger = WandbLogger(
+                name=folder.name,
+                save_dir=folder,
+                project=self.project,
+                entity=self.entity,
+                group=self.group,
+                offline=self.offline,
+            )
+            logger.experiment  # noqa: B018 (it starts the run)
+        return logger
+
+
+@contextmanager
+def _wandb_in_one_line() -> Iterator[None]:
+    """Makes what is wrong with wandb a UsageError."""
     try:
-        logger = WandbLogger(
-            name=folder.name,
-            save_dir=folder,
-            project=project,
-            entity=entity,
-            group=group,
-            offline=offline,
-        )
-        logger.experiment  # noqa: B018 (it starts the run)
+        yield
     except ModuleNotFoundError:
         raise UsageError("logger=wandb needs one more package: pip install wandb") from None
     except Exception as error:  # wandb's own, which cannot be named where it is absent
@@ -57,7 +94,6 @@ def wandb(
         raise UsageError(
             f"wandb does not start ({reason}); set logger.offline=true, or another logger"
         ) from error
-    return logger
 
 
 def finish(loggers: Iterable[Any]) -> None:
@@ -67,18 +103,31 @@ def finish(loggers: Iterable[Any]) -> None:
             logger.experiment.finish()
 
 
-LOGGERS = {"csv": csv, "tensorboard": tensorboard, "wandb": wandb}
+LOGGERS = {"csv": Csv, "tensorboard": TensorBoard, "wandb": Wandb}
+
+
+def ready(settings: Mapping[str, Any]) -> None:
+    """UsageError where the logger named by settings could not start."""
+    if found := _named(settings):
+        found.ready()
 
 
 def logger_of(settings: Mapping[str, Any], folder: Path, config: dict[str, Any]) -> Logger | bool:
     """The logger named by settings, told the run's configuration; False for none."""
+    found = _named(settings)
+    if found is None:
+        return False
+    folder.mkdir(parents=True, exist_ok=True)
+    logger = found.start(folder)
+    logger.log_hyperparams(config)
+    return logger
+
+
+def _named(settings: Mapping[str, Any]) -> Csv | TensorBoard | Wandb | None:
     options = dict(settings)
     name = options.pop("name")
     if name == "none":
-        return False
+        return None
     if name not in LOGGERS:
         raise UsageError(f"no logger={name}; there is {', '.join(LOGGERS)} and none")
-    folder.mkdir(parents=True, exist_ok=True)
-    logger = typed(LOGGERS[name], "logger", options, f" for logger={name}", folder=folder)
-    logger.log_hyperparams(config)
-    return logger
+    return typed(LOGGERS[name], "logger", options, f" for logger={name}")
