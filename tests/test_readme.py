@@ -1,14 +1,25 @@
 """What the README prints works as printed."""
 
+import math
 import re
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
-from test_sampler import SAMPLERS, test_cost, test_error_falls_with_the_order
+from analytic import SCHEDULES, Gaussian, silent
+from test_sampler import (
+    SAMPLERS,
+    test_cost,
+    test_error_falls_with_the_order,
+    test_the_law_of_the_mixture_is_recovered,
+)
 
 import diffgen.sampler
 from diffgen.build import build
+from diffgen.pixels import Range
+from diffgen.sampler.ddim import DDIM
+from diffgen.schedule.linear import Linear
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
@@ -34,6 +45,11 @@ def midpoint(tmp_path, monkeypatch):
     return sampler
 
 
+@pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
+def test_the_sampler_to_add_recovers_the_law(midpoint, schedule):
+    test_the_law_of_the_mixture_is_recovered("midpoint", schedule)
+
+
 @pytest.mark.parametrize("schedule", ["linear", "ve"])
 def test_the_sampler_to_add_has_the_order_it_claims(midpoint, schedule):
     test_error_falls_with_the_order("midpoint", schedule)
@@ -41,6 +57,22 @@ def test_the_sampler_to_add_has_the_order_it_claims(midpoint, schedule):
 
 def test_the_sampler_to_add_costs_what_it_claims(midpoint):
     test_cost("midpoint")
+
+
+def test_codes_and_likelihoods_as_printed():
+    """On even bytes of a wide Gaussian, whose bits per number are known."""
+    pixels, spread = Range(), 4.0
+    denoiser = Gaussian(Linear(), spread)
+    images = torch.arange(256, dtype=torch.uint8).reshape(16, 1, 4, 4)
+    told = {"denoiser": denoiser, "schedule": denoiser.schedule, "pixels": pixels}
+    names = told | {"images": images, "label": None}
+    exec(block("python", "hutchinson"), names)
+    back = DDIM()(denoiser, names["code"], names["way"], None, silent)
+    assert (pixels.to_uint8(back).int() - images.int()).abs().max() <= 12  # 50 first-order steps
+    x = pixels.to_model(images).double()
+    nats = (x.square() / (2 * spread) + math.log(2 * math.pi * spread) / 2).flatten(1).mean(1)
+    expected = (nats - math.log(names["width"])) / math.log(2)
+    torch.testing.assert_close(names["bits"], expected, rtol=0, atol=0.02)
 
 
 def test_choices_that_are_listed_are_there():
