@@ -275,7 +275,7 @@ MISTAKES = {
         "sampler.euler_maruyama", "+ (above + below) * pull", "", limit(EulerMaruyama())
     ),
     "corrector_half_as_bold": Mistake(
-        "sampler.pc", "2 * (self.snr", "(self.snr", lambda: test_oracles.test_corrector(Linear())
+        "sampler.pc", "2 * kept", "kept", lambda: test_oracles.test_corrector(Linear())
     ),
     # Each image is its own.
     "norms_over_the_batch": Mistake(

@@ -429,7 +429,7 @@ def test_seeded_noise_gives_the_exact_law(sampler, spacing):
 
 @pytest.mark.parametrize("schedule", [Linear(), LADDER], ids=["linear", "geometric"])
 def test_corrector(schedule):
-    """In many dimensions |z| / |score| is 1 / (its deviation), so the move is 2 snr^2 P^2 / V."""
+    """In many dimensions |z| / |score| is 1 / (its deviation), so the move 2 a snr^2 P^2 / V."""
     t, snr = scalar(0.6), 0.3
     p = Pair(schedule, t, scalar(0.5))
     noise = SeededNoise(2, range(40))
@@ -438,7 +438,7 @@ def test_corrector(schedule):
     found = PC(snr=snr, correctors=3)(Gaussian(schedule, V), x, moments, None, noise).var().item()
     v = 2.25 * p.P
     for _ in range(3):
-        move = 2 * snr**2 * p.P**2 / v
+        move = 2 * p.a / p.a_s * snr**2 * p.P**2 / v
         v = (1 - move / p.P) ** 2 * v + 2 * move
     _, expected = (ancestral if schedule.alpha(t) < 1 else ve_ancestral)(p, (0.0, v))
     assert found == pytest.approx(expected, rel=4 * math.sqrt(2 / 1e5))
