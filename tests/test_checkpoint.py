@@ -333,7 +333,7 @@ class Trainer(SimpleNamespace):
     def save_checkpoint(self, path, weights_only):
         assert not weights_only
         self.saved.append(self.global_step)
-        path.write_bytes(b"")
+        path.write_bytes(b"%d" % self.global_step)
 
 
 def kept(tmp_path, trainer, steps, micro_batches=1, every=100, snapshot=None, before=None):
@@ -355,6 +355,20 @@ def test_checkpoints_come_at_their_steps_and_at_the_end(tmp_path):
     assert trainer.saved == [3, 4, 6]
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["last.ckpt", "step_0000003.ckpt", "step_0000006.ckpt"]
+
+
+def test_where_there_are_no_links_a_step_is_kept_as_a_copy(tmp_path, monkeypatch):
+    def linkless(*_):
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", linkless)
+    trainer = Trainer()
+    kept(tmp_path, trainer, 6, every=4, snapshot=3)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == ["last.ckpt", "step_0000003.ckpt", "step_0000006.ckpt"]
+    assert (tmp_path / "step_0000003.ckpt").read_bytes() == b"3"
+    (tmp_path / "last.ckpt").write_bytes(b"another")
+    assert (tmp_path / "step_0000006.ckpt").read_bytes() == b"6"
 
 
 def test_a_signal_stops_after_the_whole_step_and_ranks_always_ask_alike(tmp_path):

@@ -1,6 +1,7 @@
 """What is kept of a run: checkpoints, whole or not at all, at steps, signals and the end."""
 
 import os
+import shutil
 import signal
 import threading
 from pathlib import Path
@@ -100,11 +101,19 @@ class Keeper(L.Callback):
     def _save(self, trainer: L.Trainer, step: int, snapshot: bool) -> None:
         trainer.save_checkpoint(self.last, weights_only=False)  # with all that training needs
         if snapshot and trainer.is_global_zero:
-            name = self.folder / f"step_{step:07d}.ckpt"
-            name.unlink(missing_ok=True)
-            os.link(self.last, name)
+            _keep(self.last, self.folder / f"step_{step:07d}.ckpt")
 
     def _receive(self, number: int, frame: object) -> None:
         if self.received == signal.SIGINT == number:
             raise KeyboardInterrupt  # asked twice: now
         self.received = self.received or number
+
+
+def _keep(path: Path, name: Path) -> None:
+    """Let a file stand under another name, too, without a second copy where there are links."""
+    name.unlink(missing_ok=True)
+    try:
+        os.link(path, name)
+    except OSError:  # this file system has none
+        with path.open("rb") as source:
+            write_atomically(name, lambda file: shutil.copyfileobj(source, file))
