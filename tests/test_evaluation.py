@@ -4,7 +4,10 @@ import csv
 import hashlib
 import json
 import logging
+import threading
+import time
 import urllib.error
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -743,6 +746,33 @@ def test_a_fitted_classifier_is_kept_and_found_again(digits, tmp_path, caplog):
     path.write_bytes(path.read_bytes()[:-100])
     assert cached(settings, *digits, tmp_path).accuracy == first.accuracy
     assert f"{path} is damaged" in caplog.text
+
+
+def test_jobs_that_start_together_share_one_fit(digits, tmp_path, monkeypatch):
+    fits, fit = [], FeaturesClassifier.fit
+
+    def slowly(*of):
+        fits.append(of)
+        time.sleep(1)  # long enough for the other to look, too
+        return fit(*of)
+
+    monkeypatch.setattr(FeaturesClassifier, "fit", slowly)
+    settings, start = FeaturesClassifier(steps=3, width=4), threading.Barrier(2)
+
+    def job(_):
+        start.wait()
+        return ClassifierExtractor(cached(settings, *digits, tmp_path).network).hash
+
+    with ThreadPoolExecutor(2) as pool:
+        one, other = pool.map(job, range(2))
+    assert one == other
+    assert len(fits) == 1
+
+
+def test_a_cache_that_cannot_be_written_to_is_one_line(digits, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match=r"cannot write .*; set cache=FOLDER"):
+        cached(FeaturesClassifier(steps=3, width=4), *digits, tmp_path / "file")
 
 
 def test_a_set_without_labels_is_sent_to_inception(digits, tmp_path):

@@ -3,11 +3,13 @@
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -31,18 +33,46 @@ def cached(
     """The classifier of these settings fitted to `train`: from the cache, or fitted into it."""
     path = cache.expanduser() / "classifiers" / f"{train.name}_{_key(settings, train, test)}"
     path = path.with_name(f"{path.name}.safetensors")
-    if path.is_file():
-        try:
-            return _read(path, settings, train)
-        except (SafetensorError, RuntimeError, LookupError, ValueError, OSError) as error:
-            log.warning("%s is damaged (%s); the classifier is fitted again", path, error)
-            path.unlink(missing_ok=True)
-    log.info("fitting the features' classifier of %s, once", train.name)
-    fitted = settings.fit(train, test, device)
-    log.info("it names %.2f %% of held-out images rightly", 100 * fitted.accuracy)
-    if not path.is_file():  # another process may have been faster: one hash for all
+    if found := _found(path, settings, train):
+        return found
+    with _alone(path):
+        if found := _found(path, settings, train):  # while this process waited
+            return found
+        log.info("fitting the features' classifier of %s, once", train.name)
+        fitted = settings.fit(train, test, device)
+        log.info("it names %.2f %% of held-out images rightly", 100 * fitted.accuracy)
         _write(path, fitted)
-    return _read(path, settings, train)
+        return _read(path, settings, train)
+
+
+def _found(path: Path, settings: FeaturesClassifier, train: LabelledImages) -> Fitted | None:
+    if not path.is_file():
+        return None
+    try:
+        return _read(path, settings, train)
+    except (SafetensorError, RuntimeError, LookupError, ValueError, OSError) as error:
+        log.warning("%s is damaged (%s); the classifier is fitted again", path, error)
+        path.unlink(missing_ok=True)
+        return None
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Keeps other processes from making the same file; they wait until it is there."""
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _unwritable(path: Path, error: OSError) -> UsageError:
+    return UsageError(f"cannot write {path} ({error.strerror}); set cache=FOLDER")
 
 
 def _key(settings: FeaturesClassifier, train: LabelledImages, test: LabelledImages) -> str:
@@ -60,7 +90,7 @@ def _write(path: Path, fitted: Fitted) -> None:
     try:
         write_atomically(path, lambda file: file.write(data))
     except OSError as error:
-        raise UsageError(f"cannot write {path} ({error.strerror}); set cache=FOLDER") from error
+        raise _unwritable(path, error) from error
 
 
 def _read(path: Path, settings: FeaturesClassifier, train: LabelledImages) -> Fitted:
