@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
@@ -90,6 +91,7 @@ def denoiser_of(
     """The denoiser of a recipe for images of `shape` (C, H, W), its weights untrained."""
     settings = typed(ModelSettings, "model", recipe["model"])
     schedule = build("schedule", recipe["schedule"], trust)
+    check_fit(settings, schedule)
     network = network_of(recipe, settings, schedule, shape, num_classes, trust)
     told, learned = TOLD[settings.told], settings.variance == "learned"
     return Preconditioned(network, schedule, scaling_of(settings), told, learned)
@@ -104,8 +106,6 @@ def network_of(
     trust: Collection[str] = (),
 ) -> nn.Module:
     """The raw network of a recipe, untrained."""
-    if settings.told == "index" and schedule.levels is None:
-        raise UsageError("model.told=index needs a schedule of levels, such as geometric")
     return build(
         "network",
         recipe["network"],
@@ -117,6 +117,26 @@ def network_of(
         levels=schedule.levels,
         out_channels=2 * shape[0] if settings.variance == "learned" else shape[0],
     )
+
+
+def check_fit(settings: ModelSettings, schedule: Schedule) -> None:
+    """UsageError where a model cannot learn on a schedule.
+
+    It needs levels if it is told their index, and at pure noise a prediction from which x0 can be
+    had: dividing by alpha is then no way to it.
+    """
+    if settings.told == "index" and schedule.levels is None:
+        raise UsageError("model.told=index needs a schedule of levels, such as geometric")
+    last = torch.tensor(1.0, dtype=torch.float64)
+    coefficients = scaling_of(settings)(schedule.alpha(last), schedule.sigma(last))
+    if not all(value.float().isfinite() for value in coefficients):
+        cause = (
+            "schedule.zero_snr=true" if getattr(schedule, "zero_snr", False) else "the schedule"
+        )
+        raise UsageError(
+            f"{cause} leaves nothing of the image at t = 1, where model.prediction="
+            f"{settings.prediction} says nothing of it either: take model.prediction=v or x0"
+        )
 
 
 def scaling_of(settings: ModelSettings) -> Scaling:

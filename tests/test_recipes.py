@@ -1,19 +1,25 @@
 """Every setting of the papers' recipes, and that the command line beats each of them."""
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
-from running import settings
+from running import here, settings
 
 from diffgen.build import build, typed
 from diffgen.command.places import config_dir
 from diffgen.errors import UsageError
+from diffgen.model.scalings import SCALINGS
+from diffgen.model.told import TOLD
+from diffgen.objective import objective_of
 from diffgen.preflight import train as preflight
-from diffgen.recipe import ModelSettings, network_of, times_of
+from diffgen.recipe import ModelSettings, denoiser_of, network_of, times_of
 from diffgen.resolve import waiting
 from diffgen.schedule.geometric import Geometric
+from diffgen.training.draws import Draws
+from diffgen.training.loss import Loss
 
 MILLION = 1_000_000
 
@@ -400,6 +406,44 @@ def test_no_recipe_leaves_the_models_own():
 def test_every_recipe_is_held_here():
     files = {path.stem for path in Path(config_dir(), "recipe").glob("*.yaml")}
     assert files == {"_".join(pair) for pair in [*RECIPES, *SMALL, *CLASSIFIERS]}
+
+
+def pure_noise(schedule: str, prediction: str, told: str) -> dict[str, Any]:
+    """A recipe whose schedule ends at alpha = 0."""
+    return {
+        "model": {"name": "ddpm", "prediction": prediction, "told": told},
+        "schedule": {"name": schedule, "levels": 50, "zero_snr": True},
+        "network": {"name": "unet", "width": 8, "groups": 4, "multipliers": [1], "blocks": 1},
+    }
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+@pytest.mark.parametrize("told", TOLD)
+@pytest.mark.parametrize("prediction", SCALINGS)
+def test_at_pure_noise_a_prediction_is_finite_or_refused(prediction, told, schedule):
+    """The loss, its gradient and the estimate at t = 1; eps and scores say nothing there."""
+    recipe = pure_noise(schedule, prediction, told)
+    if prediction in ("eps", "score", "raw_score"):
+        with pytest.raises(
+            UsageError, match=r"schedule\.zero_snr=true .* model\.prediction=v or x0"
+        ):
+            denoiser_of(recipe, (1, 8, 8), 0)
+        return
+    loss = cast(Loss, objective_of(recipe, (1, 8, 8), 0))
+    last = torch.ones(4, dtype=torch.float64)
+    errors, _ = replace(loss, times=lambda *_: last)(
+        torch.rand(4, 1, 8, 8), None, Draws(0, 0, 4, torch.arange(4))
+    )
+    errors.mean().backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in loss.denoiser.parameters())
+    assert loss.denoiser(torch.randn(4, 1, 8, 8), last).isfinite().all()
+
+
+@pytest.mark.parametrize("command", ["train", "explain"])
+def test_what_cannot_be_learned_at_pure_noise_is_told_before_training(command, cache, tmp_path):
+    done = here(tmp_path, command, "schedule.zero_snr=true", "schedule.levels=100")
+    assert done.status == 2
+    assert done.line().startswith("schedule.zero_snr=true leaves nothing of the image at t = 1")
 
 
 def test_a_null_takes_a_key_away_and_no_more():

@@ -16,7 +16,7 @@ from diffgen.explain.ladder import Ladder, ladder_of
 from diffgen.explain.way import Way, way_of
 from diffgen.measure import Distance
 from diffgen.pixels import RANGES, Range
-from diffgen.recipe import ModelSettings
+from diffgen.recipe import ModelSettings, check_fit
 from diffgen.resolve import measured, range_of
 from diffgen.schedule import Schedule
 from diffgen.training.ema import Profile
@@ -53,6 +53,8 @@ def explained(config: dict[str, Any], data: Data, recipe: str | None) -> Explana
     """What a configuration without waiting settings comes to."""
     model = settings_of(config)
     schedule = _schedule(config["schedule"])
+    if isinstance(model, ModelSettings):
+        check_fit(model, schedule)
     ladder = ladder_of(schedule, data.dimension)
     of = _range(model, data)
     distance = measured(data.images, config["cache"]) if data.images else None

@@ -20,8 +20,8 @@ def index(schedule: Schedule, t: Tensor) -> Tensor:
 
 
 def log_sigma(schedule: Schedule, t: Tensor) -> Tensor:
-    """ln(sigma / alpha) / 4 (Karras et al. 2022, table 1)."""
-    return -schedule.log_snr(t) / 4
+    """ln(sigma / alpha) / 4 (Karras et al. 2022, table 1), at most 3 where no image is left."""
+    return -schedule.log_snr(t).clamp(min=-12) / 4
 
 
 def nothing(schedule: Schedule, t: Tensor) -> None:
