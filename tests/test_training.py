@@ -241,10 +241,18 @@ def test_edms_weight_makes_the_error_of_its_network_plain():
     assert Edm() == SCALINGS["edm"]()
 
 
-def test_a_batch_may_share_one_level():
-    t = loss_of(Linear(), "eps", per_batch=True)(images(), None, draws())[1]
-    assert len(t.unique()) == 1
-    assert len(loss_of(Linear(), "eps")(images(), None, draws())[1].unique()) > 1
+@pytest.mark.parametrize("times", TIMES.values(), ids=TIMES)
+def test_a_batch_may_share_one_level(times):
+    """Another one at each step, in every part of the batch the same."""
+    each = replace(loss_of(Linear(), "eps"), times=times)
+    shared = replace(each, per_batch=True)
+    found = [shared(images(), None, draws(step))[1] for step in range(20)]
+    assert all(len(t.unique()) == 1 for t in found)
+    assert len(torch.cat(found).unique()) > 15
+    for position in ([0, 1], [5, 4, 3, 2]):
+        parts = draws(3, position=position)
+        assert torch.equal(shared(images()[position], None, parts)[1], found[3][position])
+    assert len(each(images(), None, draws())[1].unique()) > 1
 
 
 def evenly(count):

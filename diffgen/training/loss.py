@@ -62,10 +62,9 @@ class Loss:
 
     def draw_times(self, draws: Draws) -> Tensor:
         """The times (b,) of this part of the batch."""
-        u = draws.uniform("time")
-        if self.per_batch:
-            u = u[:1].expand_as(u)
-        return draws.here(self.times(u, self.denoiser.schedule))
+        u, schedule = draws.uniform("time"), self.denoiser.schedule
+        t = self.times(u[:1], schedule).expand_as(u) if self.per_batch else self.times(u, schedule)
+        return draws.here(t)
 
     def _weight(self, t: Tensor) -> Tensor:
         """Weight (b,) of the squared error of F, which is out of x0 and alpha / sigma of eps."""
