@@ -104,16 +104,7 @@ class Request:
     @property
     def remedy(self) -> str:
         """The command that makes the tuned times which this request asks for."""
-        config, guidance = self.config, self.config["guidance"]
-        words = {key: config[key] for key in ("checkpoint", "ema", "clip")}
-        words = {k: value for k, value in words.items() if value not in (None, "auto", "latest")}
-        words["sampler"] = config["sampler"]["name"]
-        words |= {f"sampler.{key}": value for key, value in self.changed_settings().items()}
-        words["steps"] = config["sampler"]["steps"]
-        if guidance["name"] not in ("classifier_free", "none"):
-            words["guidance"] = guidance["name"]
-        words |= {f"guidance.{k}": v for k, v in guidance.items() if k != "name" and v}
-        return " ".join(["diffgen tune", *(f"{key}={value}" for key, value in words.items())])
+        return tuned_times.command(self.config, self.changed_settings())
 
     @property
     def start(self) -> str:

@@ -4,7 +4,9 @@ Every way has a file of its own, so that jobs of a sweep never overwrite one ano
 """
 
 import hashlib
+import inspect
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from diffgen.build import find
 from diffgen.checkpoint import Checkpoint
 from diffgen.errors import UsageError
 from diffgen.training.saving import write_atomically
@@ -65,3 +68,33 @@ def kept(checkpoint: Checkpoint, way: Mapping[str, Any], remedy: str) -> Tensor:
     if source != checkpoint.hash:
         raise UsageError(f"{path} was tuned for other weights; run {remedy} again")
     return times
+
+
+def command(config: Mapping[str, Any], changed: Mapping[str, Any]) -> str:
+    """The command that makes the tuned times of a request, as a person types it.
+
+    `config` is that of `diffgen sample`, `changed` its sampler's settings that are no defaults.
+    """
+    own = {"checkpoint": "latest", "runs": "runs", "ema": None, "clip": "auto"}
+    words = {key: config[key] for key, value in own.items() if config[key] != value}
+    words["sampler"] = config["sampler"]["name"]
+    words |= {f"sampler.{key}": value for key, value in changed.items()}
+    words["steps"] = config["sampler"]["steps"]
+    name = config["guidance"]["name"]
+    if name != "classifier_free":
+        words["guidance"] = name
+    taken = inspect.signature(find("guidance", name)).parameters
+    own = {"name": name, "classifier_free": 0} | {k: v.default for k, v in taken.items()}
+    words |= {
+        f"guidance.{k}": v for k, v in config["guidance"].items() if k not in own or v != own[k]
+    }
+    return shlex.join(["diffgen", "tune", *(f"{k}={_typed(v)}" for k, v in words.items())])
+
+
+def _typed(value: object) -> str:
+    """A setting as a command line takes it."""
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_typed, value))}]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)

@@ -1,5 +1,6 @@
 """`diffgen tune` as a person runs it, and spacing=tuned, which samples at what it found."""
 
+import shlex
 import shutil
 from pathlib import Path
 
@@ -102,9 +103,23 @@ def test_samplers_without_times_to_tune_are_told_so(words, answer, ddpm, tmp_pat
     assert done.line().startswith(answer)
 
 
-def test_the_command_in_the_answer_mends_it(run, tmp_path):
-    words = ("sampler=unipc", "sampler.order=1", "steps=2", "guidance.weight=0.5", "clip=none")
-    command = sample(tmp_path, run, *words).line().split("run diffgen ")[1].split()
+WAYS = {
+    "sampler": ("sampler=unipc", "sampler.order=1", "sampler.corrector=false", "clip=none"),
+    "weight": ("guidance.weight=0.5",),
+    "interval": ("guidance.weight=1", "guidance.interval=[0,50]"),
+    "none": ("guidance=none",),
+    "elsewhere": ("runs=my runs", "checkpoint=latest"),
+    "weak": ("guidance=autoguidance", "guidance.checkpoint=my runs/a/b", "guidance.weight=0"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
+def test_the_command_in_the_answer_mends_it(way, run, tmp_path):
+    """As a shell reads it; nothing that sampling is told is lost on the way."""
+    shutil.copytree(run, tmp_path / "my runs/a/b")
+    words = ("sampler=ddim", "steps=2", *way)
+    answer = sample(tmp_path, run, *words).line()
+    command = shlex.split(answer.split("; run diffgen ")[1])
     worked(here(tmp_path, *command, *FEW))
     worked(sample(tmp_path, run, *words))
 
