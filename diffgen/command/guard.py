@@ -1,4 +1,4 @@
-"""A Hydra callback that refuses bad values before a folder is made or a job started."""
+"""A Hydra callback that refuses bad values before a job starts or even its folder is made."""
 
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from diffgen.command.past import past
 from diffgen.command.registry import COMMANDS, imported
 from diffgen.command.settings import check
+from diffgen.errors import UsageError
 
 SWEEPS: list[Path] = []
 
@@ -25,6 +26,7 @@ class Guard(Callback):
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         with past():
             check(self.command, config)
+            make(config.hydra.run.dir, config.runs)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         loader = GlobalHydra.instance().config_loader()
@@ -34,7 +36,18 @@ class Guard(Callback):
             if preflight := COMMANDS[self.command].preflight:
                 for plain in configs:
                     imported(preflight)(plain)
+            make(config.hydra.sweep.dir, config.runs)
         SWEEPS.append(Path(config.hydra.sweep.dir).resolve())
+
+
+def make(folder: str, runs: str) -> None:
+    """Makes the folder of a job or a sweep; UsageError where that cannot be."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"cannot write runs={runs} ({error.strerror}); set runs=FOLDER"
+        ) from error
 
 
 def covering(overrides: list[str]) -> list[list[str]]:

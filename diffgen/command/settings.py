@@ -16,7 +16,8 @@ from diffgen.errors import UsageError
 Room = dict[str, Any]
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
-Devices = Literal["auto"] | Annotated[int, Field(ge=-1)] | list[Natural]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what generators of torch and numpy all take
+Devices = Literal["auto", -1] | Count | Annotated[list[Natural], Field(min_length=1)]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
@@ -27,7 +28,7 @@ class Settings(BaseModel):
 
 
 class Common(Settings):
-    seed: Natural
+    seed: Seed
     runs: str
     cache: str
     compile: bool
@@ -89,7 +90,7 @@ class Tune(Settings):
     steps: Count
     guidance: Guidance
     clip: Literal["auto", "none", "range", "dynamic"]
-    seed: Natural
+    seed: Seed
     labels: str | int | Annotated[list[str | int], Field(min_length=1)]
     num_samples: Count
     candidates: Count
