@@ -24,6 +24,7 @@ from diffgen.judge import Judge, features_name, judge_of
 from diffgen.publish import NOTE, publish
 from diffgen.request import Request
 from diffgen.task.files import keep
+from diffgen.training.devices import fabric_of
 from diffgen.training.launch import quiet
 from diffgen.training.logger import ready
 from diffgen.training.saving import write_atomically
@@ -37,12 +38,7 @@ def sample(cfg: DictConfig) -> None:
     folder = Path(job.runtime.output_dir)
     if job.mode != RunMode.MULTIRUN:  # of a sweep it is known
         ready(config["logger"])
-    fabric = Fabric(
-        accelerator=config["accelerator"],
-        devices=config["devices"],
-        strategy="ddp" if config["devices"] not in (1, "auto") else "auto",
-        precision=config["precision"],
-    )
+    fabric = fabric_of(config)
     fabric.launch()
     cells = Job(config, fabric).cells()
     if fabric.global_rank:
@@ -186,7 +182,7 @@ class Job:
             "ema": request.ema,
             "sampler": self.config["sampler"]["name"],
             "settings": request.changed_settings(),
-            "steps": len(request.times) - 1,
+            "steps": request.steps,
             "spacing": request.spacing,
             "start": request.start,
             "clip": request.clip,

@@ -1,6 +1,6 @@
 """`diffgen train`: a configuration in, checkpoints out."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from diffgen.resolve import followed, range_of, resolved, waiting
 from diffgen.resume import resumed
 from diffgen.sampler.start import STARTS
 from diffgen.training.agreement import Agreement
+from diffgen.training.devices import fabric_of, strategy_of
 from diffgen.training.ema import Ema, Profile
 from diffgen.training.launch import quiet
 from diffgen.training.logger import finish, logger_of
@@ -64,6 +65,7 @@ class Run:
         by signal, the checkpoint written.
         """
         settings = typed(TrainerSettings, "trainer", self.config["trainer"])
+        fabric_of(asdict(settings), "trainer.")
         source: Source = build("dataset", self.config["dataset"])
         images = read or source.split("train")
         module = self.module(images, settings)
@@ -161,7 +163,7 @@ class Run:
             max_steps=settings.max_steps,
             accelerator=settings.accelerator,
             devices=settings.devices,
-            strategy="ddp" if settings.devices > 1 else "auto",
+            strategy=strategy_of(settings.devices),
             precision=settings.precision,
             accumulate_grad_batches=settings.accumulate,
             gradient_clip_val=settings.clip,

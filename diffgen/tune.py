@@ -4,7 +4,6 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from lightning.fabric import Fabric
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
@@ -16,6 +15,7 @@ from diffgen.request import Request
 from diffgen.sampler import tuned
 from diffgen.spacing import SPACINGS
 from diffgen.spacing import times as spaced
+from diffgen.training.devices import fabric_of
 from diffgen.training.launch import quiet
 
 # What a request of `diffgen sample` holds besides, where tuning leaves no choice.
@@ -33,8 +33,8 @@ def tune(cfg: DictConfig) -> None:
     """Find, tell and keep the times of one way of sampling; their file is printed last."""
     quiet()
     config: Any = OmegaConf.to_container(cfg, resolve=True)
-    device = Fabric(accelerator=config["accelerator"], devices=1).device
-    tuning = Tuning(config, device)
+    fabric = fabric_of({**config, "devices": 1, "precision": "32-true"})
+    tuning = Tuning(config, fabric.device)
     times = tuning.found()
     costs = tuning.costs(times)
     tell(tuning.title, costs)

@@ -267,6 +267,10 @@ REFUSALS = {
     "trainer.batch_size=-1": "trainer.batch_size=-1: input should be greater than 0",
     "trainer.accumulate=3": "trainer.batch_size=16 cannot be shared out evenly",
     "trainer.precision=64": "trainer.precision=64: input should be '32-true'",
+    "trainer.precision=16-mixed": "trainer.precision=16-mixed needs a GPU; set trainer.",
+    "trainer.accelerator=cuda": "no trainer.accelerator=cuda with trainer.devices=1 here (",
+    "trainer.accelerator=abacus": "no trainer.accelerator=abacus with trainer.devices=1 here (You",
+    "trainer.devices=999": "trainer.devices=999 is more processes than the ",
     "trainer.save_every=0": "trainer.save_every=0: input should be greater than 0",
     "optimizer.lr=fast": "optimizer.lr=fast: input should be a valid number",
     "optimizer.betas=[0.9,1.5]": "optimizer.betas.1=1.5: input should be less than 1",
@@ -281,7 +285,9 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize(("word", "answer"), REFUSALS.items(), ids=REFUSALS)
-def test_a_wrong_setting_gets_one_line(word, answer, tmp_path):
+def test_a_wrong_setting_gets_one_line(word, answer, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     done = here(tmp_path, "train", *TINY, "trainer.max_steps=1", word)
     assert done.status == 2
     assert done.line().startswith(answer)

@@ -1,0 +1,53 @@
+"""What a job computes on: processes and devices of this machine, refused where it has none."""
+
+import os
+from typing import Any
+
+from lightning.fabric import Fabric
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from diffgen.errors import UsageError
+
+
+def fabric_of(settings: dict[str, Any], within: str = "") -> Fabric:
+    """Lightning's Fabric for the keys accelerator, devices and precision found under `within`.
+
+    No process is started. UsageError where this machine has no such devices, or none that
+    compute in this precision.
+    """
+    accelerator, devices = settings["accelerator"], settings["devices"]
+    try:
+        fabric = Fabric(
+            accelerator=accelerator,
+            devices=devices,
+            strategy=strategy_of(devices),
+            precision=settings["precision"],
+        )
+    except (MisconfigurationException, ImportError, RuntimeError, ValueError, TypeError) as error:
+        reason = str(error).splitlines()[0].rstrip(".!")
+        raise UsageError(
+            f"no {within}accelerator={accelerator} with {within}devices={devices} here "
+            f"({reason}); set {within}accelerator=auto {within}devices=1"
+        ) from error
+    if fabric.device.type == "cpu":
+        _check_processors(devices, settings["precision"], within)
+    return fabric
+
+
+def strategy_of(devices: Any) -> str:
+    """Lightning's name for how these devices share a job."""
+    return "auto" if devices in (1, "auto") else "ddp"
+
+
+def _check_processors(devices: int | str, precision: str, within: str) -> None:
+    most = max(2, os.cpu_count() or 1)  # two on one core still show whether several agree
+    if isinstance(devices, int) and devices > most:
+        raise UsageError(
+            f"{within}devices={devices} is more processes than the {most} that this machine's "
+            "processors can run at once; set fewer"
+        )
+    if precision == "16-mixed":
+        raise UsageError(
+            f"{within}precision=16-mixed needs a GPU; set {within}precision=bf16-mixed, which "
+            "processors compute in, too"
+        )
