@@ -27,7 +27,8 @@ def guidance_sheets(folder: Path, rows: Mapping[Path, dict[str, Any]]) -> list[P
     written = []
     for key, cells in several.items():
         _, _, _, sampler, _, steps, *_ = json.loads(key)
-        name = "guidance" if len(several) == 1 else f"guidance_{sampler}_{steps}"
+        way = sampler if steps is None else f"{sampler}_{steps}"
+        name = "guidance" if len(several) == 1 else f"guidance_{way}"
         columns = [cell for _, cell in sorted(cells, key=lambda pair: pair[0])]
         if _write(folder / f"{name}.png", columns):
             written.append(folder / f"{name}.png")

@@ -153,6 +153,18 @@ def start_of(settings: ModelSettings, sampler: Sampler) -> str:
     return sampler.start
 
 
+def check_spacing(sampler: Sampler, spacing: str) -> None:
+    """UsageError where only one of a sampler and a spacing leaves the steps to the sampler."""
+    if sampler.takes_steps and spacing == "ends":
+        raise UsageError(
+            "spacing=ends: this sampler takes the steps it is given; take spacing=auto"
+        )
+    if not sampler.takes_steps and spacing != "ends":
+        raise UsageError(
+            f"spacing={spacing}: this sampler chooses its own steps; leave it at spacing=auto"
+        )
+
+
 def times_of(
     settings: ModelSettings, schedule: Schedule, spacing: str, steps: int | None
 ) -> Tensor:

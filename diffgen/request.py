@@ -18,7 +18,7 @@ from diffgen.guidance import checks
 from diffgen.guides import Guides, as_float
 from diffgen.model.denoiser import Clipped, Denoiser, Preconditioned, Thresholded
 from diffgen.model.evaluations import FixedShape, RowCount
-from diffgen.recipe import ModelSettings, start_of, times_of
+from diffgen.recipe import ModelSettings, check_spacing, start_of, times_of
 from diffgen.sampler import Sampler
 from diffgen.sampler.start import STARTS
 from diffgen.sampler.tuned import check_tunable
@@ -87,7 +87,13 @@ class Request:
             few = times_of(self.model, self.base.schedule, "log_snr", 3)
             check_tunable(self.sampler, self.base.schedule, few)
             return tuned_times.kept(self.checkpoint, self.way, self.remedy)
+        check_spacing(self.sampler, self.spacing)
         return times_of(self.model, self.base.schedule, self.spacing, steps)
+
+    @property
+    def steps(self) -> int | None:
+        """The number of steps, None where the sampler chooses it for each image."""
+        return len(self.times) - 1 if self.sampler.takes_steps else None
 
     @property
     def way(self) -> dict[str, Any]:

@@ -106,6 +106,17 @@ def test_a_sweep_ends_with_a_table_of_its_cells(sweep):
     assert 0 < float(floor["fid"]) < min(float(row["fid"]) for row in found)
 
 
+def test_a_sampler_that_chooses_its_steps_has_none_in_its_row(ddpm, tmp_path):
+    way = ("sampler=rk45", *FIXED["rk45"], "guidance.weight=0,1", "num_samples=40", *FEATURES)
+    folder = sample(tmp_path, ddpm, "-m", *way)
+    found = rows(folder)[1:]
+    assert [row["steps"] for row in found] == ["", ""]
+    assert [row["spacing"] for row in found] == ["ends", "ends"]
+    assert float(found[0]["nfe"]) < float(found[1]["nfe"])
+    assert " steps " not in (folder / "table.md").read_text()
+    assert (folder / "table.png").is_file()
+
+
 def test_every_row_tells_where_it_comes_from(sweep, ddpm):
     for row in rows(sweep.folder)[1:]:
         assert row["checkpoint"] == ddpm.name

@@ -116,7 +116,7 @@ WAYS = {
 @pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
 def test_the_command_in_the_answer_mends_it(way, run, tmp_path):
     """As a shell reads it; nothing that sampling is told is lost on the way."""
-    shutil.copytree(run, tmp_path / "my runs/a/b")
+    shutil.copytree(run, tmp_path / "my runs/a/b", ignore=shutil.ignore_patterns("tuned"))
     words = ("sampler=ddim", "steps=2", *way)
     answer = sample(tmp_path, run, *words).line()
     command = shlex.split(answer.split("; run diffgen ")[1])

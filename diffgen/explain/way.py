@@ -57,7 +57,7 @@ def way_of(settings: Mapping[str, Any], model: ModelSettings, schedule: Schedule
     times = times_of(model, schedule, sampler.spacing, steps)
     ladder = isinstance(sampler, Langevin) and len(times) > 2
     moves = _moves(sampler, schedule, times) if ladder else None
-    nfe = None if sampler.spacing == "ends" else evaluations(sampler, model, schedule, times)
+    nfe = evaluations(sampler, model, schedule, times) if sampler.takes_steps else None
     return Way(options.pop("name"), options, times.tolist(), nfe, moves)
 
 

@@ -20,6 +20,11 @@ class Sampler(abc.ABC):
     spacing: ClassVar[str]  # what `spacing=auto` means for it
     start: ClassVar[Literal["prior", "uniform"]] = "prior"  # what `start=auto` means for it
 
+    @property
+    def takes_steps(self) -> bool:
+        """Whether it takes the steps it is given; else it chooses its own between the ends."""
+        return self.spacing != "ends"
+
     @abc.abstractmethod
     def trajectory(
         self, denoiser: Denoiser, x: Tensor, times: Tensor, label: Tensor | None, noise: Noise

@@ -97,7 +97,7 @@ def miss(
 
 def check_tunable(sampler: Sampler, schedule: Schedule, candidates: Tensor) -> None:
     """UsageError where a sampler draws noise or chooses its own steps; no network is called."""
-    if sampler.spacing == "ends":
+    if not sampler.takes_steps:
         raise UsageError("this sampler chooses its own steps, so there are no times to tune")
     nothing = torch.zeros(1, 1, 1, 1)
     still = Path(candidates, [nothing] * len(candidates), [nothing] * (len(candidates) - 1))

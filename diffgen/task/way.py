@@ -49,7 +49,7 @@ def evenly(schedule: Schedule, t: Tensor, steps: int) -> Tensor:
 
 def check_stops(sampler: Sampler, task: str) -> None:
     """UsageError for a sampler that goes its way by itself, image by image."""
-    if sampler.spacing == "ends":
+    if not sampler.takes_steps:
         raise UsageError(
             f"{task} needs a sampler that takes the same steps with all images, and "
             f"{type(sampler).__name__} chooses them for each: take sampler=heun"
