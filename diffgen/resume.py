@@ -1,5 +1,6 @@
 """Continuing a run: its recipe from the checkpoint, a few settings from the command line."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ FREE = (
     "resume",
 )
 
+log = logging.getLogger(__name__)
+
 
 def resumed(
     config: dict[str, Any], overrides: Sequence[str], folder: Path
@@ -50,6 +53,7 @@ def resumed(
     merged = dict(found.recipe)
     for key in map(_key, overrides):
         merged = _carried(merged, config, key)
+    _tell_if_finished(found, merged)
     return merged, found.run, found.path
 
 
@@ -57,10 +61,25 @@ def _newest_alike(config: dict[str, Any]) -> Checkpoint | None:
     folder = Path(config["runs"]) / f"{config['dataset']['name']}_{config['model']['name']}"
     paths = folder.glob("*/checkpoints/last.ckpt")
     for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
-        found = checkpoint.load(path)
+        try:
+            found = checkpoint.load(path)
+        except UsageError as error:  # of another run, perhaps
+            log.warning("resume=auto leaves out a run: %s", error)
+            continue
         if _fixed(found.recipe) == _fixed(config):
             return found
     return None
+
+
+def _tell_if_finished(found: Checkpoint, recipe: dict[str, Any]) -> None:
+    most = recipe["trainer"]["max_steps"]
+    if found.step >= most:
+        log.warning(
+            "%s is finished: step %d of %d; give trainer.max_steps= to go on",
+            found.run,
+            found.step,
+            most,
+        )
 
 
 def _fixed(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

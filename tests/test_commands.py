@@ -146,6 +146,27 @@ def test_resume_auto_takes_the_newest_run_of_the_same_settings(tmp_path):
         assert_same(contents(last(first))[key], contents(last(whole))[key])
 
 
+def test_resume_auto_passes_over_a_damaged_run_and_names_it(tmp_path):
+    words = (*TINY, "resume=auto", "logger=none", "trainer.max_steps=1")
+    good = train(tmp_path, *words)
+    bad = good.with_name("bad") / "checkpoints" / "last.ckpt"
+    bad.parent.mkdir(parents=True)
+    bad.write_bytes(last(good).read_bytes()[:-100])
+    done = worked(here(tmp_path, "train", *words, "trainer.max_steps=2"))
+    assert tmp_path / done.folder == good
+    assert contents(last(good))["global_step"] == 2
+    assert f"leaves out a run: {bad.relative_to(tmp_path)} is truncated" in done.out
+    assert "is finished" not in done.out
+
+
+@pytest.mark.parametrize("word", ["resume=auto", "resume={}"], ids=["auto", "path"])
+def test_going_on_with_a_finished_run_says_so(word, plain, tmp_path):
+    copy = shutil.copytree(plain, tmp_path / "runs/digits_ddpm/copy")
+    done = worked(here(tmp_path, "train", *SIX, "logger=none", word.format(copy)))
+    assert "digits_ddpm/copy is finished: step 6 of 6; give trainer.max_steps=" in done.out
+    assert (tmp_path / done.folder).samefile(copy)
+
+
 def test_a_setting_that_contradicts_the_recipe_is_refused(plain, tmp_path):
     before = last(plain).read_bytes()
     for word in ("optimizer.lr=0.5", "seed=3", "network.dropout=0.5", "model=ncsnv2"):
