@@ -184,12 +184,36 @@ def test_level_is_the_papers_index():
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: Linear(levels=20), "schedule=cosine"),
-        (lambda: Linear(levels=100, rescale=False), "0.60 of the image"),
-        (lambda: Constant(beta=1e-3), "0.61 of the image"),
-        (lambda: Linear(beta_min=0.0), "beta"),
+        (lambda: Linear(levels=20), "to 1, .*: take schedule.levels=21 or more, lower schedule.b"),
+        (
+            lambda: Linear(levels=100, rescale=False),
+            "0.60 of .*: take schedule.rescale=true, raise",
+        ),
+        (
+            lambda: Constant(levels=9, rescale=False),
+            "0.96 of .*: take schedule.rescale=true, raise",
+        ),
+        (
+            lambda: Linear(beta_max=0.01),
+            r"0.08 of the image's scale \(limit 0.05\): raise schedule.b",
+        ),
+        (lambda: Quadratic(beta_max=2.0, rescale=False), "to 2, .*: lower schedule.beta_max, or"),
+        (lambda: Constant(beta=1e-3), "0.61 of the image's .*: raise schedule.beta, or"),
+        (lambda: Constant(beta=0.0), "take schedule.beta above 0"),
+        (
+            lambda: Constant(beta=0.5, levels=9),
+            "take schedule.levels=501 or more, lower schedule.beta,",
+        ),
+        (
+            lambda: Linear(beta_min=0.0),
+            "from 0 to 0.02, .*: take schedule.beta_min and schedule.beta_m",
+        ),
+        (lambda: Cosine(offset=-0.5), "take schedule.offset from 0 up"),
+        (lambda: Cosine(beta_max=1.0), "take schedule.beta_max below 1"),
+        (lambda: Cosine(beta_max=1e-3), "0.64 of the image's .*: raise schedule.beta_max, where"),
+        (lambda: Sigmoid(start=3.0), "take schedule.start and schedule.end apart"),
         (lambda: Linear(levels=1), "2 or more"),
-        (lambda: VP(beta_max=5.0), "0.28 of the image"),
+        (lambda: VP(beta_max=5.0), "0.28 of the image's .*: raise schedule.beta_max, or"),
         (lambda: VP(t_min=0.0), "t_min"),
         (lambda: VE(sigma_max=0.001), "sigma_min"),
         (lambda: EDM(rho=0.0), "rho"),
@@ -199,8 +223,17 @@ def test_level_is_the_papers_index():
     ids=[
         "too_few",
         "not_rescaled",
+        "constant_not_rescaled",
+        "weak_ramp",
+        "strong_ramp",
         "too_weak",
+        "no_beta",
+        "too_strong",
         "no_noise",
+        "negative_offset",
+        "uncapped",
+        "capped_too_low",
+        "flat",
         "no_levels",
         "vp_weak",
         "vp_zero",
@@ -213,3 +246,12 @@ def test_level_is_the_papers_index():
 def test_refusals_name_the_remedy(make, words):
     with pytest.raises(UsageError, match=words):
         make()
+
+
+def test_the_remedies_mend():
+    Linear(levels=21)
+    Linear(levels=100, rescale=True)
+    Constant(levels=9, rescale=True)
+    Constant(levels=501, beta=0.5)
+    Cosine(offset=0.0)
+    Quadratic(beta_max=0.02, rescale=False)

@@ -8,7 +8,6 @@ import torch
 
 from diffgen.build import build, typed
 from diffgen.classifier_recipe import ClassifierSettings, any_network, settings_of
-from diffgen.errors import UsageError
 from diffgen.explain.cost import Cost
 from diffgen.explain.data import Data
 from diffgen.explain.doubts import doubts, early
@@ -52,7 +51,7 @@ class Explanation:
 def explained(config: dict[str, Any], data: Data, recipe: str | None) -> Explanation:
     """What a configuration without waiting settings comes to."""
     model = settings_of(config)
-    schedule = _schedule(config["schedule"])
+    schedule: Schedule = build("schedule", config["schedule"])
     if isinstance(model, ModelSettings):
         check_fit(model, schedule)
     ladder = ladder_of(schedule, data.dimension)
@@ -87,17 +86,6 @@ def parameters(
     with torch.device("meta"):
         network = any_network(config, model, schedule, data.shape, data.num_classes)
     return sum(parameter.numel() for parameter in network.parameters())
-
-
-def _schedule(settings: Mapping[str, Any]) -> Schedule:
-    try:
-        return build("schedule", settings)
-    except UsageError as error:
-        if settings.get("rescale", True):
-            raise
-        raise UsageError(
-            f"{error}; schedule.rescale=true multiplies them by 1000/{settings['levels']}"
-        ) from error
 
 
 def _way(

@@ -65,13 +65,12 @@ class Schedule(abc.ABC):
         return match(self.alpha(t), like), match(self.sigma(t), like)
 
 
-def drowned(schedule: Schedule) -> None:
-    """UsageError where a variance-preserving schedule still shows the image at t = 1."""
+def drowned(schedule: Schedule, remedy: str) -> None:
+    """UsageError with the remedy where a variance-preserving schedule shows the image at t = 1."""
     last = schedule.alpha(torch.tensor(1.0, dtype=torch.float64)).item()
     if last > VISIBLE:
         raise UsageError(
-            f"the last level keeps {last:.2f} of the image's scale (limit {VISIBLE}): raise the "
-            "betas, take more levels, or use schedule=cosine"
+            f"the last level keeps {last:.2f} of the image's scale (limit {VISIBLE}): {remedy}"
         )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffgen.schedule.discrete import Discrete
+from diffgen.schedule.discrete import Discrete, Remedies, rescaling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,3 +18,7 @@ class Constant(Discrete):
     def betas(self) -> Tensor:
         scale = 1000 / self.levels if self.rescale else 1.0
         return torch.full((self.levels,), scale * self.beta, dtype=torch.float64)
+
+    @property
+    def remedies(self) -> Remedies:
+        return rescaling("schedule.beta", self.beta, self.levels, self.rescale)

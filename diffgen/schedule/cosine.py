@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffgen.schedule.discrete import Discrete
+from diffgen.schedule.discrete import Discrete, Remedies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,3 +20,11 @@ class Cosine(Discrete):
         t = torch.linspace(0, 1, self.levels + 1, dtype=torch.float64)
         signal = ((t + self.offset) / (1 + self.offset) * math.pi / 2).cos() ** 2
         return (1 - signal[1:] / signal[:-1]).clamp(max=self.beta_max)
+
+    @property
+    def remedies(self) -> Remedies:
+        return Remedies(
+            low="take schedule.offset from 0 up and schedule.beta_max above 0",
+            high="take schedule.beta_max below 1",
+            visible="raise schedule.beta_max, where betas are capped",
+        )

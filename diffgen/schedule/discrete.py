@@ -6,6 +6,7 @@ DDPM's q(x_k | x_{k-1}) = N(sqrt(1 - beta_k) x_{k-1}, beta_k) gives alpha_k^2 = 
 
 import abc
 import functools
+import math
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,16 @@ from torch import Tensor
 
 from diffgen.errors import UsageError
 from diffgen.schedule.base import Schedule, drowned
+
+
+@dataclass(frozen=True)
+class Remedies:
+    """What to change where a beta is not above 0, where one reaches 1, and where the last level
+    still shows the image."""
+
+    low: str
+    high: str
+    visible: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,16 +43,21 @@ class Discrete(Schedule):
             raise UsageError(f"schedule.levels={self.levels}: take 2 or more")
         betas = self.betas()
         if not (betas.min() > 0 and betas.max() < 1):
+            remedy = self.remedies.high if betas.min() > 0 else self.remedies.low
             raise UsageError(
-                f"schedule.levels={self.levels} puts beta between {betas.min():.3g} and "
-                f"{betas.max():.3g}, and it must stay inside (0, 1): take more levels, or "
-                "schedule=cosine"
+                f"{self.levels} levels have betas from {betas.min():.3g} to {betas.max():.3g}, "
+                f"and each must lie inside (0, 1): {remedy}"
             )
-        drowned(self)
+        drowned(self, self.remedies.visible)
 
     @abc.abstractmethod
     def betas(self) -> Tensor:
         """Variance added at each level, (levels,) float64 inside (0, 1)."""
+
+    @property
+    @abc.abstractmethod
+    def remedies(self) -> Remedies:
+        """What to say of betas that cannot be."""
 
     @property
     def t_min(self) -> float:
@@ -71,3 +87,15 @@ def interpolate(table: Tensor, t: Tensor) -> Tensor:
     position = t.to(table) * (len(table) - 1)
     below = position.long().clamp(max=len(table) - 2)
     return torch.lerp(table[below], table[below + 1], position - below)
+
+
+def rescaling(key: str, top: float, levels: int, rescale: bool) -> Remedies:
+    """Remedies of betas that are stated for 1000 levels; `top`, under `key`, is the greatest."""
+    more = f"take schedule.levels={math.floor(1000 * top) + 1} or more, " if rescale else ""
+    scaled = "" if rescale or levels >= 1000 else "take schedule.rescale=true, "
+    low = key if key == "schedule.beta" else f"schedule.beta_min and {key}"
+    return Remedies(
+        low=f"take {low} above 0",
+        high=f"{more}lower {key}, or take schedule=cosine",
+        visible=f"{scaled}raise {key}, or take schedule=cosine",
+    )

@@ -3,7 +3,7 @@
 import abc
 from dataclasses import dataclass
 
-from diffgen.schedule.discrete import Discrete
+from diffgen.schedule.discrete import Discrete, Remedies, rescaling
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,3 +23,7 @@ class Ramp(Discrete, abc.ABC):
         """The first and the last beta at this number of levels."""
         scale = 1000 / self.levels if self.rescale else 1.0
         return scale * self.beta_min, scale * self.beta_max
+
+    @property
+    def remedies(self) -> Remedies:
+        return rescaling("schedule.beta_max", self.beta_max, self.levels, self.rescale)

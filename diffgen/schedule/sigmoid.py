@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffgen.schedule.discrete import Discrete
+from diffgen.schedule.discrete import Discrete, Remedies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,3 +25,12 @@ class Sigmoid(Discrete):
         falling = (-v / self.tau).sigmoid()
         signal = (falling - falling[-1]) / (falling[0] - falling[-1])
         return (1 - signal[1:] / signal[:-1]).clamp(max=self.beta_max)
+
+    @property
+    def remedies(self) -> Remedies:
+        return Remedies(
+            low="take schedule.start and schedule.end apart, schedule.tau nearer to 1 and "
+            "schedule.beta_max above 0",
+            high="take schedule.beta_max below 1",
+            visible="raise schedule.beta_max, where betas are capped",
+        )

@@ -26,7 +26,7 @@ class VP(Schedule):
                 "schedule=vp needs 0 < schedule.beta_min < schedule.beta_max and 0 < "
                 f"schedule.t_min < 1, not {self.beta_min}, {self.beta_max} and {self.t_min}"
             )
-        drowned(self)
+        drowned(self, "raise schedule.beta_max, or take schedule=cosine")
 
     def alpha(self, t: Tensor) -> Tensor:
         return self._log_alpha(t).exp()
