@@ -92,7 +92,8 @@ def interpolate(table: Tensor, t: Tensor) -> Tensor:
 def rescaling(key: str, top: float, levels: int, rescale: bool) -> Remedies:
     """Remedies of betas that are stated for 1000 levels; `top`, under `key`, is the greatest."""
     more = f"take schedule.levels={math.floor(1000 * top) + 1} or more, " if rescale else ""
-    scaled = "" if rescale or levels >= 1000 else "take schedule.rescale=true, "
+    helps = not rescale and 1000 * top < levels < 1000
+    scaled = "take schedule.rescale=true, " if helps else ""
     low = key if key == "schedule.beta" else f"schedule.beta_min and {key}"
     return Remedies(
         low=f"take {low} above 0",
