@@ -27,6 +27,7 @@ from diffgen.training.level_losses import LevelLosses
 from diffgen.training.loss import Loss
 from diffgen.training.module import Module
 from diffgen.training.optimizer import OptimizerSettings
+from diffgen.training.progress import Reporter
 from diffgen.training.times import TIMES, antithetic, log_normal, stratified, uniform
 from diffgen.training.weighting import WEIGHTINGS, weighting_of
 
@@ -581,6 +582,39 @@ def test_without_weight_decay_the_optimiser_is_adam():
             parameter.grad = torch.tensor([1.0, -2.0, 0.1 * k], dtype=torch.float64)
             optimiser.step()
     torch.testing.assert_close(mine.data, theirs.data)
+
+
+@pytest.mark.parametrize("bar", [True, False], ids=["bar", "lines"])
+def test_progress_is_told_before_the_first_row_of_the_log(bar, monkeypatch, capsys):
+    """Of steps of half a second, with losses 1, 2, ..., of which the sixth writes a row."""
+    now, told, rows = 100.0, [], {}
+    monkeypatch.setattr("diffgen.training.progress.time", SimpleNamespace(monotonic=lambda: now))
+    trainer = SimpleNamespace(
+        **{"global_step": 0, "max_steps": 8, "is_global_zero": True},
+        loggers=[SimpleNamespace(log_metrics=lambda values, step: rows.update({step: values}))],
+        optimizers=[SimpleNamespace(param_groups=[{"lr": 0.1}])],
+    )
+    module = SimpleNamespace(level_losses=LevelLosses(), batch_size=6)
+    reporter = Reporter(every=6, quiet_seconds=1)
+    reporter.on_train_start(trainer, module)
+    if bar:
+        reporter.task = 0
+        reporter.bar = SimpleNamespace(
+            update=lambda *_, description, **__: told.append(description)
+        )
+    for step in range(1, 9):
+        now, trainer.global_step = now + 0.5, step
+        module.level_losses.add(torch.tensor([0.5]), torch.tensor([float(step)]))
+        reporter.on_train_batch_end(trainer, module)
+    losses = {2: 1.5, 4: 2.5, 6: 3.5, 8: 7.5}
+    lines = told or capsys.readouterr().out.splitlines()
+    assert [line[: line.index("/s") + 2] for line in lines] == [
+        f"step {step}/8  loss {loss:.4f}  12 images/s" for step, loss in losses.items()
+    ]
+    assert {step: (row["loss"], row["images_per_second"]) for step, row in rows.items()} == {
+        6: (3.5, 12),
+        8: (7.5, 12),
+    }
 
 
 def test_losses_by_level_are_means_of_their_tenth():

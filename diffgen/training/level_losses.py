@@ -21,11 +21,16 @@ class LevelLosses:
         self.sums[name].index_add_(1, index, pairs)
 
     def read(self) -> dict[str, float]:
-        """Means since the last reading: `loss` over all, `loss/t0.1` ... by tenth; then empty."""
+        """As `means`, after which nothing is left of them."""
+        read = self.means()
+        self.sums = {}
+        return read
+
+    def means(self) -> dict[str, float]:
+        """Means since the last reading: `loss` over all, `loss/t0.1` ... by tenth."""
         read: dict[str, float] = {}
         for name, (total, count) in self.sums.items():
             read[name] = float(total.sum() / count.sum())
             means = (total / count).tolist()
             read |= {f"{name}/t{(k + 1) / BINS:.1f}": m for k, m in enumerate(means) if m == m}
-        self.sums = {}
         return read

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as L
@@ -15,6 +16,9 @@ from diffgen.training.level_losses import LevelLosses
 class Reporter(L.Callback):
     """Loss, images/s and time left; every `every` steps a row in the loggers.
 
+    Between rows it speaks from the losses so far, each second on a bar, else after
+    `quiet_seconds`.
+
     A loss that is no longer finite stops the run, since nothing after it would be worth keeping.
     """
 
@@ -23,7 +27,8 @@ class Reporter(L.Callback):
         self.bar: Progress | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.read = self.spoken = (time.monotonic(), trainer.global_step)
+        self.spoken = time.monotonic()
+        self.read = (self.spoken, trainer.global_step)
         if trainer.is_global_zero and sys.stderr.isatty():
             columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
             self.bar = Progress(*columns, transient=True, console=Console(stderr=True))
@@ -34,21 +39,12 @@ class Reporter(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any, **__: Any) -> None:
         step = trainer.global_step
-        if step == self.read[1] or (step % self.every and step != trainer.max_steps):
+        if step == self.read[1]:
             return
-        losses: LevelLosses = pl_module.level_losses
-        values = losses.read()
-        if not torch.isfinite(torch.tensor(values["loss"])):
-            raise RuntimeError(f"the loss is {values['loss']} at step {step}; lower optimizer.lr")
-        now = time.monotonic()
-        seconds, steps = now - self.read[0], step - self.read[1]
-        self.read = (now, step)
-        values["images_per_second"] = pl_module.batch_size * steps / seconds
-        values["lr"] = trainer.optimizers[0].param_groups[0]["lr"]
-        for logger in trainer.loggers:
-            logger.log_metrics(values, step)
-        if trainer.is_global_zero:
-            self._say(trainer, step, values, (trainer.max_steps - step) * seconds / steps)
+        if step % self.every == 0 or step == trainer.max_steps:
+            self._row(trainer, pl_module, step)
+        elif trainer.is_global_zero and self._silence() >= (1 if self.bar else self.quiet_seconds):
+            self._say(trainer, pl_module, step, pl_module.level_losses.means())
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._close()
@@ -56,17 +52,46 @@ class Reporter(L.Callback):
     def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
         self._close()
 
-    def _say(self, trainer: L.Trainer, step: int, values: dict[str, float], left: float) -> None:
+    def _row(self, trainer: L.Trainer, pl_module: Any, step: int) -> None:
+        """Give the loggers what happened since the row before."""
+        losses: LevelLosses = pl_module.level_losses
+        values, now = losses.read(), time.monotonic()
+        if not torch.isfinite(torch.tensor(values["loss"])):
+            raise RuntimeError(f"the loss is {values['loss']} at step {step}; lower optimizer.lr")
+        told = {
+            **values,
+            "images_per_second": pl_module.batch_size / self._pace(step),
+            "lr": trainer.optimizers[0].param_groups[0]["lr"],
+        }
+        for logger in trainer.loggers:
+            logger.log_metrics(told, step)
+        last = step == trainer.max_steps
+        if trainer.is_global_zero and (self.bar or last or self._silence() >= self.quiet_seconds):
+            self._say(trainer, pl_module, step, values)
+        self.read = (now, step)
+
+    def _say(
+        self, trainer: L.Trainer, pl_module: Any, step: int, values: Mapping[str, float]
+    ) -> None:
+        self.spoken, pace = time.monotonic(), self._pace(step)
         right = f"accuracy {values['accuracy']:.3f}  " if "accuracy" in values else ""
         text = (
             f"step {step}/{trainer.max_steps}  loss {values['loss']:.4f}  {right}"
-            f"{values['images_per_second']:.0f} images/s"
+            f"{pl_module.batch_size / pace:.0f} images/s"
         )
+        left = (trainer.max_steps - step) * pace
         if self.bar:
             self.bar.update(self.task, completed=step, description=text)
-        elif time.monotonic() - self.spoken[0] >= self.quiet_seconds or step == trainer.max_steps:
-            self.spoken = (time.monotonic(), step)
+        else:
             print(f"{text}  {int(left // 60)} min {left % 60:02.0f} s left", flush=True)
+
+    def _pace(self, step: int) -> float:
+        """Seconds per step since the last row of the log."""
+        return (time.monotonic() - self.read[0]) / (step - self.read[1])
+
+    def _silence(self) -> float:
+        """Seconds since something was said."""
+        return time.monotonic() - self.spoken
 
     def _close(self) -> None:
         if self.bar:
