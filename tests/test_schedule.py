@@ -190,8 +190,12 @@ def test_level_is_the_papers_index():
             "0.60 of .*: take schedule.rescale=true, raise",
         ),
         (
+            lambda: Constant(levels=50, rescale=False),
+            "0.78 of .*: take schedule.rescale=true, raise",
+        ),
+        (
             lambda: Constant(levels=9, rescale=False),
-            "0.96 of .*: take schedule.rescale=true, raise",
+            r"0.96 of the image's scale \(limit 0.05\): raise schedule.beta, or",
         ),
         (
             lambda: Linear(beta_max=0.01),
@@ -224,6 +228,7 @@ def test_level_is_the_papers_index():
         "too_few",
         "not_rescaled",
         "constant_not_rescaled",
+        "past_rescaling",
         "weak_ramp",
         "strong_ramp",
         "too_weak",
@@ -251,7 +256,7 @@ def test_refusals_name_the_remedy(make, words):
 def test_the_remedies_mend():
     Linear(levels=21)
     Linear(levels=100, rescale=True)
-    Constant(levels=9, rescale=True)
+    Constant(levels=50, rescale=True)
     Constant(levels=501, beta=0.5)
     Cosine(offset=0.0)
     Quadratic(beta_max=0.02, rescale=False)
