@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from diffgen.command.line import refuse
+from diffgen.errors import UsageError
 from diffgen.evaluation import table
 from diffgen.evaluation.collect import collect
 from diffgen.evaluation.rows import blocks
@@ -13,9 +15,15 @@ from diffgen.publish import cells_of
 def main(words: Sequence[str]) -> int:
     """Print the table of these folders' cells and write it where --out says."""
     parser = argparse.ArgumentParser(prog="diffgen table", description=__doc__)
-    parser.add_argument("folders", nargs="+", type=Path, help="runs, sweeps or their jobs")
+    parser.error = refuse  # one line in place of argparse's page
+    parser.add_argument(
+        "folders", metavar="FOLDER", nargs="+", type=Path, help="runs, sweeps or their jobs"
+    )
     parser.add_argument("--out", type=Path, help="folder for table.csv, table.md and table.png")
     options = parser.parse_args(words)
+    for folder in options.folders:
+        if not folder.is_dir():
+            raise UsageError(f"no folder {folder} to take a table's rows from")
     rows = collect(path for folder in options.folders for path in cells_of(folder))
     blocks(rows)
     if options.out:

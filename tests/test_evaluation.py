@@ -15,6 +15,7 @@ import pytest
 import scipy.linalg
 import torch
 from PIL import Image
+from running import here, worked
 from sklearn.neighbors import NearestNeighbors
 from torch import nn
 from torch_fidelity import feature_extractor_inceptionv3 as fidelity_inception
@@ -634,6 +635,22 @@ def test_the_printed_table_holds_the_same_numbers(capsys, monkeypatch):
     text = capsys.readouterr().out
     for part in ("0.3333", "real (test)", "start=[bold]", "[abc]", "n = 2000"):
         assert part in text
+
+
+def test_the_command_gathers_rows_and_names_a_folder_that_is_not_there(tmp_path):
+    for k, one in enumerate((row(), real())):
+        (tmp_path / "run/cells" / str(k)).mkdir(parents=True)
+        (tmp_path / "run/cells" / str(k) / "result.json").write_text(json.dumps(one))
+    done = worked(here(tmp_path, "table", "run", "--out", "made"))
+    assert "0.3333" in done.out
+    assert (tmp_path / "made/table.png").is_file()
+    for words, answer in {
+        ("run", "nowhere"): "no folder nowhere to take a table's rows from",
+        (): "the following arguments are required: FOLDER",
+        ("run", "--into", "x"): "unrecognized arguments: --into x",
+    }.items():
+        done = here(tmp_path, "table", *words)
+        assert (done.status, done.line()) == (2, answer)
 
 
 def test_rows_are_collected_from_cells_and_damaged_ones_left_out(tmp_path, caplog):
