@@ -352,6 +352,7 @@ REFUSALS = {
     ("metrics=[fdi]",): "no metric fdi; did you mean fid?",
     ("labels=12",): "no class 12: there is 0, 1",
     ("labels=cat",): "no class cat: there is 0, 1",
+    ("sampler=rk45", "precision=bf16-mixed"): "sampler.tolerance=1e-05 is finer than",
     ("sampler=rk45", "steps=5"): "steps=5: this sampler chooses its own",
     ("sampler=rk45", "steps=10", "spacing=trailing"): "spacing=trailing: this sampler chooses its",
     ("sampler=rk45", "spacing=linspace"): "spacing=linspace: this sampler chooses its own steps; "
