@@ -1,5 +1,6 @@
 """A sampling request: a checkpoint and the settings of `diffgen sample`, made into objects."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from functools import cached_property, lru_cache
@@ -24,6 +25,7 @@ from diffgen.sampler.start import STARTS
 from diffgen.sampler.tuned import check_tunable
 from diffgen.task.base import Task
 
+ROUNDING = {"bf16-mixed": 2**-8, "16-mixed": 2**-11}  # relative, of a network's numbers
 CHUNK = 16  # rows a network sees at a time with deterministic=true
 
 
@@ -52,7 +54,9 @@ class Request:
     def sampler(self) -> Sampler:
         """The sampler, without its number of steps."""
         options = {k: v for k, v in self.config["sampler"].items() if k != "steps"}
-        return build("sampler", options)
+        sampler = build("sampler", options)
+        _check_tolerance(sampler, self.config.get("precision", "32-true"))
+        return sampler
 
     @property
     def spacing(self) -> str:
@@ -171,6 +175,16 @@ class Request:
 def _compiled(path: Path, content: str, ema: str) -> Any:
     """A checkpoint's network, compiled once for all jobs of a process."""
     return torch.compile(opened(path).denoiser(ema).network)
+
+
+def _check_tolerance(sampler: Sampler, precision: str) -> None:
+    """UsageError where rounding would keep an adaptive sampler from ever arriving."""
+    asked, rounding = getattr(sampler, "tolerance", math.inf), ROUNDING.get(precision, 0.0)
+    if asked < rounding:
+        raise UsageError(
+            f"sampler.tolerance={asked:g} is finer than precision={precision} resolves: take "
+            f"precision=32-true, or a tolerance of at least {rounding:g}"
+        )
 
 
 def _named(table: dict[str, Any], key: str, name: str) -> Any:
