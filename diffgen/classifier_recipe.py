@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from pydantic import FiniteFloat
 from torch import nn
 
 from diffgen.build import build, typed
@@ -14,7 +15,7 @@ from diffgen.errors import UsageError
 from diffgen.model.classifier import Classifier
 from diffgen.model.noisy_classifier import NoisyClassifier
 from diffgen.model.told import level, nothing
-from diffgen.recipe import ModelSettings, Shape, network_of
+from diffgen.recipe import ModelSettings, Positive, Shape, network_of
 from diffgen.schedule import Schedule
 
 NAME = "classifier"
@@ -24,8 +25,8 @@ NAME = "classifier"
 class ClassifierSettings:
     """How a classifier learns: on noised images, told the time, or on clean ones alone.
 
-    range, times: as in ModelSettings; guides: the checkpoint whose schedule and range took the
-    place of the configured ones, null in a recipe.
+    range, times, log_sigma_mean, log_sigma_std: as in ModelSettings; guides: the checkpoint whose
+    schedule and range took the place of the configured ones, null in a recipe.
     """
 
     label_dropout: ClassVar[float] = 0.0
@@ -35,6 +36,8 @@ class ClassifierSettings:
     noise_conditional: bool = False
     range: Literal["symmetric", "unit", "standardised"] = "symmetric"
     times: Literal["uniform", "antithetic", "stratified", "log_normal"] = "uniform"
+    log_sigma_mean: FiniteFloat = -1.2
+    log_sigma_std: Positive = 1.2
     guides: str | None = None
 
 

@@ -12,7 +12,7 @@ from diffgen.training.bound import Bound
 from diffgen.training.classifier_loss import ClassifierLoss
 from diffgen.training.loss import Loss
 from diffgen.training.module import Objective
-from diffgen.training.times import TIMES, clean
+from diffgen.training.times import Times, clean, drawing
 from diffgen.training.weighting import weighting_of
 
 
@@ -20,7 +20,7 @@ def objective_of(recipe: Mapping[str, Any], shape: Shape, num_classes: int) -> O
     """The loss of a recipe, and in it what learns, its weights untrained."""
     settings = settings_of(recipe)
     if isinstance(settings, ClassifierSettings):
-        times = TIMES[settings.times] if settings.noise_conditional else clean
+        times = _times(settings) if settings.noise_conditional else clean
         return ClassifierLoss(classifier_of(recipe, settings, shape, num_classes), times)
     return _of_denoiser(recipe, settings, shape, num_classes)
 
@@ -31,12 +31,16 @@ def _of_denoiser(
     denoiser = denoiser_of(recipe, shape, num_classes)
     return Loss(
         denoiser,
-        TIMES[settings.times],
-        weighting_of(settings.weighting, settings.sigma_data),
+        _times(settings),
+        weighting_of(settings.weighting, settings.sigma_data, settings.gamma),
         per_batch=settings.level_per == "batch",
         total=settings.reduction == "sum",
         bound=_bound(settings, denoiser.schedule) if denoiser.learns_variance else None,
     )
+
+
+def _times(settings: ModelSettings | ClassifierSettings) -> Times:
+    return drawing(settings.times, settings.log_sigma_mean, settings.log_sigma_std)
 
 
 def _bound(settings: ModelSettings, schedule: Schedule) -> Bound:

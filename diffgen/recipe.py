@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from diffgen.build import build, typed
@@ -22,6 +22,7 @@ from diffgen.schedule import Schedule
 from diffgen.spacing import snapped, times
 
 Shape = tuple[int, int, int]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,9 @@ class ModelSettings:
     prediction: what the network gives; sigma_data: the data's deviation in the model's range, for
     prediction=edm (null: measured when training starts) and weighting=edm (null: 0.5); told: what
     the network hears of the noise; range: of the data; times and level_per: how training draws
-    levels; weighting, reduction: how errors add up; labels: whether it learns them, where there
+    levels, log_sigma_mean and log_sigma_std being those of ln(sigma / alpha) for log_normal ones;
+    weighting, reduction: how errors add up; gamma: the SNR at which min_snr caps and soft_min_snr
+    bends; labels: whether it learns them, where there
     are any; label_dropout: share of labels hidden; dequantise: pixels even within their bin;
     clip: whether samplers keep the estimate inside the range unless told otherwise; variance:
     whether the network learns that of ancestral steps, in as many channels again.
@@ -43,10 +46,13 @@ class ModelSettings:
     told: Literal["level", "index", "log_sigma", "nothing"] = "level"
     range: Literal["symmetric", "unit", "standardised"] = "symmetric"
     times: Literal["uniform", "antithetic", "stratified", "log_normal"] = "uniform"
+    log_sigma_mean: FiniteFloat = -1.2
+    log_sigma_std: Positive = 1.2
     level_per: Literal["sample", "batch"] = "sample"
     weighting: Literal["simple", "velocity", "min_snr", "soft_min_snr", "likelihood", "edm"] = (
         "simple"
     )
+    gamma: Positive = 5.0
     reduction: Literal["mean", "sum"] = "mean"
     labels: bool = True
     label_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1

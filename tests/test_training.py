@@ -13,6 +13,7 @@ from diffgen.errors import UsageError
 from diffgen.model.denoiser import Preconditioned, match
 from diffgen.model.scalings import SCALINGS, Edm
 from diffgen.model.told import TOLD
+from diffgen.objective import objective_of
 from diffgen.pixels import RANGES
 from diffgen.recipe import ModelSettings
 from diffgen.schedule.cosine import Cosine
@@ -28,7 +29,7 @@ from diffgen.training.loss import Loss
 from diffgen.training.module import Module
 from diffgen.training.optimizer import OptimizerSettings
 from diffgen.training.progress import Reporter
-from diffgen.training.times import TIMES, antithetic, log_normal, stratified, uniform
+from diffgen.training.times import TIMES, LogNormal, antithetic, drawing, stratified, uniform
 from diffgen.training.weighting import WEIGHTINGS, weighting_of
 
 B, SHAPE = 6, (2, 4, 4)
@@ -230,6 +231,34 @@ def test_each_weighting_is_the_papers_weight_of_the_error_of_x0(weighting, predi
     torch.testing.assert_close(errors, expected, rtol=1e-9, atol=1e-14)
 
 
+@pytest.mark.parametrize("gamma", [0.3, 5.0, 20.0])
+def test_min_snr_caps_where_it_is_told(gamma):
+    """min(snr, gamma) and gamma snr / (snr + gamma) on x0, over snr on eps."""
+    t = torch.linspace(0.001, 1, 500, dtype=torch.float64)
+    snr = (Linear().alpha(t) / Linear().sigma(t)) ** 2
+    hard, soft = (
+        weighting_of(name, gamma=gamma)(Linear(), t) for name in ("min_snr", "soft_min_snr")
+    )
+    torch.testing.assert_close(hard * snr, torch.minimum(snr, torch.full_like(snr, gamma)))
+    torch.testing.assert_close(soft * snr, 1 / (1 / snr + 1 / gamma))
+
+
+def test_a_recipe_sets_the_times_and_the_weights():
+    """One without these keys, of before they were settings, has the papers' numbers."""
+    recipe = {
+        "schedule": {"name": "linear", "levels": 50},
+        "network": {"name": "unet", "width": 8, "groups": 4, "multipliers": [1], "blocks": 1},
+    }
+    model = {"name": "x", "times": "log_normal", "weighting": "min_snr"}
+    given = {"log_sigma_mean": 0.5, "log_sigma_std": 0.1, "gamma": 2.0}
+    for keys, times, cap in (({}, LogNormal(-1.2, 1.2), 5.0), (given, LogNormal(0.5, 0.1), 2.0)):
+        made = objective_of({**recipe, "model": {**model, **keys}}, (1, 8, 8), 0)
+        assert made.times == times
+        assert made.weighting == weighting_of("min_snr", gamma=cap)
+    with pytest.raises(UsageError, match=r"model\.log_sigma_std=0"):
+        objective_of({**recipe, "model": {**model, "log_sigma_std": 0}}, (1, 8, 8), 0)
+
+
 def test_edms_weight_makes_the_error_of_its_network_plain():
     loss, x0 = loss_of(LADDER, "edm", "edm"), images()
     errors, t = loss(x0, None, draws())
@@ -293,11 +322,12 @@ def test_stratified_times_fill_every_stratum():
     )
 
 
-def test_log_normal_times_have_edms_moments():
-    schedule = EDM()
+@pytest.mark.parametrize(("mean", "std"), [(-1.2, 1.2), (-0.4, 1.0)], ids=["EDM", "EDM2"])
+def test_log_normal_times_have_these_moments(mean, std):
+    schedule, log_normal = EDM(), drawing("log_normal", mean, std)
     log_sigma = -schedule.log_snr(log_normal(evenly(20_000), schedule))
-    assert log_sigma.mean().item() == pytest.approx(-1.2, abs=1e-3)
-    assert log_sigma.std().item() == pytest.approx(1.2, abs=1e-3)
+    assert log_sigma.mean().item() == pytest.approx(mean, abs=1e-3)
+    assert log_sigma.std().item() == pytest.approx(std, abs=1e-3)
     extremes = log_normal(torch.tensor([0.0, 1.0], dtype=torch.float64), schedule)
     assert schedule.t_min <= extremes.min()
     assert extremes.max() <= 1

@@ -1,6 +1,7 @@
 """At which times a batch is trained: functions (u (B,) even on [0, 1), schedule) -> t (B,)."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -8,8 +9,6 @@ from torch import Tensor
 from diffgen.schedule import Schedule
 
 Times = Callable[[Tensor, Schedule], Tensor]
-
-EDM_MEAN, EDM_STD = -1.2, 1.2  # of ln sigma (Karras et al. 2022, table 1)
 
 
 def uniform(u: Tensor, schedule: Schedule) -> Tensor:
@@ -33,10 +32,16 @@ def stratified(u: Tensor, schedule: Schedule) -> Tensor:
     return uniform((u[0] + index / len(u)) % 1, schedule)
 
 
-def log_normal(u: Tensor, schedule: Schedule) -> Tensor:
+@dataclass(frozen=True)
+class LogNormal:
     """ln(sigma / alpha) normal (Karras et al. 2022, table 1), kept inside [t_min, 1]."""
-    log_sigma = EDM_MEAN + EDM_STD * torch.special.ndtri(u.clamp(1e-12, 1 - 1e-12))
-    return schedule.time(-log_sigma).clamp(schedule.t_min, 1)
+
+    mean: float = -1.2
+    std: float = 1.2
+
+    def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
+        log_sigma = self.mean + self.std * torch.special.ndtri(u.clamp(1e-12, 1 - 1e-12))
+        return schedule.time(-log_sigma).clamp(schedule.t_min, 1)
 
 
 def clean(u: Tensor, schedule: Schedule) -> Tensor:
@@ -44,4 +49,11 @@ def clean(u: Tensor, schedule: Schedule) -> Tensor:
     return torch.zeros_like(u)
 
 
-TIMES: dict[str, Times] = {f.__name__: f for f in (uniform, antithetic, stratified, log_normal)}
+TIMES: dict[str, Times] = {f.__name__: f for f in (uniform, antithetic, stratified)} | {
+    "log_normal": LogNormal()
+}
+
+
+def drawing(name: str, mean: float, std: float) -> Times:
+    """The times of this name; log-normal ones of this mean and deviation of ln(sigma / alpha)."""
+    return LogNormal(mean, std) if name == "log_normal" else TIMES[name]

@@ -15,7 +15,6 @@ from diffgen.schedule import Schedule
 
 Weighting = Callable[[Schedule, Tensor], Tensor]
 
-GAMMA = 5.0  # where min-SNR caps (Hang et al. 2023)
 STEP = 1e-5  # of time, for slopes
 
 
@@ -32,17 +31,6 @@ def simple(schedule: Schedule, t: Tensor) -> Tensor:
 def velocity(schedule: Schedule, t: Tensor) -> Tensor:
     """The squared error of v: (1 + snr) on x0 (Salimans and Ho 2022, section 4)."""
     return 1 + 1 / snr_of(schedule, t)
-
-
-def min_snr(schedule: Schedule, t: Tensor) -> Tensor:
-    """min(snr, 5) on x0 (Hang et al. 2023, equation 9)."""
-    snr = snr_of(schedule, t)
-    return snr.clamp(max=GAMMA) / snr
-
-
-def soft_min_snr(schedule: Schedule, t: Tensor) -> Tensor:
-    """5 snr / (snr + 5) on x0: min-SNR without the corner (Crowson et al. 2024)."""
-    return GAMMA / (snr_of(schedule, t) + GAMMA)
 
 
 def likelihood(schedule: Schedule, t: Tensor) -> Tensor:
@@ -65,6 +53,27 @@ def _added(schedule: Schedule, s: Tensor, t: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
+class MinSnr:
+    """min(snr, gamma) on x0 (Hang et al. 2023, equation 9)."""
+
+    gamma: float = 5.0
+
+    def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
+        snr = snr_of(schedule, t)
+        return snr.clamp(max=self.gamma) / snr
+
+
+@dataclass(frozen=True)
+class SoftMinSnr:
+    """gamma snr / (snr + gamma) on x0: min-SNR without the corner (Crowson et al. 2024)."""
+
+    gamma: float = 5.0
+
+    def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
+        return self.gamma / (snr_of(schedule, t) + self.gamma)
+
+
+@dataclass(frozen=True)
 class Edm:
     """(s^2 + d^2) / (s d)^2 on x0, s = sigma / alpha (Karras et al. 2022, table 1).
 
@@ -78,10 +87,12 @@ class Edm:
 
 
 WEIGHTINGS: dict[str, Weighting] = {
-    f.__name__: f for f in (simple, velocity, min_snr, soft_min_snr, likelihood)
-} | {"edm": Edm()}
+    **{f.__name__: f for f in (simple, velocity, likelihood)},
+    **{"min_snr": MinSnr(), "soft_min_snr": SoftMinSnr(), "edm": Edm()},
+}
 
 
-def weighting_of(name: str, sigma_data: float | None = None) -> Weighting:
-    """The weighting of this name; EDM's for data of this deviation."""
-    return Edm(sigma_data) if name == "edm" and sigma_data else WEIGHTINGS[name]
+def weighting_of(name: str, sigma_data: float | None = None, gamma: float = 5.0) -> Weighting:
+    """The weighting of this name; EDM's for data of this deviation, min-SNR's with this cap."""
+    capped = {"min_snr": MinSnr(gamma), "soft_min_snr": SoftMinSnr(gamma)}
+    return {**WEIGHTINGS, **capped, "edm": Edm(sigma_data or 0.5)}[name]
