@@ -218,6 +218,7 @@ def test_a_failure_is_one_line_with_its_traceback_in_the_log(capsys):
 def test_a_mistake_found_by_the_task_is_one_line(capsys):
     assert main(["train", "seed=2"]) == 2
     assert capsys.readouterr().err == "diffgen: two is not done; use three\n"
+    assert Path(SEEN[0][1], "seen.json").is_file()  # what the job did before is kept
 
 
 def test_a_full_traceback_on_request(monkeypatch):

@@ -313,6 +313,7 @@ def test_a_wrong_setting_gets_one_line(word, answer, tmp_path, monkeypatch):
     assert done.status == 2
     assert done.line().startswith(answer)
     assert not list(tmp_path.rglob("*.ckpt"))
+    assert all(log.stat().st_size for log in tmp_path.rglob("train.log"))  # none of a job unbegun
 
 
 def test_the_training_set_is_read_once(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""The folder of a job that goes on with an earlier run: the run's own."""
+"""The folder of a job: that of the earlier run it goes on with, and none where it is refused."""
 
 import contextlib
 import logging
@@ -27,6 +27,15 @@ def move_in(folder: Path) -> None:
     with read_write(job):
         job.runtime.output_dir = str(folder.absolute())
     _remove(made, job.job.name)
+
+
+def leave() -> None:
+    """Removes the folder that Hydra made for a refused job, unless something was put into it."""
+    job: Any = HydraConfig.get()
+    made, log = Path(job.runtime.output_dir), f"{job.job.name}.log"
+    found = {path.name: path.stat().st_size for path in made.glob("*")}
+    if job.mode == RunMode.RUN and found.keys() <= {log, ".hydra"} and not found.get(log):
+        _remove(made, job.job.name)
 
 
 def _logs(folder: Path) -> list[logging.FileHandler]:

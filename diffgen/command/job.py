@@ -14,6 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from diffgen.command.child import Child
+from diffgen.command.home import leave
 from diffgen.command.past import Past
 from diffgen.command.ranks import register
 from diffgen.command.registry import Command, imported
@@ -58,6 +59,8 @@ class Job:
             FAILURES.error("the job failed", exc_info=error)
             cause, error = error, JobFailed(describe(error))
             error.__cause__ = cause
+        else:
+            leave()
         if HydraConfig.get().mode != RunMode.MULTIRUN:
             raise Past from error
         print(f"diffgen: job {HydraConfig.get().job.num}: {error}", file=sys.stderr)
