@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from diffgen.build import build
 from diffgen.checkpoint import locate, opened
@@ -18,7 +19,7 @@ from diffgen.pixels import RANGES, Range, standardised
 from diffgen.schedule.ncsnv2 import levels_of
 from diffgen.training.saving import write_atomically
 
-MOST = 10_000  # images from which mean and deviation are taken
+MOST = 10_000  # images from which mean and deviation are taken where each must be read first
 
 Config = dict[str, Any]
 
@@ -77,6 +78,8 @@ def range_of(name: str, images: Images) -> Range:
     """The range of numbers in which a model sees these images."""
     if name in RANGES:
         return RANGES[name]
+    if isinstance(images.pixels, Tensor):
+        return standardised(images.pixels)
     count = min(len(images), MOST)
     return standardised(images.at(torch.linspace(0, len(images) - 1, count).long()))
 

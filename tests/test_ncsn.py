@@ -198,6 +198,31 @@ def test_standardised_images_are_measured_in_deviations(tmp_path):
     assert found["schedule"]["sigma_max"] == pytest.approx(widest, rel=1e-5)
 
 
+def test_standardising_counts_every_image_in_memory(monkeypatch):
+    """Closed form: a share p of white pixels has mean p and deviation sqrt(p (1 - p))."""
+    monkeypatch.setattr("diffgen.resolve.MOST", 10)
+    pixels = torch.zeros(1000, 1, 2, 2, dtype=torch.uint8)
+    pixels[::9] = 255  # 112 of 1000, and 2 of any 10 that lie evenly
+    of, p = range_of("standardised", in_memory(pixels, None, (), "bars")), 0.112
+    assert (of.shift, of.scale) == pytest.approx((p, math.sqrt(p * (1 - p))))
+
+
+def test_standardising_reads_some_of_the_images_on_disk(monkeypatch):
+    monkeypatch.setattr("diffgen.resolve.MOST", 3)
+    read = []
+
+    class Streamed:
+        shape = (5, 1, 2, 2)
+
+        def __getitem__(self, index):
+            read.extend(index.tolist())
+            return torch.tensor([0, 255, 255])[: len(index), None, None, None].byte()
+
+    of = range_of("standardised", Images(Streamed(), None, (), "disk", ""))
+    assert read == [0, 2, 4]
+    assert of.shift == pytest.approx(2 / 3)
+
+
 def test_what_is_given_is_kept(tmp_path):
     found = resolved(wanting(tmp_path, schedule={"sigma_max": 7.0}))["schedule"]
     assert (found["sigma_max"], found["levels"]) == (7.0, levels_of(7.0, 0.01, 0.5, 64))
