@@ -1,6 +1,7 @@
 """`diffgen sample`: a checkpoint in; images, figures and a table of a sweep out."""
 
 import json
+import logging
 import os
 import platform
 import time
@@ -28,6 +29,8 @@ from diffgen.training.devices import fabric_of
 from diffgen.training.launch import quiet
 from diffgen.training.logger import ready
 from diffgen.training.saving import write_atomically
+
+log = logging.getLogger(__name__)
 
 
 def sample(cfg: DictConfig) -> None:
@@ -157,6 +160,9 @@ class Job:
         total, ranks = self.task.count, self.fabric.world_size
         share = -(-total // ranks)
         mine = torch.arange(self.fabric.global_rank * share, share * (1 + self.fabric.global_rank))
+        doubt = self.request.sampler.doubt(self.request.base.schedule, len(self.request.times) - 1)
+        if doubt and self.fabric.global_rank == 0:
+            log.warning(doubt)
         parts, start = [], time.monotonic()
         batches = mine.clamp(max=total - 1).split(self.config["batch_size"])
         console = Console(stderr=True)

@@ -325,15 +325,18 @@ def test_settings_out_of_range_are_refused(make, words):
         make()
 
 
-def test_large_variance_wants_many_steps(caplog):
-    """A warning where it is asked for in few; auto takes the smaller one there."""
+def test_large_variance_wants_many_steps():
+    """A doubt where it is asked for in few; auto takes the smaller one there."""
     denoiser = two_peaks_of_four(Linear())
-    few, many = (times(Linear(), "trailing", steps) for steps in (20, 500))
+    few, many = (times(Linear(), "trailing", steps) for steps in (499, 500))
     same(states(DDPM("auto"), denoiser, few), states(DDPM("fixedsmall"), denoiser, few))
     same(states(DDPM("auto"), denoiser, many), states(DDPM("fixedlarge"), denoiser, many))
-    assert not caplog.records
-    list(states(DDPM("fixedlarge"), denoiser, few))
-    assert "take fixedsmall or auto" in caplog.text
+    for sampler in (DDPM("fixedlarge"), PC(variance="fixedlarge")):
+        assert "fixedlarge leaves noise in 499 steps" in str(sampler.doubt(Linear(), 499))
+        assert sampler.doubt(Linear(), 500) is None
+        assert sampler.doubt(Linear(levels=100), 50) is None
+    for sampler in (DDPM(), DDPM("auto"), PC(), DDIM()):
+        assert sampler.doubt(Linear(), 2) is None
 
 
 def test_one_level_tells_no_ratio():

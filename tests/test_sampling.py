@@ -117,6 +117,13 @@ def test_a_sampler_that_chooses_its_steps_has_none_in_its_row(ddpm, tmp_path):
     assert (folder / "table.png").is_file()
 
 
+@pytest.mark.parametrize("sampler", ["ddpm", "pc"])
+def test_too_large_a_variance_is_told_once(sampler, ddpm, tmp_path):
+    words = (f"checkpoint={ddpm}", f"sampler={sampler}", "sampler.variance=fixedlarge")
+    done = worked(here(tmp_path, "sample", *words, *ONLY_IMAGES, "num_samples=6", "batch_size=2"))
+    assert done.out.count("fixedlarge leaves noise in 2 steps") == 1
+
+
 def test_every_row_tells_where_it_comes_from(sweep, ddpm):
     for row in rows(sweep.folder)[1:]:
         assert row["checkpoint"] == ddpm.name

@@ -58,6 +58,7 @@ def explained(config: dict[str, Any], data: Data, recipe: str | None) -> Explana
     of = _range(model, data)
     distance = measured(data.images, config["cache"]) if data.images else None
     averages = {k: typed(Profile, f"ema.{k}", v) for k, v in config["ema"].items()}
+    way = _way(config, model, schedule)
     grey, apart = 1 / 255 / of.scale, distance.value / of.scale if distance else None
     return Explanation(
         config=config,
@@ -65,13 +66,14 @@ def explained(config: dict[str, Any], data: Data, recipe: str | None) -> Explana
         data=data,
         parameters=parameters(config, model, schedule, data),
         ladder=ladder,
-        way=_way(config, model, schedule),
+        way=way,
         grey=grey,
         distance=distance,
         scale=of.scale,
         doubts=[
             *doubts(schedule, ladder, data.dimension, grey, apart),
             *early(averages, config["trainer"]["max_steps"]),
+            *([way.doubt] if way and way.doubt else []),
         ],
     )
 

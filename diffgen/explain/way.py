@@ -43,6 +43,7 @@ class Way:
     times: list[float]
     nfe: int | None
     moves: Moves | None
+    doubt: str | None
 
     @property
     def steps(self) -> int:
@@ -58,7 +59,8 @@ def way_of(settings: Mapping[str, Any], model: ModelSettings, schedule: Schedule
     ladder = isinstance(sampler, Langevin) and len(times) > 2
     moves = _moves(sampler, schedule, times) if ladder else None
     nfe = evaluations(sampler, model, schedule, times) if sampler.takes_steps else None
-    return Way(options.pop("name"), options, times.tolist(), nfe, moves)
+    doubt = sampler.doubt(schedule, len(times) - 1)
+    return Way(options.pop("name"), options, times.tolist(), nfe, moves, doubt)
 
 
 def evaluations(sampler: Sampler, model: ModelSettings, schedule: Schedule, times: Tensor) -> int:

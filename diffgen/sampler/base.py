@@ -25,6 +25,10 @@ class Sampler(abc.ABC):
         """Whether it takes the steps it is given; else it chooses its own between the ends."""
         return self.spacing != "ends"
 
+    def doubt(self, schedule: Schedule, steps: int) -> str | None:
+        """What is likely to disappoint in so many steps, with the remedy."""
+        return None
+
     @abc.abstractmethod
     def trajectory(
         self, denoiser: Denoiser, x: Tensor, times: Tensor, label: Tensor | None, noise: Noise
@@ -85,6 +89,21 @@ VARIANCES: dict[str, Variance] = {
     "fixedsmall": posterior_variance,
     "fixedlarge": added_variance,
 }
+
+
+def few(schedule: Schedule, steps: int) -> bool:
+    """Whether steps are fewer than half of the training levels; 1000 where time flows."""
+    return 2 * steps < (schedule.levels or 1000)
+
+
+def noisy(variance: str, schedule: Schedule, steps: int) -> str | None:
+    """The doubt about a `variance` that is too large for so many ancestral steps."""
+    if variance != "fixedlarge" or not few(schedule, steps):
+        return None
+    return (
+        f"sampler.variance=fixedlarge leaves noise in {steps} steps; take fixedsmall, or half of "
+        "the training levels and more"
+    )
 
 
 def log_snrs(schedule: Schedule, times: Tensor) -> Tensor:

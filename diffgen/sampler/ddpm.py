@@ -1,6 +1,5 @@
 """Ancestral sampling (Ho et al. 2020, algorithm 2 and equation 7)."""
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -9,12 +8,9 @@ from typing import Literal
 from torch import Tensor
 
 from diffgen.model import Denoiser
-from diffgen.sampler.base import Noise, Sampler, posterior_mean
+from diffgen.sampler.base import Noise, Sampler, few, noisy, posterior_mean
 from diffgen.sampler.step_variance import STEPS, Step
 from diffgen.schedule import Schedule
-
-log = logging.getLogger(__name__)
-REMEDY = "take fixedsmall or auto, or half of the training levels and more"
 
 
 @dataclass(frozen=True)
@@ -44,10 +40,10 @@ class DDPM(Sampler):
             yield x
 
     def chosen(self, schedule: Schedule, steps: int) -> Step:
-        """The variance for this many steps; a warning where they are too few for fixedlarge."""
-        many = 2 * steps >= (schedule.levels or 1000)
+        """The variance for this many steps."""
         if self.variance == "auto":
-            return STEPS["fixedlarge" if many else "fixedsmall"]
-        if self.variance == "fixedlarge" and not many:
-            log.warning("sampler.variance=fixedlarge leaves noise in %d steps; %s", steps, REMEDY)
+            return STEPS["fixedsmall" if few(schedule, steps) else "fixedlarge"]
         return STEPS[self.variance]
+
+    def doubt(self, schedule: Schedule, steps: int) -> str | None:
+        return noisy(self.variance, schedule, steps)

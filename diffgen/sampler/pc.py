@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from diffgen.model import Denoiser
-from diffgen.sampler.base import VARIANCES, Noise, Sampler, posterior_mean, within
+from diffgen.sampler.base import VARIANCES, Noise, Sampler, noisy, posterior_mean, within
+from diffgen.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,9 @@ class PC(Sampler):
             if s > 0:
                 x = x + variance(schedule, t, s).sqrt() * noise(x)
             yield x
+
+    def doubt(self, schedule: Schedule, steps: int) -> str | None:
+        return noisy(self.variance, schedule, steps)
 
 
 def norm(x: Tensor) -> Tensor:
