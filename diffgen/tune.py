@@ -1,4 +1,7 @@
-"""`diffgen tune`: the times at which a sampler errs least on a checkpoint's own model."""
+"""`diffgen tune`: the times at which so many steps of a sampler err least on a checkpoint's model.
+
+Evaluations are told beside each error, since steps of one number may cost different ones.
+"""
 
 from functools import cached_property
 from typing import Any

@@ -11,6 +11,7 @@ from running import Done, here, settings, worked
 
 from diffgen import spacing
 from diffgen.request import Request
+from diffgen.tune import tell
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -60,6 +61,17 @@ def test_the_table_tells_every_spacing_and_the_file_comes_last(swept, run):
     for name in (*spacing.SPACINGS, "tuned", "ddim, 4 steps", "dpmpp_2m, 5 steps"):
         assert name in swept.out
     assert Path(swept.out.splitlines()[-1]).is_file()
+
+
+def test_the_table_tells_what_each_spacing_costs(capsys):
+    """Heun's steps are not of one price."""
+    tell("heun, 3 steps", {"trailing": (0.3, 5.0), "linspace": (0.2, 4.0), "tuned": (0.1, 5.0)})
+    heads, *lines = capsys.readouterr().out.splitlines()[2:]
+    assert "NFE" in heads
+    found = [line.replace("│", " ").split() for line in lines]
+    assert [row[:2] for row in found if row[0] in ("trailing", "linspace", "tuned")] == [
+        *(["trailing", "5"], ["linspace", "4"], ["tuned", "5"]),
+    ]
 
 
 def test_tuned_is_sampled_at_its_times(swept, run, tmp_path):

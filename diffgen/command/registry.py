@@ -63,7 +63,7 @@ COMMANDS = {
         ),
         Command(
             "tune",
-            "find the times at which a sampler errs least, for spacing=tuned",
+            "find the times at which so many steps of a sampler err least, for spacing=tuned",
             "diffgen.tune:tune",
             preflight="diffgen.tune:preflight",
         ),
