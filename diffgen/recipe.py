@@ -19,7 +19,7 @@ from diffgen.model.scalings import SCALINGS, Edm, Scaling
 from diffgen.model.told import TOLD
 from diffgen.sampler import Sampler
 from diffgen.schedule import Schedule
-from diffgen.spacing import snapped, times
+from diffgen.spacing import most, snapped, times
 
 Shape = tuple[int, int, int]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -157,6 +157,18 @@ def start_of(settings: ModelSettings, sampler: Sampler) -> str:
     if sampler.start == "prior" and settings.told == "nothing":
         return "shell"
     return sampler.start
+
+
+def spacing_of(
+    settings: ModelSettings, schedule: Schedule, sampler: Sampler, steps: int | None
+) -> str:
+    """What spacing=auto means: the sampler's own, or between levels where steps are more.
+
+    Not for a network that knows nothing between them.
+    """
+    if sampler.finer and settings.told != "index" and (steps or 0) > most(schedule):
+        return sampler.finer
+    return sampler.spacing
 
 
 def check_spacing(sampler: Sampler, spacing: str) -> None:

@@ -19,7 +19,7 @@ from diffgen.guidance import checks
 from diffgen.guides import Guides, as_float
 from diffgen.model.denoiser import Clipped, Denoiser, Preconditioned, Thresholded
 from diffgen.model.evaluations import FixedShape, RowCount
-from diffgen.recipe import ModelSettings, check_spacing, start_of, times_of
+from diffgen.recipe import ModelSettings, check_spacing, spacing_of, start_of, times_of
 from diffgen.sampler import Sampler
 from diffgen.sampler.start import STARTS
 from diffgen.sampler.tuned import check_tunable
@@ -61,8 +61,10 @@ class Request:
     @property
     def spacing(self) -> str:
         """The spacing asked for, `auto` replaced by the sampler's own."""
-        name = self.config["spacing"]
-        return self.sampler.spacing if name == "auto" else name
+        name, steps = self.config["spacing"], self.config["sampler"]["steps"]
+        if name != "auto":
+            return name
+        return spacing_of(self.model, self.base.schedule, self.sampler, steps)
 
     @cached_property
     def base(self) -> Preconditioned:

@@ -18,7 +18,14 @@ from diffgen.dataset.datamodule import DataModule
 from diffgen.dataset.images import Images, Source, shape_of
 from diffgen.objective import objective_of
 from diffgen.pixels import Range
-from diffgen.recipe import ModelSettings, PreviewSettings, TrainerSettings, start_of, times_of
+from diffgen.recipe import (
+    ModelSettings,
+    PreviewSettings,
+    TrainerSettings,
+    spacing_of,
+    start_of,
+    times_of,
+)
 from diffgen.resolve import followed, range_of, resolved, waiting
 from diffgen.resume import resumed
 from diffgen.sampler.start import STARTS
@@ -142,12 +149,13 @@ class Run:
         options = dict(preview.sampler)
         steps = options.pop("steps")
         sampler = build("sampler", options)
+        schedule = module.denoiser.schedule
         count, classes = preview.num_samples, len(self.classes(images))
         callback = Preview(
             self.folder / "previews",
             ema,
             sampler,
-            times_of(model, module.denoiser.schedule, sampler.spacing, steps),
+            times_of(model, schedule, spacing_of(model, schedule, sampler, steps), steps),
             shape_of(images),
             torch.arange(count) % classes if classes else None,
             count,

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,11 @@ from diffgen import publish
 from diffgen.cell import Cell
 from diffgen.command.places import config_dir
 from diffgen.judge import say_once
+from diffgen.recipe import ModelSettings, spacing_of
 from diffgen.request import Request
+from diffgen.sampler.ddim import DDIM
+from diffgen.sampler.unipc import UniPC
+from diffgen.schedule.geometric import Geometric
 from diffgen.task.generate import Generate
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -300,6 +305,26 @@ def test_every_sampler_runs_on_every_model(sampler, model, request_of):
     assert len(images.flatten(1).unique(dim=0)) == 3
     assert counters[0].rows >= 9
     assert torch.equal(task([1], CPU), images[1:2])
+
+
+MULTISTEP = ("heun", "dpmpp_2m", "dpmpp_3m", "dpmpp_2m_sde", "unipc", "deis")
+
+
+@pytest.mark.parametrize("sampler", MULTISTEP)
+def test_more_steps_than_levels_go_between_them(sampler, ncsnv2):
+    """Of ten levels: even in log-SNR, which needs none; at ten steps still the levels."""
+    at, beyond = (request(ncsnv2, f"sampler={sampler}", f"steps={n}") for n in (10, 11))
+    assert (at.spacing, beyond.spacing) == ("trailing", "log_snr")
+    assert (10 * at.times).tolist() == pytest.approx(list(range(10, -1, -1)))
+    assert beyond.base.schedule.log_snr(beyond.times[:-1]).diff().std() < 1e-9
+    assert len(beyond.times) == 12
+
+
+def test_a_model_that_knows_its_levels_alone_is_asked_nothing_between_them():
+    model, ladder = ModelSettings("ncsn", told="index"), Geometric(sigma_max=1.0)
+    assert spacing_of(model, ladder, UniPC(), 11) == "trailing"
+    assert spacing_of(replace(model, told="level"), ladder, UniPC(), 11) == "log_snr"
+    assert spacing_of(replace(model, told="level"), ladder, DDIM(), 11) == "trailing"
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from diffgen.build import build
 from diffgen.model.denoiser import Preconditioned
 from diffgen.model.evaluations import RowCount
-from diffgen.recipe import ModelSettings, scaling_of, times_of
+from diffgen.recipe import ModelSettings, scaling_of, spacing_of, times_of
 from diffgen.sampler import Sampler, SeededNoise
 from diffgen.sampler.langevin import Langevin, gamma
 from diffgen.sampler.technique4 import best_rate, variance_ratio
@@ -55,7 +55,7 @@ def way_of(settings: Mapping[str, Any], model: ModelSettings, schedule: Schedule
     options = dict(settings)
     steps = options.pop("steps")
     sampler = build("sampler", options)
-    times = times_of(model, schedule, sampler.spacing, steps)
+    times = times_of(model, schedule, spacing_of(model, schedule, sampler, steps), steps)
     ladder = isinstance(sampler, Langevin) and len(times) > 2
     moves = _moves(sampler, schedule, times) if ladder else None
     nfe = evaluations(sampler, model, schedule, times) if sampler.takes_steps else None

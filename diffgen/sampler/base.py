@@ -18,6 +18,7 @@ class Sampler(abc.ABC):
     """Frozen settings of a way back; it holds no model, no times and no random state."""
 
     spacing: ClassVar[str]  # what `spacing=auto` means for it
+    finer: ClassVar[str | None] = None  # the same for more steps than levels; None: refused
     start: ClassVar[Literal["prior", "uniform"]] = "prior"  # what `start=auto` means for it
 
     @property

@@ -23,6 +23,7 @@ class DEIS(Sampler):
 
     order: Literal[1, 2, 3, 4] = 3
     spacing = "trailing"
+    finer = "log_snr"
 
     def trajectory(
         self, denoiser: Denoiser, x: Tensor, times: Tensor, label: Tensor | None, noise: Noise

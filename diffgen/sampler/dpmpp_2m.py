@@ -18,6 +18,7 @@ class DPMpp2M(Sampler):
     """
 
     spacing = "trailing"
+    finer = "log_snr"
 
     def trajectory(
         self, denoiser: Denoiser, x: Tensor, times: Tensor, label: Tensor | None, noise: Noise

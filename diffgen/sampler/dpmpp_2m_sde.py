@@ -20,6 +20,7 @@ class DPMpp2MSDE(Sampler):
 
     eta: float = 1.0
     spacing = "trailing"
+    finer = "log_snr"
 
     def __post_init__(self) -> None:
         within("eta", self.eta, 0, math.inf)

@@ -21,6 +21,7 @@ class DPMpp3M(Sampler):
     """
 
     spacing = "trailing"
+    finer = "log_snr"
 
     def trajectory(
         self, denoiser: Denoiser, x: Tensor, times: Tensor, label: Tensor | None, noise: Noise

@@ -24,6 +24,7 @@ class Heun(Churned):
     """
 
     spacing = "trailing"
+    finer = "log_snr"
 
     def trajectory(
         self, denoiser: Denoiser, x: Tensor, times: Tensor, label: Tensor | None, noise: Noise

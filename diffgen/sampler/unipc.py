@@ -28,6 +28,7 @@ class UniPC(Sampler):
     kernel: Literal["bh1", "bh2"] = "bh2"
     corrector: bool = True
     spacing = "trailing"
+    finer = "log_snr"
 
     def trajectory(
         self, denoiser: Denoiser, x: Tensor, times: Tensor, label: Tensor | None, noise: Noise
