@@ -7,7 +7,7 @@ import torch
 from diffgen.build import build, typed
 from diffgen.classifier_recipe import settings_of
 from diffgen.evaluation.metrics import check
-from diffgen.recipe import TrainerSettings
+from diffgen.recipe import ModelSettings, TrainerSettings, check_fit
 from diffgen.request import Request
 from diffgen.resolve import waiting
 from diffgen.training.ema import Profile
@@ -19,11 +19,13 @@ def train(config: dict[str, Any]) -> None:
     """Reads every setting of a training run that needs no data set."""
     typed(TrainerSettings, "trainer", config["trainer"])
     typed(OptimizerSettings, "optimizer", config["optimizer"])
-    settings_of(config)
+    model = settings_of(config)
     for name, profile in config["ema"].items():
         typed(Profile, f"ema.{name}", profile)
     if not waiting(config):
-        build("schedule", config["schedule"])
+        schedule = build("schedule", config["schedule"])
+        if isinstance(model, ModelSettings):
+            check_fit(model, schedule)
 
 
 def sample(config: dict[str, Any]) -> None:

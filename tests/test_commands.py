@@ -376,6 +376,14 @@ def test_tensorboard_gets_losses_and_pictures(tmp_path):
     assert "samples" in events.Tags()["images"]
 
 
+def test_a_sweep_with_a_model_that_cannot_learn_starts_no_job(tmp_path):
+    words = (*TINY, "logger=none", "schedule.zero_snr=false,true", "model.prediction=eps")
+    done = here(tmp_path, "train", "-m", *words)
+    assert done.status == 2
+    assert "take model.prediction=v or x0" in done.line()
+    assert not list(tmp_path.glob("runs/**/last.ckpt"))
+
+
 def test_each_job_of_a_sweep_is_a_run_of_wandb_by_itself(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_SILENT", "true")
