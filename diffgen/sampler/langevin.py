@@ -20,9 +20,8 @@ class Langevin(Sampler):
     """At each level `inner` moves x + a score + sqrt(2 a) z, a = epsilon (sigma / sigma_L)^2.
 
     sigma_L is the lowest trained level, visited or not; x is not rescaled between levels.
-    epsilon=auto follows technique 4 for the visited levels. convention=paper halves a, as the
-    first paper prints it; its code and the second paper move as above. `denoise` ends with the
-    mean of the image given x: NFE levels x inner + 1. Coarse ladders leave too much variance.
+    epsilon=auto follows technique 4 for the visited levels. convention=paper halves a, as only the
+    first paper prints it. `denoise` ends with the image's mean given x: NFE levels x inner + 1.
     """
 
     epsilon: float | Literal["auto"] = "auto"
@@ -52,10 +51,10 @@ class Langevin(Sampler):
         if self.epsilon == "auto":
             return best_rate(gamma(schedule, times), self.inner)
         lowest = float(schedule.sigma(times.new_tensor(schedule.t_min))) ** 2
-        halved = 2 if self.convention == "paper" else 1
-        if not 0 < self.epsilon < 2 * halved * lowest:
+        most = (4 if self.convention == "paper" else 2) * lowest
+        if not 0 < self.epsilon < most:
             raise UsageError(
                 f"sampler.epsilon={self.epsilon:g} makes Langevin dynamics diverge: take one "
-                f"inside (0, {2 * halved * lowest:g}) for this model, or auto"
+                f"inside (0, {most:g}) for this model, or auto"
             )
-        return self.epsilon / (halved * lowest)
+        return 2 * self.epsilon / most
