@@ -10,6 +10,7 @@ import importlib
 import inspect
 import pkgutil
 from collections.abc import Collection, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, ValidationError, create_model
@@ -48,6 +49,14 @@ def typed(
             raise UsageError(f"no {where}.{key}{of}{nearest(key, set(known) - set(context))}")
     supplied = {key: value for key, value in context.items() if key in known}
     return cls(**_checked(where, cls, {**arguments, **supplied}))
+
+
+def changed(thing: object) -> dict[str, Any]:
+    """The settings of a dataclass that differ from its defaults; none of anything else."""
+    if not is_dataclass(thing):
+        return {}
+    settings = {field.name: (getattr(thing, field.name), field.default) for field in fields(thing)}
+    return {name: value for name, (value, default) in settings.items() if value != default}
 
 
 def find(room: str, name: object, trust: Collection[str] = ()) -> type:

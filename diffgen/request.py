@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from diffgen import tuned_times
 from diffgen.album import CheckpointAlbum
-from diffgen.build import build, nearest, typed
+from diffgen.build import build, changed, nearest, typed
 from diffgen.checkpoint import Checkpoint, locate, opened
 from diffgen.errors import UsageError
 from diffgen.guidance import checks
@@ -91,7 +91,7 @@ class Request:
         steps = self.config["sampler"]["steps"]
         if self.spacing == "tuned":
             few = times_of(self.model, self.base.schedule, "log_snr", 3)
-            check_tunable(self.sampler, self.base.schedule, few)
+            check_tunable(self.sampler.still(), self.base.schedule, few)
             return tuned_times.kept(self.checkpoint, self.way, self.remedy)
         check_spacing(self.sampler, self.spacing)
         return times_of(self.model, self.base.schedule, self.spacing, steps)
@@ -103,8 +103,8 @@ class Request:
 
     @property
     def way(self) -> dict[str, Any]:
-        """What tuned times depend on besides the checkpoint, plain data."""
-        sampler = {"name": self.config["sampler"]["name"], **self.changed_settings()}
+        """What tuned times depend on besides the checkpoint, plain data: fresh noise is off."""
+        sampler = {"name": self.config["sampler"]["name"], **changed(self.sampler.still())}
         return {
             "sampler": {key: as_float(value) for key, value in sampler.items()},
             "steps": self.config["sampler"]["steps"],
@@ -116,7 +116,7 @@ class Request:
     @property
     def remedy(self) -> str:
         """The command that makes the tuned times which this request asks for."""
-        return tuned_times.command(self.config, self.changed_settings())
+        return tuned_times.command(self.config, changed(self.sampler.still()))
 
     @property
     def start(self) -> str:
@@ -163,14 +163,6 @@ class Request:
         if task.unlabelled and self.checkpoint.classes and not self.model.label_dropout:
             raise UsageError("this checkpoint never learned to do without a label: give labels=")
         return task, [counter, *counters]
-
-    def changed_settings(self) -> dict[str, Any]:
-        """The sampler's settings that differ from its defaults."""
-        if not is_dataclass(self.sampler):
-            return {}
-        values = {field.name: getattr(self.sampler, field.name) for field in fields(self.sampler)}
-        defaults = {field.name: field.default for field in fields(self.sampler)}
-        return {name: value for name, value in values.items() if value != defaults[name]}
 
 
 @lru_cache(maxsize=2)

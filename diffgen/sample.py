@@ -19,6 +19,7 @@ from rich.progress import track
 from torch import Tensor
 
 from diffgen import __version__
+from diffgen.build import changed
 from diffgen.cell import Cell
 from diffgen.evaluation.metrics import check
 from diffgen.judge import Judge, features_name, judge_of
@@ -187,7 +188,7 @@ class Job:
             "step": request.checkpoint.step,
             "ema": request.ema,
             "sampler": self.config["sampler"]["name"],
-            "settings": request.changed_settings(),
+            "settings": changed(request.sampler),
             "steps": request.steps,
             "spacing": request.spacing,
             "start": request.start,

@@ -82,6 +82,26 @@ def test_tuned_is_sampled_at_its_times(swept, run, tmp_path):
     worked(sample(tmp_path, run, "sampler=ddim", "steps=5"))
 
 
+@pytest.mark.parametrize(
+    ("noisy", "still"),
+    {
+        ("sampler=ddim", "sampler.eta=0.5"): ("sampler=ddim",),
+        ("sampler=dpmpp_2m_sde",): ("sampler=dpmpp_2m_sde", "sampler.eta=0"),
+        ("sampler=euler", "sampler.churn=9"): ("sampler=euler",),
+        ("sampler=heun", "sampler.churn=9"): ("sampler=heun",),
+    }.items(),
+    ids=str,
+)
+def test_fresh_noise_is_off_while_times_are_tuned(noisy, still, run, tmp_path):
+    """So a noisy sampler and the same without its noise share their times."""
+    answer = sample(tmp_path, run, *noisy, "steps=2").line()
+    command = shlex.split(answer.split("; run diffgen ")[1])
+    kept = Path(worked(here(tmp_path, *command, *FEW)).out.splitlines()[-1])
+    for way in (noisy, still):
+        assert times(run, *way, "steps=2").tolist() == yaml.safe_load(kept.read_text())["times"]
+    worked(sample(tmp_path, run, *noisy, "steps=2"))
+
+
 ABSENT = {
     ("sampler=ddim", "steps=7"): "sampler=ddim steps=7",
     ("sampler=ddim", "steps=5", "guidance.weight=1"): "sampler=ddim steps=5 guidance.weight=1",
@@ -153,7 +173,7 @@ def test_times_of_other_weights_and_damaged_ones_are_refused(swept, run, tmp_pat
 
 REFUSALS = {
     ("sampler=ddpm",): "this sampler draws noise, and only one that draws none",
-    ("sampler=ddim", "sampler.eta=1"): "this sampler draws noise",
+    ("sampler=pc",): "this sampler draws noise",
     ("sampler=rk45", "sampler.steps=null"): "this sampler chooses its own steps",
     ("steps=50",): "steps=50 of candidates=10 times: take fewer steps",
     ("sampler.steps=null",): "steps=None of candidates=10 times",

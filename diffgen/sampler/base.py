@@ -26,6 +26,10 @@ class Sampler(abc.ABC):
         """Whether it takes the steps it is given; else it chooses its own between the ends."""
         return self.spacing != "ends"
 
+    def still(self) -> "Sampler":
+        """The same sampler with its fresh noise off, itself where no setting turns it off."""
+        return self
+
     def doubt(self, schedule: Schedule, steps: int) -> str | None:
         """What is likely to disappoint in so many steps, with the remedy."""
         return None

@@ -2,7 +2,7 @@
 
 import abc
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -26,6 +26,9 @@ class Churned(Sampler, abc.ABC):
     def __post_init__(self) -> None:
         within("churn", self.churn, 0, math.inf)
         within("churn_scale", self.churn_scale, 0, math.inf)
+
+    def still(self) -> Sampler:
+        return replace(self, churn=0.0)
 
     def stirred(
         self, schedule: Schedule, x: Tensor, t: Tensor, steps: int, noise: Noise

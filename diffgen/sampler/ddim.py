@@ -1,7 +1,7 @@
 """DDIM (Song et al. 2021, equation 12)."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from torch import Tensor
@@ -22,6 +22,9 @@ class DDIM(Sampler):
 
     def __post_init__(self) -> None:
         within("eta", self.eta, 0, 1)
+
+    def still(self) -> Sampler:
+        return replace(self, eta=0.0)
 
     def trajectory(
         self, denoiser: Denoiser, x: Tensor, times: Tensor, label: Tensor | None, noise: Noise

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from torch import Tensor
@@ -24,6 +24,9 @@ class DPMpp2MSDE(Sampler):
 
     def __post_init__(self) -> None:
         within("eta", self.eta, 0, math.inf)
+
+    def still(self) -> Sampler:
+        return replace(self, eta=0.0)
 
     def trajectory(
         self, denoiser: Denoiser, x: Tensor, times: Tensor, label: Tensor | None, noise: Noise
