@@ -196,6 +196,7 @@ class Job:
             "guidance": request.guides.name,
             "weight": weight,
             "scale": None if weight is None else 1 + weight,
+            "labels": self.config["labels"],
             "seed": self.config["seed"],
             "numeric_precision": self.config["precision"],
             "versions": {

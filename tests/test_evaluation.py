@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from PIL import Image
 from running import here, worked
 from sklearn.neighbors import NearestNeighbors
@@ -562,7 +564,7 @@ def test_markdown_says_what_a_reader_must_know(tmp_path):
     assert "FD(classifier) of n = 2000 images" in text
     assert "classifier [abc]" in text
     assert "mnist/train (60000 images) [def]" in text
-    assert "step 1000, ema average, spacing trailing, guidance none, seed 0" in text
+    assert "step 1000, ema average, guidance none, spacing trailing, seed 0" in text
     head = "| sampler | steps | NFE | w | 1 + w | FD(classifier) | / real | accuracy |"
     assert head in text
     assert "| ddim | 10 | 10 | 1 | 2 | 0.3333 | 2.67 | 0.900 |" in text
@@ -577,6 +579,60 @@ def test_what_differs_between_samples_gets_a_column(tmp_path):
     text = (tmp_path / "table.md").read_text()
     assert "| sampler | ema | settings |" in text
     assert "| ddim | average | eta=1.0 |" in text
+
+
+@pytest.mark.parametrize(
+    ("what", "values"),
+    {
+        "clip": ("none", "range"),
+        "start": ("prior", "uniform"),
+        "labels": ("balanced", [3]),
+        "numeric_precision": ("32-true", "bf16-mixed"),
+    }.items(),
+    ids=str,
+)
+def test_no_two_ways_of_sampling_look_alike(what, values, tmp_path):
+    """Nor are they pooled as if they were seeds of one."""
+    write(tmp_path, [row(**{what: value, "seed": k}) for k, value in enumerate(values)])
+    text = (tmp_path / "table.md").read_text()
+    assert f"| sampler | {what} | seed |" in text
+    assert "over seeds" not in text
+
+
+def test_seeds_of_one_way_are_told_together(tmp_path, capsys):
+    """The deviation of 1, 2 and 6 is the root of 14 / 2; one seed alone has none."""
+    distances = {0: 1.0, 1: 2.0, 2: 6.0}
+    rows = [row(seed=seed, fid=fid, nfe=9 + seed) for seed, fid in distances.items()]
+    again, alone = row(seed=2, fid=6.0, nfe=11, versions="others"), row(sampler="heun", seed=1)
+    write(tmp_path, [*rows, again, alone, row(seed=3, fid=None), real()])
+    table = (tmp_path / "table.md").read_text().split("The same over seeds:\n\n")[1]
+    head, _, *lines = table.splitlines()
+    assert head == "| sampler | steps | NFE | w | 1 + w | seeds | mean FD(classifier) | " + (
+        "deviation | / real |"
+    )
+    assert lines == ["| ddim | 10 | 10.0 | 0 | 1 | 3 | 3 | 2.646 | 24 |"]
+    show([*rows, real()])
+    assert "2.646" in capsys.readouterr().out
+
+
+def test_the_picture_draws_the_mean_of_seeds_and_their_range(tmp_path, monkeypatch):
+    drawn, bars = [], []
+    monkeypatch.setattr(Axes, "plot", lambda _, x, y, **__: drawn.append((list(x), list(y))))
+    monkeypatch.setattr(
+        Axes, "vlines", lambda _, x, low, high, **__: bars.append((list(x), list(low), list(high)))
+    )
+    several = [row(seed=seed, fid=fid) for seed, fid in ((0, 1.0), (1, 2.0), (2, 6.0))]
+    write(tmp_path, [*several, row(steps=20, nfe=20, fid=4.0), real()])
+    assert drawn == [([10, 20], [3.0, 4.0])]
+    assert bars == [([10], [1.0], [6.0])]
+
+
+def test_the_legend_tells_what_parts_the_lines_of_one_sampler(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(Figure, "legend", lambda _, handles, **__: told.extend(handles))
+    ddim = [row(spacing=spacing) for spacing in ("trailing", "karras")]
+    write(tmp_path, [*ddim, row(sampler="pc", spacing="linspace"), real()])
+    assert [line.get_label() for line in told] == ["ddim, karras", "ddim, trailing", "pc", FLOOR]
 
 
 def test_floors_scored_at_different_times_are_one_row(tmp_path):

@@ -1,11 +1,14 @@
 """A table as a reader sees it: heads and cells as text."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from statistics import fmean, stdev
 from typing import Any
 
-from diffgen.evaluation.rows import Block, Row, setting, text, varying
+from diffgen.evaluation.rows import WAY, Block, Row, setting, text, varying, ways
 
-SHARED = ("checkpoint", "step", "ema", "spacing", "guidance", "seed")
+TOLD = ("sampler", "settings", "steps", "weight")  # in every table
+SHARED = tuple(column for column in (*WAY, "seed") if column not in TOLD)
 SHARES = ("accuracy", "precision", "recall", "saturation")
 
 Grid = tuple[list[str], list[list[str]]]
@@ -43,6 +46,38 @@ def cells(block: Block) -> Grid:
         ("images/s", lambda row: _number(row.get("images_per_second"))),
     ]
     return _grid(columns, block.all)
+
+
+def over_seeds(block: Block) -> Grid | None:
+    """Heads and rows of the ways that several seeds sampled, None where there are none.
+
+    The deviation of the distance is that of one seed, with n - 1 in the denominator.
+    """
+    scored = [[row for row in way if row.get("fid") is not None] for way in ways(block.rows)]
+    rows = [_pooled(way) for way in scored if len(way) > 1]
+    if not rows:
+        return None
+    floor = (block.floor or {}).get("fid")
+    columns: list[Column] = [
+        *_methods(replace(block, rows=rows)),
+        ("seeds", _plain("seeds")),
+        (f"mean {title(rows[0])}", lambda row: _number(row["fid"])),
+        ("deviation", lambda row: _number(row["deviation"])),
+        ("/ real", lambda row: _ratio(row["fid"], floor)),
+    ]
+    return _grid(columns, rows)
+
+
+def _pooled(way: Sequence[Row]) -> Row:
+    distances = [row["fid"] for row in way]
+    return {
+        **way[0],
+        "seed": None,
+        "seeds": len(way),
+        "nfe": round(fmean(row["nfe"] for row in way), 2),
+        "fid": fmean(distances),
+        "deviation": stdev(distances),
+    }
 
 
 def per_class(block: Block) -> Grid | None:

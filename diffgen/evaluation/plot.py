@@ -1,8 +1,13 @@
-"""The picture of a table: distance against network evaluations, a line per sampler and weight."""
+"""The picture of a table: distance against network evaluations, a line per sampler and weight.
 
+Of several seeds the line shows the mean, and a bar from the least to the greatest.
+"""
+
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -13,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from diffgen.evaluation.cells import title
 from diffgen.evaluation.files import write_atomically
-from diffgen.evaluation.rows import FLOOR, Block, Row, setting, text, varying
+from diffgen.evaluation.rows import FLOOR, WAY, Block, Row, setting, text, varying
 
 # Okabe and Ito's colours, which differ for every kind of sight, without the yellow
 COLOURS = (
@@ -22,7 +27,7 @@ COLOURS = (
 )
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 DASHES = ("-", (0, (5, 1.5)), (0, (3, 1.2, 1, 1.2)), (0, (1, 1)))
-METHOD = ("sampler", "settings", "spacing", "guidance", "ema", "step", "checkpoint")
+METHOD = tuple(column for column in WAY if column not in ("sampler", "weight", "steps"))
 PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 
 
@@ -45,12 +50,17 @@ class _Style:
     """A colour for each way of sampling, a marker and dashes for each weight."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
-        self.told = ["sampler", *(c for c in varying(rows, METHOD) if c != "sampler")]
+        ordered = sorted(rows, key=_sampler)
+        self.told = {
+            sampler: varying(list(group), METHOD) for sampler, group in groupby(ordered, _sampler)
+        }
         self.methods = list(dict.fromkeys(self.method(row) for row in rows))
         self.weights = sorted({_weight(row) for row in rows})
 
     def method(self, row: Row) -> str:
-        return ", ".join(filter(None, (setting(row.get(column)) for column in self.told)))
+        sampler = _sampler(row)
+        told = (setting(row.get(column)) for column in self.told[sampler])
+        return ", ".join(filter(None, (sampler, *told)))
 
     def line(self, row: Row) -> dict[str, Any]:
         rank = self.weights.index(_weight(row))
@@ -72,9 +82,14 @@ class _Style:
 def _panel(axes: Axes, block: Block, style: _Style) -> None:
     rows = sorted((row for row in block.rows if _point(row)), key=lambda row: _key(style, row))
     for _, group in groupby(rows, key=lambda row: _key(style, row)[:2]):
-        line = list(group)
-        x, y = zip(*filter(None, map(_point, line)), strict=True)
-        axes.plot(x, y, **style.line(line[0]))
+        line, found = list(group), defaultdict(list)
+        for x, y in filter(None, map(_point, line)):
+            found[x].append(y)
+        look = style.line(line[0])
+        axes.plot(list(found), [fmean(y) for y in found.values()], **look)
+        several = {x: y for x, y in found.items() if len(y) > 1}
+        ends = ([end(y) for y in several.values()] for end in (min, max))
+        axes.vlines(list(several), *ends, colors=look["color"])
     if block.floor and block.floor.get("fid"):
         axes.axhline(block.floor["fid"], color="black", linestyle="--", lw=1, zorder=1)
     axes.set(
@@ -105,6 +120,10 @@ def _point(row: Row) -> tuple[float, float] | None:
 
 def _key(style: _Style, row: Row) -> tuple[str, float, float, str]:
     return style.method(row), _weight(row), row["nfe"], text(row.get("seed"))
+
+
+def _sampler(row: Row) -> str:
+    return row["sampler"]
 
 
 def _weight(row: Row) -> float:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
+from itertools import groupby
 from operator import or_
 from typing import Any
 
@@ -14,16 +15,17 @@ Row = dict[str, Any]
 FLOOR = "real (test)"
 COLUMNS = (
     *("checkpoint", "step", "ema", "sampler", "settings", "steps", "spacing", "nfe"),
-    *("guidance", "weight", "scale", "seed", "n"),
+    *("guidance", "weight", "scale", "start", "clip", "numeric_precision", "labels", "seed", "n"),
     *("features", "features_hash", "reference", "reference_hash"),
     *("fid", "accuracy", "precision", "recall", "saturation", "kid", "kid_std", "fid_per_class"),
     *("seconds", "images_per_second", "versions"),
 )
 ESSENTIAL = ("sampler", "n", "features", "features_hash", "reference", "reference_hash")
-ORDER = (
+WAY = (  # what tells one way of sampling from another
     *("checkpoint", "step", "ema", "sampler", "settings", "guidance", "weight", "steps"),
-    *("spacing", "nfe", "seed"),
+    *("spacing", "start", "clip", "numeric_precision", "labels"),
 )
+ORDER = (*WAY, "nfe", "seed")
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,12 @@ def _place(row: Row) -> tuple[Any, ...]:
         (value is not None, value if isinstance(value, int | float) else 0, setting(value))
         for value in values
     )
+
+
+def ways(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows in order, gathered where they differ in nothing but the seed, one of each seed."""
+    alike = groupby(rows, key=lambda row: [text(row.get(column)) for column in WAY])
+    return [list({row.get("seed"): row for row in group}.values()) for _, group in alike]
 
 
 def text(value: object) -> str:

@@ -12,10 +12,12 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
-from diffgen.evaluation.cells import Grid, cells, header, per_class
+from diffgen.evaluation.cells import Grid, cells, header, over_seeds, per_class
 from diffgen.evaluation.files import write_atomically
 from diffgen.evaluation.plot import draw
 from diffgen.evaluation.rows import COLUMNS, Block, blocks, text
+
+OVER_SEEDS = "The same over seeds:"
 
 
 def write(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -32,15 +34,23 @@ def write(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def show(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print the table, a block for each n; wider than the terminal rather than cut."""
     for block in blocks(rows):
-        heads, body = cells(block)
-        table = Table(*heads, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for column in table.columns:
-            column.justify = "left" if column.header == "sampler" else "right"
-        for row in body:
-            table.add_row(*map(escape, row))
         print(header(block))
-        wanted = Measurement.get(Console(width=1000), Console(width=1000).options, table).maximum
-        Console(width=max(wanted, Console().width)).print(table)
+        _show(cells(block))
+        seeds = over_seeds(block)
+        if seeds:
+            print(OVER_SEEDS)
+            _show(seeds)
+
+
+def _show(grid: Grid) -> None:
+    heads, body = grid
+    table = Table(*heads, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in table.columns:
+        column.justify = "left" if column.header == "sampler" else "right"
+    for row in body:
+        table.add_row(*map(escape, row))
+    wanted = Measurement.get(Console(width=1000), Console(width=1000).options, table).maximum
+    Console(width=max(wanted, Console().width)).print(table)
 
 
 def _csv(found: Sequence[Block]) -> str:
@@ -57,7 +67,9 @@ def _markdown(found: Sequence[Block]) -> str:
     parts = []
     for block in found:
         parts += [header(block), _pipes(cells(block))]
-        classes = per_class(block)
+        seeds, classes = over_seeds(block), per_class(block)
+        if seeds:
+            parts += [OVER_SEEDS, _pipes(seeds)]
         if classes:
             parts += ["The same distance for each class alone:", _pipes(classes)]
     return "\n\n".join(parts) + "\n"
