@@ -627,6 +627,13 @@ def test_the_picture_draws_the_mean_of_seeds_and_their_range(tmp_path, monkeypat
     assert bars == [([10], [1.0], [6.0])]
 
 
+def test_no_two_ways_are_drawn_alike(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(Axes, "plot", lambda *_, **look: drawn.append(str(sorted(look.items()))))
+    write(tmp_path, [row(sampler=f"s{k}", weight=w) for k in range(20) for w in (0.0, 1.0)])
+    assert len(set(drawn)) == len(drawn) == 40
+
+
 def test_the_legend_tells_what_parts_the_lines_of_one_sampler(tmp_path, monkeypatch):
     told = []
     monkeypatch.setattr(Figure, "legend", lambda _, handles, **__: told.extend(handles))

@@ -47,7 +47,10 @@ def draw(path: Path, found: Sequence[Block]) -> None:
 
 
 class _Style:
-    """A colour for each way of sampling, a marker and dashes for each weight."""
+    """A colour for each way of sampling, a marker and dashes for each weight.
+
+    Where there are more ways than colours, the markers of the others are hollow.
+    """
 
     def __init__(self, rows: Sequence[Row]) -> None:
         ordered = sorted(rows, key=_sampler)
@@ -64,10 +67,13 @@ class _Style:
 
     def line(self, row: Row) -> dict[str, Any]:
         rank = self.weights.index(_weight(row))
-        return {"color": self._colour(self.method(row)), **_mark(rank)}
+        return {**self._look(self.method(row)), **_mark(rank)}
 
     def legend(self) -> list[Line2D]:
-        methods = [Line2D([], [], color=self._colour(m), lw=2.5, label=m) for m in self.methods]
+        methods = [
+            Line2D([], [], **self._look(m), marker=MARKERS[0], markersize=4, lw=2.5, label=m)
+            for m in self.methods
+        ]
         weights = [
             Line2D([], [], color="0.35", label=f"w = {weight:g}", **_mark(rank))
             for rank, weight in enumerate(self.weights)
@@ -75,8 +81,9 @@ class _Style:
         floor = Line2D([], [], color="black", linestyle="--", lw=1, label=FLOOR)
         return [*methods, *(weights if self.weights != [0.0] else []), floor]
 
-    def _colour(self, method: str) -> str:
-        return COLOURS[self.methods.index(method) % len(COLOURS)]
+    def _look(self, method: str) -> dict[str, Any]:
+        again, rank = divmod(self.methods.index(method), len(COLOURS))
+        return {"color": COLOURS[rank], **({"markerfacecolor": "white"} if again else {})}
 
 
 def _panel(axes: Axes, block: Block, style: _Style) -> None:
