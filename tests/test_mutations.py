@@ -114,7 +114,7 @@ MISTAKES = {
         "sampler.langevin", "if s == 0 and self.denoise:", "if self.denoise:", annealing("ve")
     ),
     "the_other_papers_factor": Mistake(
-        "sampler.langevin", 'halved = 2 if self.convention == "paper" else 1', "halved = 2",
+        "sampler.langevin", '(4 if self.convention == "paper" else 2)', "4",
         annealing("vp"),
     ),
     "lowest_level_visited": Mistake(
