@@ -600,9 +600,13 @@ def test_no_two_ways_of_sampling_look_alike(what, values, tmp_path):
 
 
 def test_seeds_of_one_way_are_told_together(tmp_path, capsys):
-    """The deviation of 1, 2 and 6 is the root of 14 / 2; one seed alone has none."""
+    """The deviation of 1, 2 and 6 is the root of 14 / 2; one seed alone has none.
+
+    A weight counts as it was typed: 0 as 0.0.
+    """
     distances = {0: 1.0, 1: 2.0, 2: 6.0}
     rows = [row(seed=seed, fid=fid, nfe=9 + seed) for seed, fid in distances.items()]
+    rows[1]["weight"] = 0
     again, alone = row(seed=2, fid=6.0, nfe=11, versions="others"), row(sampler="heun", seed=1)
     write(tmp_path, [*rows, again, alone, row(seed=3, fid=None), real()])
     table = (tmp_path / "table.md").read_text().split("The same over seeds:\n\n")[1]
@@ -621,8 +625,10 @@ def test_the_picture_draws_the_mean_of_seeds_and_their_range(tmp_path, monkeypat
     monkeypatch.setattr(
         Axes, "vlines", lambda _, x, low, high, **__: bars.append((list(x), list(low), list(high)))
     )
-    several = [row(seed=seed, fid=fid) for seed, fid in ((0, 1.0), (1, 2.0), (2, 6.0))]
-    write(tmp_path, [*several, row(steps=20, nfe=20, fid=4.0), real()])
+    """As the table pools them: a seed counts once, and NFE may differ between seeds."""
+    several = [row(seed=seed, fid=fid, nfe=9 + seed) for seed, fid in enumerate((1.0, 2.0, 6.0))]
+    again = row(seed=2, fid=6.0, nfe=11, versions="others")
+    write(tmp_path, [*several, again, row(steps=20, nfe=20, fid=4.0), real()])
     assert drawn == [([10, 20], [3.0, 4.0])]
     assert bars == [([10], [1.0], [6.0])]
 

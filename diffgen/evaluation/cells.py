@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from statistics import fmean, stdev
 from typing import Any
 
-from diffgen.evaluation.rows import WAY, Block, Row, setting, text, varying, ways
+from diffgen.evaluation.rows import WAY, Block, Row, pooled, setting, text, varying
 
 TOLD = ("sampler", "settings", "steps", "weight")  # in every table
 SHARED = tuple(column for column in (*WAY, "seed") if column not in TOLD)
@@ -49,12 +48,8 @@ def cells(block: Block) -> Grid:
 
 
 def over_seeds(block: Block) -> Grid | None:
-    """Heads and rows of the ways that several seeds sampled, None where there are none.
-
-    The deviation of the distance is that of one seed, with n - 1 in the denominator.
-    """
-    scored = [[row for row in way if row.get("fid") is not None] for way in ways(block.rows)]
-    rows = [_pooled(way) for way in scored if len(way) > 1]
+    """Heads and rows of the ways that several seeds sampled, None where there are none."""
+    rows = [row for row in pooled(block.rows) if row["seeds"] > 1]
     if not rows:
         return None
     floor = (block.floor or {}).get("fid")
@@ -66,18 +61,6 @@ def over_seeds(block: Block) -> Grid | None:
         ("/ real", lambda row: _ratio(row["fid"], floor)),
     ]
     return _grid(columns, rows)
-
-
-def _pooled(way: Sequence[Row]) -> Row:
-    distances = [row["fid"] for row in way]
-    return {
-        **way[0],
-        "seed": None,
-        "seeds": len(way),
-        "nfe": round(fmean(row["nfe"] for row in way), 2),
-        "fid": fmean(distances),
-        "deviation": stdev(distances),
-    }
 
 
 def per_class(block: Block) -> Grid | None:

@@ -3,11 +3,9 @@
 Of several seeds the line shows the mean, and a bar from the least to the greatest.
 """
 
-from collections import defaultdict
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
-from statistics import fmean
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -18,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from diffgen.evaluation.cells import title
 from diffgen.evaluation.files import write_atomically
-from diffgen.evaluation.rows import FLOOR, WAY, Block, Row, setting, text, varying
+from diffgen.evaluation.rows import FLOOR, WAY, Block, Row, pooled, setting, varying
 
 # Okabe and Ito's colours, which differ for every kind of sight, without the yellow
 COLOURS = (
@@ -87,16 +85,14 @@ class _Style:
 
 
 def _panel(axes: Axes, block: Block, style: _Style) -> None:
-    rows = sorted((row for row in block.rows if _point(row)), key=lambda row: _key(style, row))
+    drawn = pooled([row for row in block.rows if _point(row)])
+    rows = sorted(drawn, key=lambda row: _key(style, row))
     for _, group in groupby(rows, key=lambda row: _key(style, row)[:2]):
-        line, found = list(group), defaultdict(list)
-        for x, y in filter(None, map(_point, line)):
-            found[x].append(y)
+        line = list(group)
         look = style.line(line[0])
-        axes.plot(list(found), [fmean(y) for y in found.values()], **look)
-        several = {x: y for x, y in found.items() if len(y) > 1}
-        ends = ([end(y) for y in several.values()] for end in (min, max))
-        axes.vlines(list(several), *ends, colors=look["color"])
+        axes.plot(*_columns(line, "nfe", "fid"), **look)
+        several = [row for row in line if row["seeds"] > 1]
+        axes.vlines(*_columns(several, "nfe", "low", "high"), colors=look["color"])
     if block.floor and block.floor.get("fid"):
         axes.axhline(block.floor["fid"], color="black", linestyle="--", lw=1, zorder=1)
     axes.set(
@@ -106,6 +102,10 @@ def _panel(axes: Axes, block: Block, style: _Style) -> None:
         ylabel=f"{title(block.all[0])}, n = {block.n}",
     )
     _ticks(axes, sorted({row["nfe"] for row in rows}))
+
+
+def _columns(rows: Sequence[Row], *names: str) -> list[list[float]]:
+    return [[row[name] for row in rows] for name in names]
 
 
 def _ticks(axes: Axes, counts: Sequence[float]) -> None:
@@ -125,8 +125,8 @@ def _point(row: Row) -> tuple[float, float] | None:
     return (nfe, distance) if nfe and distance else None
 
 
-def _key(style: _Style, row: Row) -> tuple[str, float, float, str]:
-    return style.method(row), _weight(row), row["nfe"], text(row.get("seed"))
+def _key(style: _Style, row: Row) -> tuple[str, float, float]:
+    return style.method(row), _weight(row), row["nfe"]
 
 
 def _sampler(row: Row) -> str:

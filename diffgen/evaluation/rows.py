@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from functools import reduce
 from itertools import groupby
 from operator import or_
+from statistics import fmean, stdev
 from typing import Any
 
 from diffgen.errors import UsageError
@@ -89,17 +90,39 @@ def _refuse_mixture(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _place(row: Row) -> tuple[Any, ...]:
-    values = [row.get(key) for key in ORDER]
-    return tuple(
-        (value is not None, value if isinstance(value, int | float) else 0, setting(value))
-        for value in values
-    )
+    return tuple(_rank(row.get(key)) for key in ORDER)
 
 
-def ways(rows: Sequence[Row]) -> list[list[Row]]:
-    """Rows in order, gathered where they differ in nothing but the seed, one of each seed."""
-    alike = groupby(rows, key=lambda row: [text(row.get(column)) for column in WAY])
-    return [list({row.get("seed"): row for row in group}.values()) for _, group in alike]
+def _rank(value: object) -> tuple[bool, float, str]:
+    """Nothing first, then numbers, 0 the same as 0.0, then text."""
+    if isinstance(value, int | float):
+        return True, value, ""
+    return value is not None, 0, setting(value)
+
+
+def pooled(rows: Sequence[Row]) -> list[Row]:
+    """A row for each way of sampling that has a distance: the mean over its `seeds`.
+
+    `low` and `high` are the least and the greatest distance. `deviation` is that of one seed, with
+    n - 1 in the denominator, None where there is but one. NFE is the mean, too.
+    """
+    scored = sorted((row for row in rows if row.get("fid") is not None), key=_place)
+    alike = groupby(scored, key=lambda row: _place(row)[: len(WAY)])
+    return [_mean(list({row.get("seed"): row for row in way}.values())) for _, way in alike]
+
+
+def _mean(way: Sequence[Row]) -> Row:
+    distances = [row["fid"] for row in way]
+    return {
+        **way[0],
+        "seed": None,
+        "seeds": len(way),
+        "nfe": round(fmean(row["nfe"] for row in way), 2),
+        "fid": fmean(distances),
+        "low": min(distances),
+        "high": max(distances),
+        "deviation": stdev(distances) if len(way) > 1 else None,
+    }
 
 
 def text(value: object) -> str:
