@@ -31,12 +31,12 @@ PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 
 def draw(path: Path, found: Sequence[Block]) -> None:
     """Write the picture as a PNG, one panel for each n; nothing where no row has a distance."""
-    drawn = [block for block in found if any(_point(row) for row in block.rows)]
+    drawn = [block for block in found if any(_visible(row) for row in block.rows)]
     if not drawn:
         return
     figure = Figure(figsize=(1.8 + 5.2 * len(drawn), 4.2), layout="constrained")
     FigureCanvasAgg(figure)
-    rows = [row for block in drawn for row in block.rows if _point(row)]
+    rows = [row for block in drawn for row in block.rows if _visible(row)]
     style = _Style(rows)
     for k, block in enumerate(drawn):
         _panel(figure.add_subplot(1, len(drawn), k + 1), block, style)
@@ -85,8 +85,8 @@ class _Style:
 
 
 def _panel(axes: Axes, block: Block, style: _Style) -> None:
-    drawn = pooled([row for row in block.rows if _point(row)])
-    rows = sorted(drawn, key=lambda row: _key(style, row))
+    rows = pooled([row for row in block.rows if _visible(row)])
+    rows.sort(key=lambda row: _key(style, row))
     for _, group in groupby(rows, key=lambda row: _key(style, row)[:2]):
         line = list(group)
         look = style.line(line[0])
@@ -119,10 +119,9 @@ def _ticks(axes: Axes, counts: Sequence[float]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _point(row: Row) -> tuple[float, float] | None:
-    """(NFE, distance) where both are known and can stand on a logarithmic axis."""
-    nfe, distance = row.get("nfe"), row.get("fid")
-    return (nfe, distance) if nfe and distance else None
+def _visible(row: Row) -> bool:
+    """Whether NFE and distance are known and can stand on a logarithmic axis."""
+    return bool(row.get("nfe") and row.get("fid"))
 
 
 def _key(style: _Style, row: Row) -> tuple[str, float, float]:
