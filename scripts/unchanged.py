@@ -1,0 +1,199 @@
+"""What two versions of diffgen compute, compared to the bit.
+
+    python scripts/unchanged.py record before.json     # with the one version installed
+    python scripts/unchanged.py record after.json      # with the other
+    python scripts/unchanged.py compare before.json after.json
+
+A record holds hashes of the weights and averages of 30-step trainings on digits, of the images of
+every sampler, guidance and task on these, of previews and tuned times, the table of a small sweep,
+and the resolved values of every recipe. Weights are hashed in order, without their names, and
+values of recipes are compared under today's names (RENAMED), so that renaming changes nothing.
+"""
+
+import argparse
+import csv
+import hashlib
+import importlib
+import io
+import json
+import os
+import sys
+from contextlib import chdir, redirect_stdout
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+MODELS = ("ddpm", "ncsn", "ncsnv2", "edm", "classifier")
+PRECISIONS = ("32-true", "bf16-mixed")
+QUICK = (
+    *("trainer.max_steps=30", "trainer.accelerator=cpu", "trainer.save_every=30"),
+    *("preview.every=15", "preview.num_samples=4"),
+)
+FEW = ("steps=6", "num_samples=12", "batch_size=5", "metrics=[]", "accelerator=cpu")
+SAMPLERS = (
+    *("ddpm", "ddim", "euler", "heun", "deis", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m", "unipc"),
+    *("euler_maruyama", "pc", "rk45", "langevin", "consistent"),
+)
+SAMPLINGS = {
+    "ddim_noisy": ("sampler=ddim", "sampler.eta=1", "guidance.weight=1.5"),
+    "heun_churned": ("sampler=heun", "sampler.churn=2", "spacing=karras"),
+    "interval": ("sampler=ddim", "guidance.weight=2", "guidance.interval=[0.1,10]"),
+    "rescaled": ("sampler=ddim", "guidance.weight=2", "guidance.rescale=0.7"),
+    "dynamic": ("sampler=ddim", "clip=dynamic", "guidance.weight=3"),
+    "ddpm_auto": ("sampler=ddpm", "sampler.variance=auto", "spacing=linspace"),
+    "auto": ("sampler=ddim", "guidance=autoguidance", "guidance.checkpoint={ddpm}"),
+    "guided": ("sampler=ddim", "guidance=classifier", "guidance.checkpoint={classifier}"),
+    "labels": ("sampler=dpmpp_2m", "labels=[3,1]", "seed=5", "deterministic=true"),
+    "raw": ("sampler=ddim", "ema=raw", "start=shell"),
+}
+TASKS = {
+    "inpaint": ("task=inpaint", "task.image=0:2", "task.mask=left"),
+    "inpaint_mmps": ("task=inpaint", "task.image=0:2", "task.mask=left", "task.rule=moments"),
+    "interpolate": ("task=interpolate", "task.image=0:2"),
+    "variations": ("task=variations", "task.image=0:2"),
+    "denoise": ("task=denoise", "task.image=0:2", "task.sigma=0.2", "sampler=ddpm"),
+}
+SWEEP = ("sampler=ddim,heun", "steps=2,4", "guidance.weight=0,1", "num_samples=40", "seed=1")
+UNSTABLE = ("seconds", "images_per_second", "versions", "checkpoint", "checkpoint_hash")
+# Today's name of what a recipe of an earlier version called otherwise.
+RENAMED: dict[str, str] = {}
+
+
+def diffgen(*words: str) -> str:
+    """What the command prints, run in this process."""
+    found: Any = importlib.import_module("diffgen.cli")
+    if not hasattr(found, "main") or not callable(found.main):
+        found = importlib.import_module("diffgen.cli.main")
+    printed = io.StringIO()
+    with redirect_stdout(printed):
+        status = found.main(list(words))
+    if status:
+        raise SystemExit(f"diffgen {' '.join(words)} ended with {status}")
+    return printed.getvalue()
+
+
+def record(path: Path) -> None:
+    """Write what this version computes."""
+    torch.set_num_threads(1)
+    with TemporaryDirectory() as folder, chdir(folder):
+        os.environ["DIFFGEN_CACHE"] = str(Path(folder) / "cache")
+        found = {"recipes": recipes(), **trained()}
+        print(*sorted(found), sep="\n", file=sys.stderr)
+    path.write_text(json.dumps(found, indent=1, sort_keys=True))
+
+
+def trained() -> dict[str, Any]:
+    """Trainings, and what is drawn from them."""
+    found: dict[str, Any] = {}
+    for precision in PRECISIONS:
+        for model in MODELS:
+            words = (f"model={model}", f"trainer.precision={precision}", f"runs={precision}")
+            run = Path(diffgen("train", *words, *QUICK).splitlines()[-1]).absolute()
+            found[f"train {model} {precision}"] = weights(run)
+            pictures = sorted((run / "previews").glob("*.png"))
+            found[f"previews {model} {precision}"] = [digest(p.read_bytes()) for p in pictures]
+            if precision == PRECISIONS[0]:
+                os.symlink(run, model)
+    here = Path.cwd()
+    for model in ("ddpm", "ncsnv2", "edm"):
+        for sampler in SAMPLERS:
+            found[f"{model} {sampler}"] = drawn(f"checkpoint={here / model}", f"sampler={sampler}")
+    found["ncsn langevin"] = drawn(f"checkpoint={here / 'ncsn'}", "sampler=langevin")
+    for name, words in (SAMPLINGS | TASKS).items():
+        filled = [word.format(**{m: here / m for m in MODELS}) for word in words]
+        found[name] = drawn(f"checkpoint={here / 'ddpm'}", *filled)
+    diffgen("tune", f"checkpoint={here / 'ddpm'}", "steps=4", "num_samples=4", "candidates=8")
+    tuned = next((here / "ddpm" / "tuned").glob("*.yaml"))
+    found["tuned times"] = yaml.safe_load(tuned.read_text())["times"]
+    found["tuned"] = drawn(f"checkpoint={here / 'ddpm'}", "spacing=tuned", "steps=4")
+    metrics = "metrics=[fid,kid,precision,recall,accuracy,fid_per_class,saturation]"
+    diffgen("sample", "-m", f"checkpoint={here / 'ddpm'}", *SWEEP, metrics, "accelerator=cpu")
+    found["table"] = table(max((here / "runs" / "samples").iterdir()) / "table.csv")
+    return found
+
+
+def weights(run: Path) -> str:
+    """A hash of all weights and averages of a run's checkpoint, in order and without names."""
+    data = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    states = [data["state_dict"], *data["ema"].values()]
+    found = hashlib.sha256()
+    for tensor in (tensor for state in states for tensor in state.values()):
+        found.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def drawn(*words: str) -> str:
+    """A hash of the images of one job."""
+    folder = Path(diffgen("sample", *FEW, *words).splitlines()[-1])
+    with np.load(folder / "samples.npz") as arrays:
+        return digest(arrays["arr_0"].tobytes())
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    """The rows of a table without what the clock and the names of folders tell."""
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    return [{k: v for k, v in row.items() if v and k not in UNSTABLE} for row in rows]
+
+
+def recipes() -> dict[str, Any]:
+    """The resolved values of every recipe, flattened."""
+    package = Path(importlib.import_module("diffgen").__file__ or "").parent
+    folders = package / "configs", package.parent / "configs"
+    names = sorted(p.stem for f in folders for p in (f / "recipe").glob("*.yaml"))
+    found = {}
+    for name in names:
+        model, _, dataset = name.partition("_")
+        words = (f"model={model}", f"dataset={dataset}", "--cfg", "job", "--resolve")
+        found[name] = dict(flattened(yaml.safe_load(diffgen("train", *words))))
+    return found
+
+
+def flattened(values: Any, prefix: str = "") -> Any:
+    """(dotted key, value) of every leaf that is not null."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from flattened(value, f"{prefix}{key}.")
+        elif value is not None:
+            yield prefix + key, value
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def compare(before: Path, after: Path) -> int:
+    """Print every difference; how many there are."""
+    old, new = json.loads(before.read_text()), json.loads(after.read_text())
+    for name, values in old.pop("recipes").items():
+        old[f"recipe {name}"] = {RENAMED.get(key, key): value for key, value in values.items()}
+    for name, values in new.pop("recipes").items():
+        new[f"recipe {name}"] = values
+    differing = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    for key in differing:
+        print(f"{key} differs", *told(old.get(key), new.get(key)), sep="\n  ")
+    print(f"{len(old | new) - len(differing)} of {len(old | new)} results are the same")
+    return len(differing)
+
+
+def told(old: Any, new: Any) -> list[str]:
+    """Two values, of mappings only where they differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
+        return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in keys]
+    return [f"{str(old)[:500]} -> {str(new)[:500]}"]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("action", choices=("record", "compare"))
+    parser.add_argument("files", nargs="+", type=Path)
+    options = parser.parse_args()
+    if options.action == "record":
+        record(options.files[0])
+    else:
+        raise SystemExit(min(1, compare(*options.files)))
