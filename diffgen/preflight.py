@@ -10,8 +10,8 @@ from diffgen.evaluation.metrics import check
 from diffgen.recipe import ModelSettings, TrainerSettings, check_fit
 from diffgen.request import Request
 from diffgen.resolve import waiting
+from diffgen.runtime.logger import ready
 from diffgen.training.ema import Profile
-from diffgen.training.logger import ready
 from diffgen.training.optimizer import OptimizerSettings
 
 

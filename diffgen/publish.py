@@ -10,7 +10,7 @@ from diffgen.evaluation import table
 from diffgen.evaluation.collect import collect
 from diffgen.evaluation.rows import blocks
 from diffgen.guidance_sheet import guidance_sheets
-from diffgen.training.logger import finish, logger_of
+from diffgen.runtime.logger import finish, logger_of
 
 NOTE = "cells.json"  # in a job's folder: where its cells stand, and its logger
 

@@ -25,10 +25,10 @@ from diffgen.evaluation.metrics import check
 from diffgen.judge import Judge, features_name, judge_of
 from diffgen.publish import NOTE, publish
 from diffgen.request import Request
+from diffgen.runtime.devices import fabric_of
+from diffgen.runtime.launch import quiet
+from diffgen.runtime.logger import ready
 from diffgen.task.files import keep
-from diffgen.training.devices import fabric_of
-from diffgen.training.launch import quiet
-from diffgen.training.logger import ready
 from diffgen.training.saving import write_atomically
 
 log = logging.getLogger(__name__)

@@ -28,12 +28,12 @@ from diffgen.recipe import (
 )
 from diffgen.resolve import followed, range_of, resolved, waiting
 from diffgen.resume import resumed
+from diffgen.runtime.devices import fabric_of, strategy_of
+from diffgen.runtime.launch import quiet
+from diffgen.runtime.logger import finish, logger_of
 from diffgen.sampler.start import STARTS
 from diffgen.training.agreement import Agreement
-from diffgen.training.devices import fabric_of, strategy_of
 from diffgen.training.ema import Ema, Profile
-from diffgen.training.launch import quiet
-from diffgen.training.logger import finish, logger_of
 from diffgen.training.module import Module
 from diffgen.training.optimizer import OptimizerSettings
 from diffgen.training.preview import Preview

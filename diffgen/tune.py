@@ -15,11 +15,11 @@ from torch import Tensor
 from diffgen import __version__, tuned_times
 from diffgen.errors import UsageError
 from diffgen.request import Request
+from diffgen.runtime.devices import fabric_of
+from diffgen.runtime.launch import quiet
 from diffgen.sampler import tuned
 from diffgen.spacing import SPACINGS
 from diffgen.spacing import times as spaced
-from diffgen.training.devices import fabric_of
-from diffgen.training.launch import quiet
 
 # What a request of `diffgen sample` holds besides, where tuning leaves no choice.
 PLAIN = {

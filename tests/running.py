@@ -14,8 +14,8 @@ from hydra import compose, initialize_config_dir
 
 from diffgen.cli import main
 from diffgen.command.places import config_dir
-from diffgen.command.ranks import register
 from diffgen.command.settings import check
+from diffgen.runtime.ranks import register
 
 NETWORK = (
     "network.width=8",

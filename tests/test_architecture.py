@@ -10,8 +10,8 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 from diffgen.build import find
-from diffgen.command.ranks import register
 from diffgen.command.settings import SETTINGS, check
+from diffgen.runtime.ranks import register
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE, CONFIGS = ROOT / "diffgen", ROOT / "configs"

@@ -19,9 +19,9 @@ from diffgen.command.child import Child
 from diffgen.command.completion import complete
 from diffgen.command.line import parse
 from diffgen.command.past import Past
-from diffgen.command.ranks import run_id
 from diffgen.errors import UsageError
-from diffgen.training.launch import RANKS, isolated, relaunch
+from diffgen.runtime.launch import RANKS, isolated, relaunch
+from diffgen.runtime.ranks import run_id
 
 SEEN = []
 

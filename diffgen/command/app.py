@@ -17,8 +17,8 @@ from diffgen.command.job import Job, full_error
 from diffgen.command.line import parse
 from diffgen.command.past import Past
 from diffgen.command.places import config_dir
-from diffgen.command.ranks import rank, register
 from diffgen.command.registry import Command, imported
+from diffgen.runtime.ranks import rank, register
 
 
 def run(command: Command, words: list[str]) -> int:

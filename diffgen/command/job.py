@@ -16,10 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 from diffgen.command.child import Child
 from diffgen.command.home import leave
 from diffgen.command.past import Past
-from diffgen.command.ranks import register
 from diffgen.command.registry import Command, imported
 from diffgen.command.settings import check
 from diffgen.errors import UsageError
+from diffgen.runtime.ranks import register
 
 FAILURES = logging.getLogger("diffgen.failure")  # goes to the run's log file only
 
@@ -68,7 +68,7 @@ class Job:
 
     def work(self, config: DictConfig) -> Any:
         check(self.command.name, config)
-        from diffgen.training.launch import isolated, relaunch
+        from diffgen.runtime.launch import isolated, relaunch
 
         if several(config):
             relaunch(Child(self.command.name, self.flags))

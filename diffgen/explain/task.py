@@ -18,8 +18,8 @@ from diffgen.explain.picture import draw
 from diffgen.explain.report import plain, tell
 from diffgen.recipe import TrainerSettings
 from diffgen.resolve import followed, resolved, waiting
+from diffgen.runtime.launch import quiet
 from diffgen.train import Run
-from diffgen.training.launch import quiet
 from diffgen.training.saving import write_atomically
 
 
