@@ -17,8 +17,6 @@ from pydantic import ConfigDict, ValidationError, create_model
 
 from diffgen.errors import UsageError
 
-PACKAGES = {"network": "diffgen.model", "spacing": "diffgen.spacing"}
-
 
 def build(
     room: str, settings: Mapping[str, Any], trust: Collection[str] = (), **context: Any
@@ -65,7 +63,7 @@ def find(room: str, name: object, trust: Collection[str] = ()) -> type:
         raise UsageError(f"{room}.name is missing")
     if isinstance(name, str) and ":" in name:
         return _foreign(room, name, trust)
-    package = importlib.import_module(PACKAGES.get(room, f"diffgen.{room}"))
+    package = importlib.import_module(f"diffgen.{room}")
     names = [module.name for module in pkgutil.iter_modules(package.__path__)]
     if name not in names:
         raise UsageError(f"no {room}={name}{nearest(str(name), names)}")

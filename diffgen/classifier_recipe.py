@@ -12,9 +12,9 @@ from torch import nn
 
 from diffgen.build import build, typed
 from diffgen.errors import UsageError
-from diffgen.model.classifier import Classifier
 from diffgen.model.noisy_classifier import NoisyClassifier
 from diffgen.model.told import level, nothing
+from diffgen.network.classifier import Classifier
 from diffgen.recipe import ModelSettings, Positive, Shape, network_of
 from diffgen.schedule import Schedule
 

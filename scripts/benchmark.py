@@ -30,7 +30,7 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from PIL import Image
 from torch import Tensor, nn
 
-from diffgen.model.unet import UNet
+from diffgen.network.unet import UNet
 
 SIZE, BATCH, CLASSES = 28, 64, 10
 WIDTH, MULTIPLIERS = 16, (1, 2, 4)

@@ -17,7 +17,7 @@ from diffgen.guidance.classifier_free import ClassifierFree
 from diffgen.model import Preconditioned
 from diffgen.model.scalings import Eps
 from diffgen.model.told import level
-from diffgen.model.unet import UNet
+from diffgen.network.unet import UNet
 from diffgen.schedule.linear import Linear
 
 REPEATS = 5

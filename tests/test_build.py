@@ -8,7 +8,7 @@ from pydantic import Field
 
 from diffgen.build import build, find, nearest, typed
 from diffgen.errors import UsageError
-from diffgen.model.unet import UNet
+from diffgen.network.unet import UNet
 from diffgen.sampler.ddim import DDIM
 from diffgen.schedule.linear import Linear
 from diffgen.spacing import SPACINGS

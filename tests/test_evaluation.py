@@ -39,7 +39,7 @@ from diffgen.evaluation.metrics import METRICS, Scored, evaluate
 from diffgen.evaluation.reference import Reference, identity_of, reference
 from diffgen.evaluation.rows import FLOOR
 from diffgen.evaluation.table import show, write
-from diffgen.model.classifier import Classifier
+from diffgen.network.classifier import Classifier
 from diffgen.training.classifier_cache import cached
 from diffgen.training.features_classifier import FeaturesClassifier, shifted
 

@@ -23,11 +23,11 @@ from diffgen.guidance.classifier import ClassifierGuidance
 from diffgen.guidance.classifier_free import ClassifierFree
 from diffgen.guidance.none import Unguided
 from diffgen.model import Denoiser, Preconditioned
-from diffgen.model.classifier import Classifier
 from diffgen.model.noisy_classifier import NoisyClassifier
 from diffgen.model.scalings import Eps
 from diffgen.model.told import level
-from diffgen.model.unet import UNet
+from diffgen.network.classifier import Classifier
+from diffgen.network.unet import UNet
 from diffgen.sampler.base import added_variance, posterior_variance
 from diffgen.sampler.ddim import DDIM
 from diffgen.sampler.ddpm import DDPM

@@ -18,9 +18,9 @@ from diffgen.interop.convert import convert
 from diffgen.interop.ddim import ddim_names
 from diffgen.interop.files import parse_config
 from diffgen.interop.ncsn import CONDITIONAL, UNCONDITIONAL, ncsn_names
-from diffgen.model.ncsn_refinenet import NCSNRefineNet
-from diffgen.model.refinenet import RefineNet
-from diffgen.model.unet import UNet
+from diffgen.network.ncsn_refinenet import NCSNRefineNet
+from diffgen.network.refinenet import RefineNet
+from diffgen.network.unet import UNet
 from diffgen.recipe import denoiser_of
 
 LADDER = torch.tensor([20.0, 2.0, 0.2, 0.02])

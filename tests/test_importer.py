@@ -15,9 +15,9 @@ from torch.testing import assert_close
 import diffgen
 from diffgen.interop.ddim import ddim_names
 from diffgen.interop.ncsn import CONDITIONAL, UNCONDITIONAL, ncsn_names
-from diffgen.model.ncsn_refinenet import NCSNRefineNet
-from diffgen.model.refinenet import RefineNet
-from diffgen.model.unet import UNet
+from diffgen.network.ncsn_refinenet import NCSNRefineNet
+from diffgen.network.refinenet import RefineNet
+from diffgen.network.unet import UNet
 
 FEW = ("metrics=[]", "num_samples=3", "batch_size=3")
 

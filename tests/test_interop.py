@@ -7,7 +7,7 @@ from waves import wave, waves
 
 from diffgen.interop.ddim import ddim_names
 from diffgen.interop.diffusers import from_diffusers, to_diffusers
-from diffgen.model.unet import UNet
+from diffgen.network.unet import UNet
 
 CIFAR10 = {
     "sample_size": 32,

@@ -165,25 +165,25 @@ MISTAKES = {
         test_schedule.test_ncsn_ladder,
     ),
     "rows_not_turned": Mistake(
-        "model.ncsn_refinenet", "self.levels - 1 - told", "told",
+        "network.ncsn_refinenet", "self.levels - 1 - told", "told",
         test_refinenets.test_paper_row_0_is_the_most_noise,
     ),
     "batch_norm": Mistake(
-        "model.instance_norm", "x.mean(dim=(2, 3)", "x.mean(dim=(0, 2, 3)",
+        "network.instance_norm", "x.mean(dim=(2, 3)", "x.mean(dim=(0, 2, 3)",
         lambda: test_networks.test_an_image_does_not_see_its_batch(REFINENET),
     ),
     "activated_output": Mistake(
-        "model.refine_body", "return self.end(F.elu(self.norm(refined[0], given)))",
+        "network.refine_body", "return self.end(F.elu(self.norm(refined[0], given)))",
         "return F.leaky_relu(self.end(F.elu(self.norm(refined[0], given))))", authors,
     ),
     "skips_out_of_order": Mistake(
-        "model.refine_body", "maps.pop(), *refined", "maps.pop(0), *refined", authors
+        "network.refine_body", "maps.pop(), *refined", "maps.pop(0), *refined", authors
     ),
     "means_without_their_gain": Mistake(
-        "model.instance_norm", "gamma * offset + beta", "offset + beta", authors
+        "network.instance_norm", "gamma * offset + beta", "offset + beta", authors
     ),
     "biased_variance_of_means": Mistake(
-        "model.instance_norm", "(mean, dim=1, ", "(mean, dim=1, correction=0, ", authors
+        "network.instance_norm", "(mean, dim=1, ", "(mean, dim=1, correction=0, ", authors
     ),
     # The ladder made for the data.
     "ladder_of_deviations": Mistake(

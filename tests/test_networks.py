@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from diffgen.build import build
 from diffgen.errors import UsageError
-from diffgen.model.dilated import Dilated
-from diffgen.model.embedding import sinusoid
-from diffgen.model.layers import group_norm
-from diffgen.model.ncsn_refinenet import NCSNRefineNet
-from diffgen.model.refinenet import RefineNet
-from diffgen.model.unet import UNet
+from diffgen.network.dilated import Dilated
+from diffgen.network.embedding import sinusoid
+from diffgen.network.layers import group_norm
+from diffgen.network.ncsn_refinenet import NCSNRefineNet
+from diffgen.network.refinenet import RefineNet
+from diffgen.network.unet import UNet
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "network"
 N = TypeVar("N", bound=nn.Module)

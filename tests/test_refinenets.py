@@ -10,9 +10,9 @@ from waves import wave, waves
 
 from diffgen.errors import UsageError
 from diffgen.interop.ncsn import CONDITIONAL, UNCONDITIONAL, ncsn_names
-from diffgen.model.instance_norm import Given, InstanceNormPlus
-from diffgen.model.ncsn_refinenet import NCSNRefineNet
-from diffgen.model.refinenet import RefineNet
+from diffgen.network.instance_norm import Given, InstanceNormPlus
+from diffgen.network.ncsn_refinenet import NCSNRefineNet
+from diffgen.network.refinenet import RefineNet
 
 # What github.com/ermongroup/ncsn (v1) and ncsnv2 (the others, times sigma) give, in float64, for
 # the weights and images of waves.py at labels 0 and 2 of 3: pixels (3, 5) of the first channel,

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffgen.errors import UsageError
 from diffgen.interop.mapping import State, adopt, release
-from diffgen.model.unet import UNet
+from diffgen.network.unet import UNet
 
 BLOCK = {
     "norm": "norm1",

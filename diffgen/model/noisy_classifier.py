@@ -11,7 +11,7 @@ from diffgen.schedule import Schedule
 class NoisyClassifier(nn.Module):
     """x_t (B, C, H, W), t () or (B,) in [0, 1] -> logits (B, K).
 
-    A raw network (see diffgen.model.classifier) that sees x_t / sqrt(alpha^2 + sigma^2), of one
+    A raw network (see diffgen.network.classifier) that sees x_t / sqrt(alpha^2 + sigma^2), of one
     scale on every schedule, and hears `told` of the noise. One told nothing and trained at t = 0
     alone is a classifier of clean images.
     """

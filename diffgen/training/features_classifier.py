@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from diffgen.errors import UsageError
-from diffgen.model.classifier import Classifier
+from diffgen.network.classifier import Classifier
 
 
 class Pixels(Protocol):

@@ -6,8 +6,8 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffgen.model.embedding import Condition
-from diffgen.model.layers import AddedNorm, Head, PlainNorm, conv3, group_norm, initialised
+from diffgen.network.embedding import Condition
+from diffgen.network.layers import AddedNorm, Head, PlainNorm, conv3, group_norm, initialised
 
 
 class Dilated(nn.Module):

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffgen.model.attention import SelfAttention
-from diffgen.model.layers import conv3, group_norm, initialised
+from diffgen.network.attention import SelfAttention
+from diffgen.network.layers import conv3, group_norm, initialised
 
 
 class Block(nn.Module):

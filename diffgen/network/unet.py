@@ -13,9 +13,9 @@ from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from diffgen.errors import UsageError
-from diffgen.model.blocks import Ascent, BlockStyle, Descent, Level, Middle
-from diffgen.model.embedding import Condition, InputMaps
-from diffgen.model.layers import (
+from diffgen.network.blocks import Ascent, BlockStyle, Descent, Level, Middle
+from diffgen.network.embedding import Condition, InputMaps
+from diffgen.network.layers import (
     AddedNorm,
     Head,
     PlainNorm,

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffgen.errors import UsageError
-from diffgen.model.embedding import Condition
-from diffgen.model.layers import PlainNorm, ScaledNorm, conv3, initialised
+from diffgen.network.embedding import Condition
+from diffgen.network.layers import PlainNorm, ScaledNorm, conv3, initialised
 
 GROUPS = 8
 LEAST_SIZE = 8

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
-from diffgen.model.embedding import known_label
-from diffgen.model.instance_norm import Given, InstanceNormPlus, Unnormalised
-from diffgen.model.refine import RefineStyle
-from diffgen.model.refine_body import DEEPER, DEEPEST, STANDARD, RefineBody
+from diffgen.network.embedding import known_label
+from diffgen.network.instance_norm import Given, InstanceNormPlus, Unnormalised
+from diffgen.network.refine import RefineStyle
+from diffgen.network.refine_body import DEEPER, DEEPEST, STANDARD, RefineBody
 
 DEPTHS = {"standard": STANDARD, "deeper": DEEPER, "deepest": DEEPEST}
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffgen.model.instance_norm import Given
+from diffgen.network.instance_norm import Given
 
 Norm = Callable[[int], nn.Module]
 

@@ -7,10 +7,10 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from diffgen.errors import UsageError
-from diffgen.model.embedding import known_label
-from diffgen.model.instance_norm import Given, InstanceNormPlus
-from diffgen.model.refine import RefineStyle
-from diffgen.model.refine_body import STANDARD, RefineBody
+from diffgen.network.embedding import known_label
+from diffgen.network.instance_norm import Given, InstanceNormPlus
+from diffgen.network.refine import RefineStyle
+from diffgen.network.refine_body import STANDARD, RefineBody
 
 
 class NCSNRefineNet(nn.Module):

@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffgen.errors import UsageError
-from diffgen.model.layers import group_norm, initialised
+from diffgen.network.layers import group_norm, initialised
 
 
 class SelfAttention(nn.Module):

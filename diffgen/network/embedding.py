@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffgen.errors import UsageError
-from diffgen.model.layers import initialised
+from diffgen.network.layers import initialised
 
 
 def sinusoid(told: Tensor, features: int) -> Tensor:

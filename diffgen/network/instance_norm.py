@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from diffgen.model.layers import GroupNorm
+from diffgen.network.layers import GroupNorm
 
 
 class Given(NamedTuple):

@@ -1,0 +1,1 @@
+"""Raw networks: (x, noise input, label) -> output, nothing but torch."""
