@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from diffgen.model.denoiser import Preconditioned
+    from diffgen.denoiser.base import Preconditioned
     from diffgen.pixels import Range
     from diffgen.schedule.base import Schedule
 

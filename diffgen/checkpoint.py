@@ -23,9 +23,9 @@ from diffgen.classifier_recipe import (
     is_classifier,
     settings_of,
 )
+from diffgen.denoiser.base import Preconditioned
+from diffgen.denoiser.noisy_classifier import NoisyClassifier
 from diffgen.errors import UsageError
-from diffgen.model.denoiser import Preconditioned
-from diffgen.model.noisy_classifier import NoisyClassifier
 from diffgen.pixels import Range
 from diffgen.recipe import Shape, denoiser_of
 

@@ -11,9 +11,9 @@ from pydantic import FiniteFloat
 from torch import nn
 
 from diffgen.build import build, typed
+from diffgen.denoiser.noise_input import level, nothing
+from diffgen.denoiser.noisy_classifier import NoisyClassifier
 from diffgen.errors import UsageError
-from diffgen.model.noisy_classifier import NoisyClassifier
-from diffgen.model.told import level, nothing
 from diffgen.network.classifier import Classifier
 from diffgen.recipe import ModelSettings, Positive, Shape, network_of
 from diffgen.schedule import Schedule

@@ -11,12 +11,12 @@ from torch import nn
 
 from diffgen.build import build
 from diffgen.checkpoint import Checkpoint, locate, opened
+from diffgen.denoiser.base import Denoiser, Preconditioned
+from diffgen.denoiser.evaluations import RowCount
+from diffgen.denoiser.noise_input import nothing
+from diffgen.denoiser.noisy_classifier import NoisyClassifier
 from diffgen.errors import UsageError
 from diffgen.guidance import checks
-from diffgen.model.denoiser import Denoiser, Preconditioned
-from diffgen.model.evaluations import RowCount
-from diffgen.model.noisy_classifier import NoisyClassifier
-from diffgen.model.told import nothing
 from diffgen.schedule import Schedule
 
 Prepare = Callable[[nn.Module], nn.Module]

@@ -13,10 +13,10 @@ from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveFloat, Positive
 from torch import Tensor, nn
 
 from diffgen.build import build, typed
+from diffgen.denoiser.base import Preconditioned
+from diffgen.denoiser.noise_input import TOLD
+from diffgen.denoiser.prediction import SCALINGS, Edm, Scaling
 from diffgen.errors import UsageError
-from diffgen.model.denoiser import Preconditioned
-from diffgen.model.scalings import SCALINGS, Edm, Scaling
-from diffgen.model.told import TOLD
 from diffgen.sampler import Sampler
 from diffgen.schedule import Schedule
 from diffgen.spacing import most, snapped, times

@@ -13,10 +13,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from diffgen.denoiser import Preconditioned
+from diffgen.denoiser.noise_input import level
+from diffgen.denoiser.prediction import Eps
 from diffgen.guidance.classifier_free import ClassifierFree
-from diffgen.model import Preconditioned
-from diffgen.model.scalings import Eps
-from diffgen.model.told import level
 from diffgen.network.unet import UNet
 from diffgen.schedule.linear import Linear
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from diffgen.model import Denoiser
+from diffgen.denoiser import Denoiser
 from diffgen.sampler import Sampler
 from diffgen.schedule import Schedule
 from diffgen.schedule.constant import Constant

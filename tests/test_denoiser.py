@@ -7,10 +7,10 @@ import torch
 from analytic import SCHEDULES, Gaussian, scalar, two_peaks
 from torch import Tensor, nn
 
-from diffgen.model import Clipped, Denoiser, Preconditioned
-from diffgen.model.denoiser import Thresholded
-from diffgen.model.scalings import SCALINGS, Edm, Score
-from diffgen.model.told import level, log_sigma, nothing
+from diffgen.denoiser import Clipped, Denoiser, Preconditioned
+from diffgen.denoiser.base import Thresholded
+from diffgen.denoiser.noise_input import level, log_sigma, nothing
+from diffgen.denoiser.prediction import SCALINGS, Edm, Score
 from diffgen.schedule.edm import EDM
 from diffgen.schedule.geometric import Geometric
 from diffgen.schedule.linear import Linear

@@ -10,6 +10,10 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from diffgen.build import build
+from diffgen.denoiser import Denoiser, Preconditioned
+from diffgen.denoiser.noise_input import level
+from diffgen.denoiser.noisy_classifier import NoisyClassifier
+from diffgen.denoiser.prediction import Eps
 from diffgen.errors import UsageError
 from diffgen.guidance.autoguidance import Autoguidance
 from diffgen.guidance.checks import (
@@ -22,10 +26,6 @@ from diffgen.guidance.checks import (
 from diffgen.guidance.classifier import ClassifierGuidance
 from diffgen.guidance.classifier_free import ClassifierFree
 from diffgen.guidance.none import Unguided
-from diffgen.model import Denoiser, Preconditioned
-from diffgen.model.noisy_classifier import NoisyClassifier
-from diffgen.model.scalings import Eps
-from diffgen.model.told import level
 from diffgen.network.classifier import Classifier
 from diffgen.network.unet import UNet
 from diffgen.sampler.base import added_variance, posterior_variance

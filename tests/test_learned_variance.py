@@ -11,12 +11,12 @@ from test_training import draws, images
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
+from diffgen.denoiser.base import Clipped, Preconditioned, match
+from diffgen.denoiser.evaluations import FixedShape, RowCount
+from diffgen.denoiser.learned_variance import between, estimate
+from diffgen.denoiser.noise_input import TOLD
+from diffgen.denoiser.prediction import SCALINGS
 from diffgen.guidance.classifier_free import ClassifierFree
-from diffgen.model.denoiser import Clipped, Preconditioned, match
-from diffgen.model.evaluations import FixedShape, RowCount
-from diffgen.model.learned_variance import between, estimate
-from diffgen.model.scalings import SCALINGS
-from diffgen.model.told import TOLD
 from diffgen.sampler.base import VARIANCES, posterior_mean, posterior_variance
 from diffgen.sampler.ddpm import DDPM
 from diffgen.sampler.dpmpp_2m import DPMpp2M

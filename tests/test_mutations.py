@@ -153,11 +153,11 @@ MISTAKES = {
         test_training.test_on_the_score_it_is_ncsns_weighted_score_matching,
     ),
     "told_the_level": Mistake(
-        "model.told", '(NCSNv2)."""', '(NCSNv2)."""\n    return schedule.level(t)',
+        "denoiser.noise_input", '(NCSNv2)."""', '(NCSNv2)."""\n    return schedule.level(t)',
         test_training.test_on_the_score_it_is_ncsns_weighted_score_matching,
     ),
     "score_not_over_sigma": Mistake(
-        "model.scalings", "1 / alpha, sigma / alpha, torch", "1 / alpha, sigma**2 / alpha, torch",
+        "denoiser.prediction", "1 / alpha, sigma / alpha, torch", "1 / alpha, sigma**2 / alpha, torch",
         test_denoiser.test_technique_3,
     ),
     "ladder_upside_down": Mistake(
@@ -328,14 +328,14 @@ MISTAKES = {
     ),
     # Parametrisations, likelihoods, tuning.
     "v_upside_down": Mistake(
-        "model.scalings", "-sigma * unit, unit", "sigma * unit, unit", prediction("v")
+        "denoiser.prediction", "-sigma * unit, unit", "sigma * unit, unit", prediction("v")
     ),
     "edm_skip_of_deviations": Mistake(
-        "model.scalings", "alpha * self.sigma_data**2 * unit**2",
+        "denoiser.prediction", "alpha * self.sigma_data**2 * unit**2",
         "alpha * self.sigma_data * unit**2", prediction("edm"),
     ),
     "score_over_sigma": Mistake(
-        "model.denoiser", "- x_t) / sigma**2", "- x_t) / sigma",
+        "denoiser.base", "- x_t) / sigma**2", "- x_t) / sigma",
         lambda: test_denoiser.test_gaussian_score_is_the_gradient_of_its_density(Linear()),
     ),
     "volume_forgotten": Mistake(

@@ -15,7 +15,7 @@ import pytest
 import torch
 from analytic import SCHEDULES, Gaussian, image, law, scalar, silent
 
-from diffgen.model import Clipped
+from diffgen.denoiser import Clipped
 from diffgen.sampler import SeededNoise
 from diffgen.sampler.consistent import Consistent
 from diffgen.sampler.ddim import DDIM

@@ -5,9 +5,9 @@ import torch
 from analytic import silent
 from torch import Tensor, nn
 
-from diffgen.model import Preconditioned
-from diffgen.model.scalings import Eps
-from diffgen.model.told import level
+from diffgen.denoiser import Preconditioned
+from diffgen.denoiser.noise_input import level
+from diffgen.denoiser.prediction import Eps
 from diffgen.sampler import Sampler
 from diffgen.sampler.base import Noise
 from diffgen.sampler.ddim import DDIM

@@ -10,9 +10,9 @@ from running import here, settings
 
 from diffgen.build import build, typed
 from diffgen.command.places import config_dir
+from diffgen.denoiser.noise_input import TOLD
+from diffgen.denoiser.prediction import SCALINGS
 from diffgen.errors import UsageError
-from diffgen.model.scalings import SCALINGS
-from diffgen.model.told import TOLD
 from diffgen.objective import objective_of
 from diffgen.preflight import train as preflight
 from diffgen.recipe import ModelSettings, denoiser_of, network_of, times_of

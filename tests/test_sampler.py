@@ -9,8 +9,8 @@ import torch
 from analytic import PARTS, SCHEDULES, Gaussian, Mixture, image, scalar, silent, two_peaks
 from torch import Tensor
 
+from diffgen.denoiser import Denoiser
 from diffgen.errors import UsageError
-from diffgen.model import Denoiser
 from diffgen.sampler import Sampler, SeededNoise
 from diffgen.sampler.consistent import Consistent
 from diffgen.sampler.ddim import DDIM

@@ -18,8 +18,8 @@ from torch import Tensor
 from diffgen.album import CheckpointAlbum
 from diffgen.checkpoint import Checkpoint
 from diffgen.dataset.digits import Digits
+from diffgen.denoiser import Denoiser
 from diffgen.errors import UsageError
-from diffgen.model import Denoiser
 from diffgen.pixels import RANGES, Range
 from diffgen.request import Request
 from diffgen.sampler import Sampler, SeededNoise

@@ -9,10 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from diffgen.denoiser.base import Preconditioned, match
+from diffgen.denoiser.noise_input import TOLD
+from diffgen.denoiser.prediction import SCALINGS, Edm
 from diffgen.errors import UsageError
-from diffgen.model.denoiser import Preconditioned, match
-from diffgen.model.scalings import SCALINGS, Edm
-from diffgen.model.told import TOLD
 from diffgen.objective import objective_of
 from diffgen.pixels import RANGES
 from diffgen.recipe import ModelSettings

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from diffgen.build import build
-from diffgen.model.denoiser import Preconditioned
-from diffgen.model.evaluations import RowCount
+from diffgen.denoiser.base import Preconditioned
+from diffgen.denoiser.evaluations import RowCount
 from diffgen.recipe import ModelSettings, scaling_of, spacing_of, times_of
 from diffgen.sampler import Sampler, SeededNoise
 from diffgen.sampler.langevin import Langevin, gamma

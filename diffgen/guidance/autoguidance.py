@@ -5,8 +5,8 @@ Karras et al., Guiding a Diffusion Model with a Bad Version of Itself (2024), se
 
 from torch import Tensor
 
+from diffgen.denoiser import Denoiser
 from diffgen.guidance.weight import Interval, Weight, lean
-from diffgen.model import Denoiser
 
 
 class Autoguidance(Denoiser):

@@ -7,9 +7,9 @@ from x0 (eps, score, v) is affine in it, so each of them is guided by the same w
 import torch
 from torch import Tensor
 
+from diffgen.denoiser import Denoiser
 from diffgen.errors import UsageError
 from diffgen.guidance.weight import Interval, Weight, lean
-from diffgen.model import Denoiser
 
 
 class ClassifierFree(Denoiser):

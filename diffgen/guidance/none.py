@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from diffgen.model import Denoiser
+from diffgen.denoiser import Denoiser
 
 
 class Unguided(Denoiser):

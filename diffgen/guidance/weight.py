@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diffgen.denoiser.base import match
 from diffgen.errors import UsageError
-from diffgen.model.denoiser import match
 from diffgen.schedule import Schedule
 
 Interval = tuple[float, float] | None

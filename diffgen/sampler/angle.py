@@ -7,7 +7,7 @@ dz/da = (cos(a) z - x0) / sin(a), finite from alpha = 0 on down, and z keeps abo
 import torch
 from torch import Tensor
 
-from diffgen.model import Denoiser
+from diffgen.denoiser import Denoiser
 from diffgen.schedule import Schedule
 from diffgen.schedule.base import match
 

@@ -7,8 +7,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from diffgen.denoiser import Denoiser
 from diffgen.errors import UsageError
-from diffgen.model import Denoiser
 from diffgen.schedule import Schedule
 
 Noise = Callable[[Tensor], Tensor]

@@ -8,8 +8,8 @@ from typing import Literal
 
 from torch import Tensor
 
+from diffgen.denoiser import Denoiser
 from diffgen.errors import UsageError
-from diffgen.model import Denoiser
 from diffgen.sampler.base import Noise, Sampler, log_snrs
 from diffgen.schedule import Schedule
 

@@ -7,7 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from diffgen.model import Denoiser
+from diffgen.denoiser import Denoiser
 from diffgen.sampler.base import Noise, Sampler, few, noisy, posterior_mean
 from diffgen.sampler.step_variance import STEPS, Step
 from diffgen.schedule import Schedule

@@ -2,8 +2,8 @@
 
 from torch import Tensor
 
+from diffgen.denoiser import Denoiser
 from diffgen.errors import UsageError
-from diffgen.model import Denoiser
 from diffgen.sampler.base import Sampler
 
 

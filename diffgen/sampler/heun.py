@@ -6,7 +6,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from diffgen.model import Denoiser
+from diffgen.denoiser import Denoiser
 from diffgen.sampler.base import Noise, first_order
 from diffgen.sampler.churn import Churned
 

@@ -11,7 +11,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from diffgen.model import Denoiser
+from diffgen.denoiser import Denoiser
 from diffgen.sampler.angle import angle, norm, slope
 
 Field = Callable[[Tensor], Tensor]  # z (B, C, H, W) -> dz/da

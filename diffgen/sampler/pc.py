@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from diffgen.model import Denoiser
+from diffgen.denoiser import Denoiser
 from diffgen.sampler.base import VARIANCES, Noise, Sampler, noisy, posterior_mean, within
 from diffgen.schedule import Schedule
 

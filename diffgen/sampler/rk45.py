@@ -8,7 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from diffgen.model import Denoiser
+from diffgen.denoiser import Denoiser
 from diffgen.sampler.angle import angle, norm, slope
 from diffgen.sampler.base import Noise, Sampler, within
 from diffgen.sampler.dormand_prince import stride

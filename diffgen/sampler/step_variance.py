@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from diffgen.model import Denoiser
-from diffgen.model.learned_variance import between, estimate
+from diffgen.denoiser import Denoiser
+from diffgen.denoiser.learned_variance import between, estimate
 from diffgen.sampler.base import VARIANCES, Variance
 
 Step = Callable[[Denoiser, Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]

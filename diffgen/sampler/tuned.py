@@ -13,8 +13,8 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from diffgen.denoiser import Denoiser
 from diffgen.errors import UsageError
-from diffgen.model import Denoiser
 from diffgen.sampler.base import Sampler, log_snrs
 from diffgen.sampler.encode import noiseless
 from diffgen.sampler.unipc import UniPC

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from diffgen.model import Denoiser
+from diffgen.denoiser import Denoiser
 from diffgen.sampler.base import Noise, Sampler, first_order, log_snrs
 from diffgen.sampler.unipc_weights import weights
 

@@ -8,7 +8,7 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
-from diffgen.model import Denoiser
+from diffgen.denoiser import Denoiser
 from diffgen.pixels import Range
 from diffgen.sampler import Sampler, SeededNoise
 from diffgen.sampler.base import Noise

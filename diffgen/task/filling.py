@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from diffgen.model import Denoiser
+from diffgen.denoiser import Denoiser
 from diffgen.sampler import Sampler, SeededNoise
 from diffgen.sampler.langevin import Langevin
 from diffgen.task.edit import Edit, at_least

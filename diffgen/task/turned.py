@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from diffgen.model import Denoiser
+from diffgen.denoiser import Denoiser
 
 
 class Turned(Denoiser):

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from diffgen.denoiser.base import match
+from diffgen.denoiser.learned_variance import between
 from diffgen.errors import UsageError
-from diffgen.model.denoiser import match
-from diffgen.model.learned_variance import between
 from diffgen.sampler.base import added_variance, posterior_variance
 from diffgen.schedule import Schedule
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffgen.model.denoiser import Preconditioned, match
+from diffgen.denoiser.base import Preconditioned, match
 from diffgen.training.bound import Bound
 from diffgen.training.draws import Draws
 from diffgen.training.times import Times

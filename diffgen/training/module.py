@@ -6,9 +6,9 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor
 
+from diffgen.denoiser.base import Preconditioned
+from diffgen.denoiser.noisy_classifier import NoisyClassifier
 from diffgen.errors import UsageError
-from diffgen.model.denoiser import Preconditioned
-from diffgen.model.noisy_classifier import NoisyClassifier
 from diffgen.pixels import Range
 from diffgen.training.draws import Draws
 from diffgen.training.level_losses import LevelLosses

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffgen.model.denoiser import Clipped, Denoiser
+from diffgen.denoiser.base import Clipped, Denoiser
 from diffgen.pixels import enlarge, grid, save_png
 from diffgen.sampler import Sampler, SeededNoise
 from diffgen.sampler.start import Start

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from diffgen.model.denoiser import match
-from diffgen.model.told import Told
+from diffgen.denoiser.base import match
+from diffgen.denoiser.noise_input import Told
 from diffgen.schedule import Schedule
 
 

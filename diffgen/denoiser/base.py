@@ -9,8 +9,8 @@ import abc
 import torch
 from torch import Tensor, nn
 
-from diffgen.model.scalings import Scaling
-from diffgen.model.told import Told
+from diffgen.denoiser.noise_input import Told
+from diffgen.denoiser.prediction import Scaling
 from diffgen.schedule import Schedule
 
 
@@ -38,7 +38,7 @@ class Preconditioned(Denoiser):
     """A raw network made a denoiser: x0 = skip x_t + out F(in_ x_t, told, label).
 
     The arithmetic around the network is float32 even under autocast. A network of a learned
-    variance gives 2 C channels, F first; see diffgen.model.learned_variance for the others.
+    variance gives 2 C channels, F first; see diffgen.denoiser.learned_variance for the others.
     """
 
     def __init__(

@@ -6,8 +6,8 @@ bounds (Nichol and Dhariwal, Improved Denoising Diffusion Probabilistic Models, 
 
 from torch import Tensor
 
+from diffgen.denoiser.base import Denoiser, Preconditioned
 from diffgen.errors import UsageError
-from diffgen.model.denoiser import Denoiser, Preconditioned
 
 
 def between(outputs: Tensor, small: Tensor, large: Tensor) -> Tensor:
