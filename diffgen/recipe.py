@@ -19,7 +19,7 @@ from diffgen.denoiser.prediction import SCALINGS, Edm, Scaling
 from diffgen.errors import UsageError
 from diffgen.sampler import Sampler
 from diffgen.schedule import Schedule
-from diffgen.spacing import most, snapped, times
+from diffgen.schedule.spacing import most, snapped, times
 
 Shape = tuple[int, int, int]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -18,8 +18,8 @@ from diffgen.request import Request
 from diffgen.runtime.devices import fabric_of
 from diffgen.runtime.launch import quiet
 from diffgen.sampler import tuned
-from diffgen.spacing import SPACINGS
-from diffgen.spacing import times as spaced
+from diffgen.schedule.spacing import SPACINGS
+from diffgen.schedule.spacing import times as spaced
 
 # What a request of `diffgen sample` holds besides, where tuning leaves no choice.
 PLAIN = {

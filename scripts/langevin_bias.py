@@ -12,7 +12,7 @@ from itertools import pairwise
 from diffgen.sampler.langevin import Langevin
 from diffgen.schedule.geometric import Geometric
 from diffgen.schedule.linear import Linear
-from diffgen.spacing import linspace
+from diffgen.schedule.spacing import linspace
 
 DEVIATION = 0.5
 LEVELS = (20, 40, 80, 160)

@@ -11,7 +11,7 @@ from diffgen.errors import UsageError
 from diffgen.network.unet import UNet
 from diffgen.sampler.ddim import DDIM
 from diffgen.schedule.linear import Linear
-from diffgen.spacing import SPACINGS
+from diffgen.schedule.spacing import SPACINGS
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ from diffgen.sampler.ddpm import DDPM
 from diffgen.schedule.cosine import Cosine
 from diffgen.schedule.geometric import Geometric
 from diffgen.schedule.linear import Linear
-from diffgen.spacing import linspace, log_snr
+from diffgen.schedule.spacing import linspace, log_snr
 
 NULL = 3
 LINEAR = Linear()

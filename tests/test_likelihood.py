@@ -23,7 +23,7 @@ from diffgen.sampler.pc import PC
 from diffgen.sampler.rk45 import RK45
 from diffgen.sampler.unipc import UniPC
 from diffgen.schedule.linear import Linear
-from diffgen.spacing import times
+from diffgen.schedule.spacing import times
 
 SAMPLERS = {
     "ddim": (DDIM(), 0.2),

@@ -314,16 +314,16 @@ MISTAKES = {
         "level.floor()", test_schedule.test_level_is_the_papers_index,
     ),
     "more_steps_than_asked": Mistake(
-        "spacing", "torch.arange(steps - 1, -1, -1, dtype=",
+        "schedule.spacing", "torch.arange(steps - 1, -1, -1, dtype=",
         "torch.arange((levels - 1) // (levels // steps), -1, -1, dtype=",
         lambda: test_spacing.test_exactly_that_many_intervals("leading", "linear"),
     ),
     "times_below_the_first_level": Mistake(
-        "spacing", "torch.linspace(1, schedule.t_min, steps", "torch.linspace(1, 1e-5, steps",
+        "schedule.spacing", "torch.linspace(1, schedule.t_min, steps", "torch.linspace(1, 1e-5, steps",
         lambda: test_spacing.test_exactly_that_many_intervals("linspace", "linear"),
     ),
     "even_sigma_for_even_root": Mistake(
-        "spacing", "clamp(min=-12) / rho)", "clamp(min=-12))",
+        "schedule.spacing", "clamp(min=-12) / rho)", "clamp(min=-12))",
         lambda: test_spacing.test_karras_steps(18),
     ),
     # Parametrisations, likelihoods, tuning.

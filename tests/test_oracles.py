@@ -31,7 +31,7 @@ from diffgen.schedule import Schedule
 from diffgen.schedule.edm import EDM
 from diffgen.schedule.geometric import Geometric
 from diffgen.schedule.linear import Linear
-from diffgen.spacing import times
+from diffgen.schedule.spacing import times
 
 MEAN, V = 0.2, 0.25
 LADDER = Geometric(sigma_max=5.0, levels=40)

@@ -32,7 +32,7 @@ from diffgen.schedule.cosine import Cosine
 from diffgen.schedule.edm import EDM
 from diffgen.schedule.geometric import Geometric
 from diffgen.schedule.linear import Linear
-from diffgen.spacing import times
+from diffgen.schedule.spacing import times
 
 # A new sampler is a row here: itself, its order (None: it is random, or adaptive), and its
 # evaluations an image in 12 steps.

@@ -4,8 +4,8 @@ import pytest
 import torch
 from analytic import SCHEDULES
 
-from diffgen import spacing
 from diffgen.errors import UsageError
+from diffgen.schedule import spacing
 from diffgen.schedule.edm import EDM
 from diffgen.schedule.geometric import Geometric
 from diffgen.schedule.linear import Linear

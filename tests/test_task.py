@@ -41,7 +41,7 @@ from diffgen.sampler.unipc import UniPC
 from diffgen.schedule import Schedule
 from diffgen.schedule.geometric import Geometric
 from diffgen.schedule.linear import Linear
-from diffgen.spacing import times
+from diffgen.schedule.spacing import times
 from diffgen.task.base import Task
 from diffgen.task.colorize import Colorize
 from diffgen.task.denoise import REVERSE, Denoise

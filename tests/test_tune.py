@@ -9,8 +9,8 @@ import torch
 import yaml
 from running import Done, here, settings, worked
 
-from diffgen import spacing
 from diffgen.request import Request
+from diffgen.schedule import spacing
 from diffgen.tune import tell
 
 pytestmark = pytest.mark.usefixtures("cache")

@@ -6,7 +6,6 @@ import pytest
 import torch
 from analytic import SCHEDULES, Gaussian, scalar, two_peaks
 
-from diffgen import spacing
 from diffgen.errors import UsageError
 from diffgen.sampler.base import first_order
 from diffgen.sampler.ddim import DDIM
@@ -23,7 +22,7 @@ from diffgen.sampler.tuned import (
     tune,
     windows,
 )
-from diffgen.schedule import Schedule
+from diffgen.schedule import Schedule, spacing
 from diffgen.schedule.linear import Linear
 
 
