@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from diffgen.dataset.pixels import Range
     from diffgen.denoiser.base import Preconditioned
-    from diffgen.pixels import Range
     from diffgen.schedule.base import Schedule
 
 __version__ = "0.1.0"

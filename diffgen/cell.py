@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffgen.pixels import by_class, save_sheet
+from diffgen.dataset.pixels import by_class, save_sheet
 from diffgen.training.saving import write_atomically
 
 

@@ -23,10 +23,10 @@ from diffgen.classifier_recipe import (
     is_classifier,
     settings_of,
 )
+from diffgen.dataset.pixels import Range
 from diffgen.denoiser.base import Preconditioned
 from diffgen.denoiser.noisy_classifier import NoisyClassifier
 from diffgen.errors import UsageError
-from diffgen.pixels import Range
 from diffgen.recipe import Shape, denoiser_of
 
 PREFIX = "denoiser.network."

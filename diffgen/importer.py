@@ -12,9 +12,9 @@ from diffgen import __version__
 from diffgen.build import build
 from diffgen.checkpoint import PREFIX, load
 from diffgen.checkpoint_format import FORMAT, seal
+from diffgen.dataset.pixels import RANGES
 from diffgen.errors import UsageError
 from diffgen.interop.convert import KINDS, Imported, convert
-from diffgen.pixels import RANGES
 from diffgen.training.saving import write_atomically
 
 HELP = """\

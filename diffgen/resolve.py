@@ -13,9 +13,9 @@ from torch import Tensor
 
 from diffgen.build import build
 from diffgen.checkpoint import locate, opened
+from diffgen.dataset.diameter import Distance, widest
 from diffgen.dataset.images import Images
-from diffgen.measure import Distance, widest
-from diffgen.pixels import RANGES, Range, standardised
+from diffgen.dataset.pixels import RANGES, Range, standardised
 from diffgen.schedule.ncsnv2 import levels_of
 from diffgen.training.saving import write_atomically
 

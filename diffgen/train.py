@@ -16,8 +16,8 @@ from diffgen.classifier_recipe import settings_of
 from diffgen.command.home import move_in
 from diffgen.dataset.datamodule import DataModule
 from diffgen.dataset.images import Images, Source, shape_of
+from diffgen.dataset.pixels import Range
 from diffgen.objective import objective_of
-from diffgen.pixels import Range
 from diffgen.recipe import (
     ModelSettings,
     PreviewSettings,

@@ -15,9 +15,9 @@ from torch.testing import assert_close
 
 from diffgen import checkpoint
 from diffgen.dataset.digits import Digits
+from diffgen.dataset.pixels import RANGES
 from diffgen.denoiser.noise_input import level, nothing
 from diffgen.denoiser.noisy_classifier import NoisyClassifier
-from diffgen.pixels import RANGES
 from diffgen.request import Request
 from diffgen.resolve import followed
 from diffgen.sampler import SeededNoise

@@ -6,13 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from diffgen import measure, resolve
+from diffgen import resolve
 from diffgen.build import build
+from diffgen.dataset import diameter as measure
+from diffgen.dataset.diameter import widest
 from diffgen.dataset.digits import Digits
 from diffgen.dataset.images import Images, in_memory
+from diffgen.dataset.pixels import RANGES
 from diffgen.errors import UsageError
-from diffgen.measure import widest
-from diffgen.pixels import RANGES
 from diffgen.recipe import ModelSettings, denoiser_of, times_of
 from diffgen.resolve import range_of, resolved
 from diffgen.schedule.geometric import Geometric

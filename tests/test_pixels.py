@@ -4,8 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from diffgen.errors import UsageError
-from diffgen.pixels import (
+from diffgen.dataset.pixels import (
     RANGES,
     Range,
     by_class,
@@ -15,6 +14,7 @@ from diffgen.pixels import (
     save_sheet,
     standardised,
 )
+from diffgen.errors import UsageError
 
 BYTES = torch.arange(256, dtype=torch.uint8)
 ALL = {**RANGES, "standardised": Range(0.1307, 0.3081)}

@@ -18,9 +18,9 @@ from torch import Tensor
 from diffgen.album import CheckpointAlbum
 from diffgen.checkpoint import Checkpoint
 from diffgen.dataset.digits import Digits
+from diffgen.dataset.pixels import RANGES, Range
 from diffgen.denoiser import Denoiser
 from diffgen.errors import UsageError
-from diffgen.pixels import RANGES, Range
 from diffgen.request import Request
 from diffgen.sampler import Sampler, SeededNoise
 from diffgen.sampler.consistent import Consistent

@@ -93,7 +93,7 @@ def _check(images: Tensor) -> None:
     if images.dtype != torch.uint8 or images.ndim != 4 or not len(images):
         raise UsageError(
             f"features need uint8 images (N, C, H, W), N > 0, and got {images.dtype} "
-            f"{tuple(images.shape)}; quantise them once with diffgen.pixels"
+            f"{tuple(images.shape)}; quantise them once with diffgen.dataset.pixels"
         )
 
 

@@ -8,13 +8,13 @@ import torch
 
 from diffgen.build import build, typed
 from diffgen.classifier_recipe import ClassifierSettings, any_network, settings_of
+from diffgen.dataset.diameter import Distance
+from diffgen.dataset.pixels import RANGES, Range
 from diffgen.explain.cost import Cost
 from diffgen.explain.data import Data
 from diffgen.explain.doubts import doubts, early
 from diffgen.explain.ladder import Ladder, ladder_of
 from diffgen.explain.way import Way, way_of
-from diffgen.measure import Distance
-from diffgen.pixels import RANGES, Range
 from diffgen.recipe import ModelSettings, check_fit
 from diffgen.resolve import measured, range_of
 from diffgen.schedule import Schedule

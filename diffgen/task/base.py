@@ -8,8 +8,8 @@ from typing import ClassVar, cast
 import torch
 from torch import Tensor
 
+from diffgen.dataset.pixels import Range
 from diffgen.denoiser import Denoiser
-from diffgen.pixels import Range
 from diffgen.sampler import Sampler, SeededNoise
 from diffgen.sampler.base import Noise
 from diffgen.sampler.start import Start

@@ -8,8 +8,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from diffgen.dataset.pixels import enlarge, grid
 from diffgen.errors import UsageError
-from diffgen.pixels import enlarge, grid
 from diffgen.task.base import Task, by_turns, on
 from diffgen.task.pictures import Album, Names, Pictures, digest
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 from torch import Tensor
 
-from diffgen.pixels import save_png
+from diffgen.dataset.pixels import save_png
 
 PACE = 120  # milliseconds a frame
 

@@ -7,8 +7,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from diffgen.dataset.pixels import grid
 from diffgen.errors import UsageError
-from diffgen.pixels import grid
 from diffgen.task.edit import ROWS, beside
 from diffgen.task.filling import Filling
 from diffgen.task.masks import MASKS, masks

@@ -7,8 +7,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from diffgen.dataset.pixels import enlarge
 from diffgen.errors import UsageError
-from diffgen.pixels import enlarge
 from diffgen.sampler.encode import encode, noiseless
 from diffgen.task.base import Task, by_turns, on
 from diffgen.task.blended import blended

@@ -6,10 +6,10 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor
 
+from diffgen.dataset.pixels import Range
 from diffgen.denoiser.base import Preconditioned
 from diffgen.denoiser.noisy_classifier import NoisyClassifier
 from diffgen.errors import UsageError
-from diffgen.pixels import Range
 from diffgen.training.draws import Draws
 from diffgen.training.level_losses import LevelLosses
 from diffgen.training.optimizer import OptimizerSettings

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from diffgen.dataset.pixels import enlarge, grid, save_png
 from diffgen.denoiser.base import Clipped, Denoiser
-from diffgen.pixels import enlarge, grid, save_png
 from diffgen.sampler import Sampler, SeededNoise
 from diffgen.sampler.start import Start
 from diffgen.training.ema import Ema
