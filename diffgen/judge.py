@@ -15,12 +15,12 @@ from diffgen.dataset.images import Images
 from diffgen.errors import UsageError
 from diffgen.evaluation import floor, metrics
 from diffgen.evaluation.classifier import ClassifierExtractor
+from diffgen.evaluation.classifier_cache import cached
+from diffgen.evaluation.classifier_fit import FeaturesClassifier
 from diffgen.evaluation.features import Extractor
 from diffgen.evaluation.inception import InceptionExtractor
 from diffgen.evaluation.metrics import Scored
 from diffgen.evaluation.reference import Reference, reference
-from diffgen.training.classifier_cache import cached
-from diffgen.training.features_classifier import FeaturesClassifier
 
 OWN_CLASSIFIER = ("digits", "mnist", "fashion_mnist")  # where features=auto takes a classifier
 

@@ -29,6 +29,8 @@ from diffgen.dataset.images import Images
 from diffgen.errors import UsageError
 from diffgen.evaluation import inception, metrics, neighbours
 from diffgen.evaluation.classifier import ClassifierExtractor
+from diffgen.evaluation.classifier_cache import cached
+from diffgen.evaluation.classifier_fit import FeaturesClassifier, shifted
 from diffgen.evaluation.collect import collect
 from diffgen.evaluation.draws import draw, draw_evenly
 from diffgen.evaluation.features import Features, extract
@@ -40,8 +42,6 @@ from diffgen.evaluation.reference import Reference, identity_of, reference
 from diffgen.evaluation.rows import FLOOR
 from diffgen.evaluation.table import show, write
 from diffgen.network.classifier import Classifier
-from diffgen.training.classifier_cache import cached
-from diffgen.training.features_classifier import FeaturesClassifier, shifted
 
 
 def normal(*shape, seed=0):

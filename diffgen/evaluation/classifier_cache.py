@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from diffgen.errors import UsageError
-from diffgen.training.features_classifier import FeaturesClassifier, Fitted, LabelledImages
+from diffgen.evaluation.classifier_fit import FeaturesClassifier, Fitted, LabelledImages
 from diffgen.training.saving import write_atomically
 
 VERSION = 1  # one more when the network or its fit changes
