@@ -11,8 +11,8 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from diffgen.build import build
 from diffgen.checkpoint import Checkpoint
+from diffgen.config.build import build
 from diffgen.dataset.decode import MODES, Decoder
 from diffgen.dataset.images import Images
 from diffgen.dataset.store import Directory

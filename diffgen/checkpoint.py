@@ -15,19 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffgen.build import nearest
 from diffgen.checkpoint_format import FORMAT, content_hash, training_hash
-from diffgen.classifier_recipe import (
+from diffgen.config.build import nearest
+from diffgen.config.classifier_recipe import (
     ClassifierSettings,
     classifier_of,
     is_classifier,
     settings_of,
 )
+from diffgen.config.recipe import Shape, denoiser_of
 from diffgen.dataset.pixels import Range
 from diffgen.denoiser.base import Preconditioned
 from diffgen.denoiser.noisy_classifier import NoisyClassifier
 from diffgen.errors import UsageError
-from diffgen.recipe import Shape, denoiser_of
 
 PREFIX = "denoiser.network."
 

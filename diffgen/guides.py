@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from diffgen.build import build
 from diffgen.checkpoint import Checkpoint, locate, opened
+from diffgen.config.build import build
 from diffgen.denoiser.base import Denoiser, Preconditioned
 from diffgen.denoiser.evaluations import RowCount
 from diffgen.denoiser.noise_input import nothing

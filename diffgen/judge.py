@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import Tensor
 
-from diffgen.build import build, typed
 from diffgen.cell import Cell
 from diffgen.checkpoint import Checkpoint
+from diffgen.config.build import build, typed
 from diffgen.dataset.images import Images
 from diffgen.errors import UsageError
 from diffgen.evaluation import floor, metrics

@@ -4,10 +4,10 @@ from typing import Any
 
 import torch
 
-from diffgen.build import build, typed
-from diffgen.classifier_recipe import settings_of
+from diffgen.config.build import build, typed
+from diffgen.config.classifier_recipe import settings_of
+from diffgen.config.recipe import ModelSettings, TrainerSettings, check_fit
 from diffgen.evaluation.metrics import check
-from diffgen.recipe import ModelSettings, TrainerSettings, check_fit
 from diffgen.request import Request
 from diffgen.resolve import waiting
 from diffgen.runtime.logger import ready

@@ -12,14 +12,14 @@ from torch import Tensor, nn
 
 from diffgen import tuned_times
 from diffgen.album import CheckpointAlbum
-from diffgen.build import build, changed, nearest, typed
 from diffgen.checkpoint import Checkpoint, locate, opened
+from diffgen.config.build import build, changed, nearest, typed
+from diffgen.config.recipe import ModelSettings, check_spacing, spacing_of, start_of, times_of
 from diffgen.denoiser.base import Clipped, Denoiser, Preconditioned, Thresholded
 from diffgen.denoiser.evaluations import FixedShape, RowCount
 from diffgen.errors import UsageError
 from diffgen.guidance import checks
 from diffgen.guides import Guides, as_float
-from diffgen.recipe import ModelSettings, check_spacing, spacing_of, start_of, times_of
 from diffgen.sampler import Sampler
 from diffgen.sampler.start import STARTS
 from diffgen.sampler.tuned import check_tunable

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffgen.build import build
 from diffgen.checkpoint import locate, opened
+from diffgen.config.build import build
 from diffgen.dataset.diameter import Distance, widest
 from diffgen.dataset.images import Images
 from diffgen.dataset.pixels import RANGES, Range, standardised

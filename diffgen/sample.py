@@ -19,8 +19,8 @@ from rich.progress import track
 from torch import Tensor
 
 from diffgen import __version__
-from diffgen.build import changed
 from diffgen.cell import Cell
+from diffgen.config.build import changed
 from diffgen.evaluation.metrics import check
 from diffgen.judge import Judge, features_name, judge_of
 from diffgen.publish import NOTE, publish

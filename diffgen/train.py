@@ -10,15 +10,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from diffgen import __version__
-from diffgen.build import build, typed
 from diffgen.checkpoint_format import FORMAT
-from diffgen.classifier_recipe import settings_of
 from diffgen.command.home import move_in
-from diffgen.dataset.datamodule import DataModule
-from diffgen.dataset.images import Images, Source, shape_of
-from diffgen.dataset.pixels import Range
-from diffgen.objective import objective_of
-from diffgen.recipe import (
+from diffgen.config.build import build, typed
+from diffgen.config.classifier_recipe import settings_of
+from diffgen.config.objective import objective_of
+from diffgen.config.recipe import (
     ModelSettings,
     PreviewSettings,
     TrainerSettings,
@@ -26,6 +23,9 @@ from diffgen.recipe import (
     start_of,
     times_of,
 )
+from diffgen.dataset.datamodule import DataModule
+from diffgen.dataset.images import Images, Source, shape_of
+from diffgen.dataset.pixels import Range
 from diffgen.resolve import followed, range_of, resolved, waiting
 from diffgen.resume import resumed
 from diffgen.runtime.devices import fabric_of, strategy_of

@@ -15,8 +15,8 @@ import torch
 import yaml
 from torch import Tensor
 
-from diffgen.build import find
 from diffgen.checkpoint import Checkpoint
+from diffgen.config.build import find
 from diffgen.errors import UsageError
 from diffgen.training.saving import write_atomically
 

@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 
 from diffgen.cli import main
 from diffgen.command.places import config_dir
-from diffgen.command.settings import check
+from diffgen.config.schema import check
 from diffgen.runtime.ranks import register
 
 NETWORK = (

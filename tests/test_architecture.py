@@ -9,8 +9,8 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
-from diffgen.build import find
-from diffgen.command.settings import SETTINGS, check
+from diffgen.config.build import find
+from diffgen.config.schema import SETTINGS, check
 from diffgen.runtime.ranks import register
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
-from diffgen.build import build, find, nearest, typed
+from diffgen.config.build import build, find, nearest, typed
 from diffgen.errors import UsageError
 from diffgen.network.unet import UNet
 from diffgen.sampler.ddim import DDIM

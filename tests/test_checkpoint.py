@@ -13,8 +13,8 @@ from running import assert_same, contents, here
 
 from diffgen import checkpoint, load
 from diffgen.checkpoint_format import seal
+from diffgen.config.recipe import denoiser_of
 from diffgen.errors import UsageError
-from diffgen.recipe import denoiser_of
 from diffgen.training.saving import Keeper, SealedCheckpointIO, write_atomically
 
 

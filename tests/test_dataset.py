@@ -28,7 +28,7 @@ from torchvision import datasets as vision
 from torchvision.transforms import CenterCrop, Compose, Resize
 from torchvision.transforms.functional import crop
 
-from diffgen.build import build, find
+from diffgen.config.build import build, find
 from diffgen.dataset.batches import Batches
 from diffgen.dataset.celeba import Celeba
 from diffgen.dataset.cifar10 import Cifar10

@@ -23,7 +23,7 @@ from torch import nn
 from torch_fidelity import feature_extractor_inceptionv3 as fidelity_inception
 from torch_fidelity import metric_fid, metric_kid, metric_prc
 
-from diffgen.build import typed
+from diffgen.config.build import typed
 from diffgen.dataset.digits import Digits
 from diffgen.dataset.images import Images
 from diffgen.errors import UsageError

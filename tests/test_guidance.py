@@ -9,7 +9,7 @@ import yaml
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from diffgen.build import build
+from diffgen.config.build import build
 from diffgen.denoiser import Denoiser, Preconditioned
 from diffgen.denoiser.noise_input import level
 from diffgen.denoiser.noisy_classifier import NoisyClassifier

@@ -13,6 +13,7 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from test_interop import CIFAR10, shaken
 from torch import Tensor, nn
 
+from diffgen.config.recipe import denoiser_of
 from diffgen.errors import UsageError
 from diffgen.interop.convert import convert
 from diffgen.interop.ddim import ddim_names
@@ -21,7 +22,6 @@ from diffgen.interop.ncsn import CONDITIONAL, UNCONDITIONAL, ncsn_names
 from diffgen.network.ncsn_refinenet import NCSNRefineNet
 from diffgen.network.refinenet import RefineNet
 from diffgen.network.unet import UNet
-from diffgen.recipe import denoiser_of
 
 LADDER = torch.tensor([20.0, 2.0, 0.2, 0.02])
 

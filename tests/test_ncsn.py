@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from diffgen import resolve
-from diffgen.build import build
+from diffgen.config.build import build
+from diffgen.config.recipe import ModelSettings, denoiser_of, times_of
 from diffgen.dataset import diameter as measure
 from diffgen.dataset.diameter import widest
 from diffgen.dataset.digits import Digits
 from diffgen.dataset.images import Images, in_memory
 from diffgen.dataset.pixels import RANGES
 from diffgen.errors import UsageError
-from diffgen.recipe import ModelSettings, denoiser_of, times_of
 from diffgen.resolve import range_of, resolved
 from diffgen.schedule.geometric import Geometric
 from diffgen.schedule.ncsnv2 import NCSNv2, levels_between, levels_of, overlap, ratio_of

@@ -11,7 +11,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from diffgen.build import build
+from diffgen.config.build import build
 from diffgen.errors import UsageError
 from diffgen.network.dilated import Dilated
 from diffgen.network.embedding import sinusoid

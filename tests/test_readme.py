@@ -16,7 +16,7 @@ from test_sampler import (
 )
 
 import diffgen.sampler
-from diffgen.build import build
+from diffgen.config.build import build
 from diffgen.dataset.pixels import Range
 from diffgen.sampler.ddim import DDIM
 from diffgen.schedule.linear import Linear

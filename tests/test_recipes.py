@@ -8,14 +8,14 @@ import pytest
 import torch
 from running import here, settings
 
-from diffgen.build import build, typed
 from diffgen.command.places import config_dir
+from diffgen.config.build import build, typed
+from diffgen.config.objective import objective_of
+from diffgen.config.recipe import ModelSettings, denoiser_of, network_of, times_of
 from diffgen.denoiser.noise_input import TOLD
 from diffgen.denoiser.prediction import SCALINGS
 from diffgen.errors import UsageError
-from diffgen.objective import objective_of
 from diffgen.preflight import train as preflight
-from diffgen.recipe import ModelSettings, denoiser_of, network_of, times_of
 from diffgen.resolve import waiting
 from diffgen.schedule.geometric import Geometric
 from diffgen.training.draws import Draws

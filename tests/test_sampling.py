@@ -16,8 +16,8 @@ from running import ended, here, settings, there, worked
 from diffgen import publish
 from diffgen.cell import Cell
 from diffgen.command.places import config_dir
+from diffgen.config.recipe import ModelSettings, spacing_of
 from diffgen.judge import say_once
-from diffgen.recipe import ModelSettings, spacing_of
 from diffgen.request import Request
 from diffgen.sampler.ddim import DDIM
 from diffgen.sampler.unipc import UniPC

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
+from diffgen.config.objective import objective_of
+from diffgen.config.recipe import ModelSettings
 from diffgen.dataset.pixels import RANGES
 from diffgen.denoiser.base import Preconditioned, match
 from diffgen.denoiser.noise_input import TOLD
 from diffgen.denoiser.prediction import SCALINGS, Edm
 from diffgen.errors import UsageError
-from diffgen.objective import objective_of
-from diffgen.recipe import ModelSettings
 from diffgen.schedule.cosine import Cosine
 from diffgen.schedule.edm import EDM
 from diffgen.schedule.geometric import Geometric

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from diffgen.command.past import past
 from diffgen.command.registry import COMMANDS, imported
-from diffgen.command.settings import check
+from diffgen.config.schema import check
 from diffgen.errors import UsageError
 
 SWEEPS: list[Path] = []

@@ -17,7 +17,7 @@ from diffgen.command.child import Child
 from diffgen.command.home import leave
 from diffgen.command.past import Past
 from diffgen.command.registry import Command, imported
-from diffgen.command.settings import check
+from diffgen.config.schema import check
 from diffgen.errors import UsageError
 from diffgen.runtime.ranks import register
 

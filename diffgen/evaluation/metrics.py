@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from diffgen.build import nearest
+from diffgen.config.build import nearest
 from diffgen.errors import UsageError
 from diffgen.evaluation import neighbours
 from diffgen.evaluation.draws import draw

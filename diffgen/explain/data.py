@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from diffgen.build import build
+from diffgen.config.build import build
+from diffgen.config.recipe import Shape
 from diffgen.dataset.images import Images, shape_of
 from diffgen.dataset.vision import offline
 from diffgen.errors import UsageError
-from diffgen.recipe import Shape
 
 # shape and number of classes of the sets that are always the same
 PLAIN: dict[str, tuple[Shape, int]] = {

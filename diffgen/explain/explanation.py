@@ -6,8 +6,9 @@ from typing import Any
 
 import torch
 
-from diffgen.build import build, typed
-from diffgen.classifier_recipe import ClassifierSettings, any_network, settings_of
+from diffgen.config.build import build, typed
+from diffgen.config.classifier_recipe import ClassifierSettings, any_network, settings_of
+from diffgen.config.recipe import ModelSettings, check_fit
 from diffgen.dataset.diameter import Distance
 from diffgen.dataset.pixels import RANGES, Range
 from diffgen.explain.cost import Cost
@@ -15,7 +16,6 @@ from diffgen.explain.data import Data
 from diffgen.explain.doubts import doubts, early
 from diffgen.explain.ladder import Ladder, ladder_of
 from diffgen.explain.way import Way, way_of
-from diffgen.recipe import ModelSettings, check_fit
 from diffgen.resolve import measured, range_of
 from diffgen.schedule import Schedule
 from diffgen.training.ema import Profile

@@ -9,14 +9,14 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from diffgen.build import typed
+from diffgen.config.build import typed
+from diffgen.config.recipe import TrainerSettings
 from diffgen.dataset.images import Images, in_memory
 from diffgen.explain.cost import Cost, cost_of
 from diffgen.explain.data import Data, data_of
 from diffgen.explain.explanation import explained
 from diffgen.explain.picture import draw
 from diffgen.explain.report import plain, tell
-from diffgen.recipe import TrainerSettings
 from diffgen.resolve import followed, resolved, waiting
 from diffgen.runtime.launch import quiet
 from diffgen.train import Run

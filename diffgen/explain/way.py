@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffgen.build import build
+from diffgen.config.build import build
+from diffgen.config.recipe import ModelSettings, scaling_of, spacing_of, times_of
 from diffgen.denoiser.base import Preconditioned
 from diffgen.denoiser.evaluations import RowCount
-from diffgen.recipe import ModelSettings, scaling_of, spacing_of, times_of
 from diffgen.sampler import Sampler, SeededNoise
 from diffgen.sampler.langevin import Langevin, gamma
 from diffgen.sampler.technique4 import best_rate, variance_ratio

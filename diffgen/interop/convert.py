@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from diffgen.build import build, nearest
+from diffgen.config.build import build, nearest
 from diffgen.errors import UsageError
 from diffgen.interop.ddim import ddim_names
 from diffgen.interop.diffusers import diffusers_names

@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from diffgen.classifier_recipe import ClassifierSettings, classifier_of, settings_of
+from diffgen.config.classifier_recipe import ClassifierSettings, classifier_of, settings_of
+from diffgen.config.recipe import ModelSettings, Shape, denoiser_of
 from diffgen.dataset.pixels import RANGES
 from diffgen.errors import UsageError
-from diffgen.recipe import ModelSettings, Shape, denoiser_of
 from diffgen.schedule import Schedule
 from diffgen.training.bound import Bound
 from diffgen.training.classifier_loss import ClassifierLoss

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
-from diffgen.build import build, typed
+from diffgen.config.build import build, typed
 from diffgen.denoiser.base import Preconditioned
 from diffgen.denoiser.noise_input import TOLD
 from diffgen.denoiser.prediction import SCALINGS, Edm, Scaling

@@ -10,12 +10,12 @@ from typing import Any, ClassVar, Literal
 from pydantic import FiniteFloat
 from torch import nn
 
-from diffgen.build import build, typed
+from diffgen.config.build import build, typed
+from diffgen.config.recipe import ModelSettings, Positive, Shape, network_of
 from diffgen.denoiser.noise_input import level, nothing
 from diffgen.denoiser.noisy_classifier import NoisyClassifier
 from diffgen.errors import UsageError
 from diffgen.network.classifier import Classifier
-from diffgen.recipe import ModelSettings, Positive, Shape, network_of
 from diffgen.schedule import Schedule
 
 NAME = "classifier"

@@ -1,0 +1,1 @@
+"""Settings and names made into objects, once."""
