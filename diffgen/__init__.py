@@ -22,7 +22,7 @@ def load(path: str | Path, ema: str | None = None) -> tuple[Preconditioned, Sche
     """
     from pathlib import Path
 
-    from diffgen import checkpoint
+    from diffgen.runs import checkpoint
 
     found = checkpoint.load(checkpoint.locate(str(path), Path("runs")))
     denoiser = found.denoiser(ema)

@@ -11,12 +11,12 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from diffgen.checkpoint import Checkpoint
 from diffgen.config.build import build
 from diffgen.dataset.decode import MODES, Decoder
 from diffgen.dataset.images import Images
 from diffgen.dataset.store import Directory
 from diffgen.errors import UsageError
+from diffgen.runs.checkpoint import Checkpoint
 from diffgen.task.pictures import Names, Pictures
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from diffgen.cell import Cell
 from diffgen.dataset.pixels import save_sheet
+from diffgen.runs.cell import Cell
 
 SAME = ("checkpoint_hash", "ema", "guidance", "sampler", "settings", "steps", "spacing", "seed")
 

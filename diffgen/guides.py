@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from diffgen.checkpoint import Checkpoint, locate, opened
 from diffgen.config.build import build
 from diffgen.denoiser.base import Denoiser, Preconditioned
 from diffgen.denoiser.evaluations import RowCount
@@ -17,6 +16,7 @@ from diffgen.denoiser.noise_input import nothing
 from diffgen.denoiser.noisy_classifier import NoisyClassifier
 from diffgen.errors import UsageError
 from diffgen.guidance import checks
+from diffgen.runs.checkpoint import Checkpoint, locate, opened
 from diffgen.schedule import Schedule
 
 Prepare = Callable[[nn.Module], nn.Module]

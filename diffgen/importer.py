@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from diffgen import __version__
-from diffgen.checkpoint import PREFIX, load
-from diffgen.checkpoint_format import FORMAT, seal
 from diffgen.config.build import build
 from diffgen.dataset.pixels import RANGES
 from diffgen.errors import UsageError
 from diffgen.interop.convert import KINDS, Imported, convert
+from diffgen.runs.checkpoint import PREFIX, load
+from diffgen.runs.checkpoint_format import FORMAT, seal
 from diffgen.training.saving import write_atomically
 
 HELP = """\

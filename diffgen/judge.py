@@ -8,8 +8,6 @@ from typing import Any
 
 from torch import Tensor
 
-from diffgen.cell import Cell
-from diffgen.checkpoint import Checkpoint
 from diffgen.config.build import build, typed
 from diffgen.dataset.images import Images
 from diffgen.errors import UsageError
@@ -21,6 +19,8 @@ from diffgen.evaluation.features import Extractor
 from diffgen.evaluation.inception import InceptionExtractor
 from diffgen.evaluation.metrics import Scored
 from diffgen.evaluation.reference import Reference, reference
+from diffgen.runs.cell import Cell
+from diffgen.runs.checkpoint import Checkpoint
 
 OWN_CLASSIFIER = ("digits", "mnist", "fashion_mnist")  # where features=auto takes a classifier
 

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffgen.checkpoint import locate, opened
 from diffgen.config.build import build
 from diffgen.dataset.diameter import Distance, widest
 from diffgen.dataset.images import Images
 from diffgen.dataset.pixels import RANGES, Range, standardised
+from diffgen.runs.checkpoint import locate, opened
 from diffgen.schedule.ncsnv2 import levels_of
 from diffgen.training.saving import write_atomically
 

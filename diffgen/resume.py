@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diffgen import checkpoint
-from diffgen.checkpoint import Checkpoint
 from diffgen.errors import UsageError
 from diffgen.resolve import waiting
+from diffgen.runs import checkpoint
+from diffgen.runs.checkpoint import Checkpoint
 
 # What may change between two parts of a run without changing what it computes or means.
 FREE = (

@@ -10,7 +10,6 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from diffgen import __version__
-from diffgen.checkpoint_format import FORMAT
 from diffgen.command.home import move_in
 from diffgen.config.build import build, typed
 from diffgen.config.classifier_recipe import settings_of
@@ -28,6 +27,7 @@ from diffgen.dataset.images import Images, Source, shape_of
 from diffgen.dataset.pixels import Range
 from diffgen.resolve import followed, range_of, resolved, waiting
 from diffgen.resume import resumed
+from diffgen.runs.checkpoint_format import FORMAT
 from diffgen.runtime.devices import fabric_of, strategy_of
 from diffgen.runtime.launch import quiet
 from diffgen.runtime.logger import finish, logger_of

@@ -12,9 +12,10 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from diffgen import __version__, tuned_times
+from diffgen import __version__
 from diffgen.errors import UsageError
 from diffgen.request import Request
+from diffgen.runs import tuned_times
 from diffgen.runtime.devices import fabric_of
 from diffgen.runtime.launch import quiet
 from diffgen.sampler import tuned

@@ -11,10 +11,11 @@ import pytest
 import torch
 from running import assert_same, contents, here
 
-from diffgen import checkpoint, load
-from diffgen.checkpoint_format import seal
+from diffgen import load
 from diffgen.config.recipe import denoiser_of
 from diffgen.errors import UsageError
+from diffgen.runs import checkpoint
+from diffgen.runs.checkpoint_format import seal
 from diffgen.training.saving import Keeper, SealedCheckpointIO, write_atomically
 
 

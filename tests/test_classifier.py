@@ -13,13 +13,13 @@ from running import assert_same, contents, here, settings, worked
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from diffgen import checkpoint
 from diffgen.dataset.digits import Digits
 from diffgen.dataset.pixels import RANGES
 from diffgen.denoiser.noise_input import level, nothing
 from diffgen.denoiser.noisy_classifier import NoisyClassifier
 from diffgen.request import Request
 from diffgen.resolve import followed
+from diffgen.runs import checkpoint
 from diffgen.sampler import SeededNoise
 from diffgen.schedule.geometric import Geometric
 from diffgen.schedule.linear import Linear

@@ -14,11 +14,11 @@ from PIL import Image
 from running import ended, here, settings, there, worked
 
 from diffgen import publish
-from diffgen.cell import Cell
 from diffgen.command.places import config_dir
 from diffgen.config.recipe import ModelSettings, spacing_of
 from diffgen.judge import say_once
 from diffgen.request import Request
+from diffgen.runs.cell import Cell
 from diffgen.sampler.ddim import DDIM
 from diffgen.sampler.unipc import UniPC
 from diffgen.schedule.geometric import Geometric

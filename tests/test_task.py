@@ -16,12 +16,12 @@ from running import here, settings, worked
 from torch import Tensor
 
 from diffgen.album import CheckpointAlbum
-from diffgen.checkpoint import Checkpoint
 from diffgen.dataset.digits import Digits
 from diffgen.dataset.pixels import RANGES, Range
 from diffgen.denoiser import Denoiser
 from diffgen.errors import UsageError
 from diffgen.request import Request
+from diffgen.runs.checkpoint import Checkpoint
 from diffgen.sampler import Sampler, SeededNoise
 from diffgen.sampler.consistent import Consistent
 from diffgen.sampler.ddim import DDIM

@@ -30,7 +30,7 @@ class Module(L.LightningModule):
     """Trains the learner of `loss` on batches {"pixels", "label", "step", "position"}.
 
     label_dropout: share of labels replaced by the null label, per sample. `header` is what a
-    checkpoint says of itself (see diffgen.checkpoint).
+    checkpoint says of itself (see diffgen.runs.checkpoint).
     """
 
     def __init__(

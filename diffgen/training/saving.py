@@ -11,7 +11,7 @@ import lightning.pytorch as L
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from diffgen.checkpoint_format import seal
+from diffgen.runs.checkpoint_format import seal
 
 
 class SealedCheckpointIO(TorchCheckpointIO):

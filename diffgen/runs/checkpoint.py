@@ -1,6 +1,6 @@
 """Checkpoints: recipe and weights in one file, data and never code.
 
-They are written by diffgen.training.saving in the layout of diffgen.checkpoint_format. Reading
+They are written by diffgen.training.saving in the layout of diffgen.runs.checkpoint_format. Reading
 runs nothing that the file says: tensors and plain data only, a recipe rebuilt by exact names.
 """
 
@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffgen.checkpoint_format import FORMAT, content_hash, training_hash
 from diffgen.config.build import nearest
 from diffgen.config.classifier_recipe import (
     ClassifierSettings,
@@ -28,6 +27,7 @@ from diffgen.dataset.pixels import Range
 from diffgen.denoiser.base import Preconditioned
 from diffgen.denoiser.noisy_classifier import NoisyClassifier
 from diffgen.errors import UsageError
+from diffgen.runs.checkpoint_format import FORMAT, content_hash, training_hash
 
 PREFIX = "denoiser.network."
 

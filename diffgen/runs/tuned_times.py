@@ -15,9 +15,9 @@ import torch
 import yaml
 from torch import Tensor
 
-from diffgen.checkpoint import Checkpoint
 from diffgen.config.build import find
 from diffgen.errors import UsageError
+from diffgen.runs.checkpoint import Checkpoint
 from diffgen.training.saving import write_atomically
 
 
