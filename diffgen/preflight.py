@@ -8,9 +8,9 @@ from diffgen.config.build import build, typed
 from diffgen.config.classifier_recipe import settings_of
 from diffgen.config.recipe import ModelSettings, TrainerSettings, check_fit
 from diffgen.evaluation.metrics import check
-from diffgen.request import Request
 from diffgen.resolve import waiting
 from diffgen.runtime.logger import ready
+from diffgen.sampling.plan import Request
 from diffgen.training.ema import Profile
 from diffgen.training.optimizer import OptimizerSettings
 

@@ -21,13 +21,13 @@ from torch import Tensor
 from diffgen import __version__
 from diffgen.config.build import changed
 from diffgen.evaluation.metrics import check
-from diffgen.judge import Judge, features_name, judge_of
-from diffgen.publish import NOTE, publish
-from diffgen.request import Request
 from diffgen.runs.cell import Cell
 from diffgen.runtime.devices import fabric_of
 from diffgen.runtime.launch import quiet
 from diffgen.runtime.logger import ready
+from diffgen.sampling.evaluator import Judge, features_name, judge_of
+from diffgen.sampling.plan import Request
+from diffgen.sampling.report import NOTE, publish
 from diffgen.task.files import keep
 from diffgen.training.saving import write_atomically
 

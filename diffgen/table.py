@@ -9,7 +9,7 @@ from diffgen.errors import UsageError
 from diffgen.evaluation import table
 from diffgen.evaluation.collect import collect
 from diffgen.evaluation.rows import blocks
-from diffgen.publish import cells_of
+from diffgen.sampling.report import cells_of
 
 
 def main(words: Sequence[str]) -> int:

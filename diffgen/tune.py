@@ -14,11 +14,11 @@ from torch import Tensor
 
 from diffgen import __version__
 from diffgen.errors import UsageError
-from diffgen.request import Request
 from diffgen.runs import tuned_times
 from diffgen.runtime.devices import fabric_of
 from diffgen.runtime.launch import quiet
 from diffgen.sampler import tuned
+from diffgen.sampling.plan import Request
 from diffgen.schedule.spacing import SPACINGS
 from diffgen.schedule.spacing import times as spaced
 

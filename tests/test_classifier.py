@@ -17,10 +17,10 @@ from diffgen.dataset.digits import Digits
 from diffgen.dataset.pixels import RANGES
 from diffgen.denoiser.noise_input import level, nothing
 from diffgen.denoiser.noisy_classifier import NoisyClassifier
-from diffgen.request import Request
 from diffgen.resolve import followed
 from diffgen.runs import checkpoint
 from diffgen.sampler import SeededNoise
+from diffgen.sampling.plan import Request
 from diffgen.schedule.geometric import Geometric
 from diffgen.schedule.linear import Linear
 from diffgen.training.classifier_loss import ClassifierLoss

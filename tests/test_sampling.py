@@ -13,14 +13,14 @@ import torch
 from PIL import Image
 from running import ended, here, settings, there, worked
 
-from diffgen import publish
 from diffgen.command.places import config_dir
 from diffgen.config.recipe import ModelSettings, spacing_of
-from diffgen.judge import say_once
-from diffgen.request import Request
 from diffgen.runs.cell import Cell
 from diffgen.sampler.ddim import DDIM
 from diffgen.sampler.unipc import UniPC
+from diffgen.sampling import report as publish
+from diffgen.sampling.evaluator import say_once
+from diffgen.sampling.plan import Request
 from diffgen.schedule.geometric import Geometric
 from diffgen.task.generate import Generate
 
@@ -157,7 +157,7 @@ def test_the_table_is_printed_and_written_alike(sweep):
 
 
 def test_figures_are_those_of_the_images_in_the_cell(sweep, ddpm, cache):
-    from diffgen.judge import judge_of
+    from diffgen.sampling.evaluator import judge_of
 
     config = settings("sample", f"checkpoint={ddpm}", *FEATURES)
     judge = judge_of(request(ddpm).checkpoint, config["features"], str(cache), None, "cpu")
@@ -179,7 +179,7 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def test_what_guidance_does_is_measured_class_by_class(ddpm, cache, tmp_path):
-    from diffgen.judge import judge_of
+    from diffgen.sampling.evaluator import judge_of
 
     names = "metrics=[fid_per_class,precision,recall,saturation]"
     folder = sample(tmp_path, ddpm, *FEATURES, names, "num_samples=300", "steps=2")
@@ -403,7 +403,9 @@ REFUSALS = {
 @pytest.mark.parametrize(("words", "answer"), REFUSALS.items(), ids=lambda v: str(v))
 def test_a_wrong_setting_gets_one_line(words, answer, ddpm, tmp_path, monkeypatch):
     monkeypatch.setattr(Generate, "__call__", lambda *_: 1 / 0)
-    monkeypatch.setattr("diffgen.judge.cached", lambda *_: 1 / 0)  # no work before the refusal
+    monkeypatch.setattr(
+        "diffgen.sampling.evaluator.cached", lambda *_: 1 / 0
+    )  # no work before the refusal
     before = cells(ddpm)
     done = here(tmp_path, "sample", f"checkpoint={ddpm}", "num_samples=4", *words)
     assert done.status == 2

@@ -15,12 +15,10 @@ from PIL import Image
 from running import here, settings, worked
 from torch import Tensor
 
-from diffgen.album import CheckpointAlbum
 from diffgen.dataset.digits import Digits
 from diffgen.dataset.pixels import RANGES, Range
 from diffgen.denoiser import Denoiser
 from diffgen.errors import UsageError
-from diffgen.request import Request
 from diffgen.runs.checkpoint import Checkpoint
 from diffgen.sampler import Sampler, SeededNoise
 from diffgen.sampler.consistent import Consistent
@@ -38,6 +36,8 @@ from diffgen.sampler.pc import PC
 from diffgen.sampler.rk45 import RK45
 from diffgen.sampler.start import STARTS
 from diffgen.sampler.unipc import UniPC
+from diffgen.sampling.inputs import CheckpointAlbum
+from diffgen.sampling.plan import Request
 from diffgen.schedule import Schedule
 from diffgen.schedule.geometric import Geometric
 from diffgen.schedule.linear import Linear

@@ -9,7 +9,7 @@ import torch
 import yaml
 from running import Done, here, settings, worked
 
-from diffgen.request import Request
+from diffgen.sampling.plan import Request
 from diffgen.schedule import spacing
 from diffgen.tune import tell
 

@@ -10,19 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffgen.album import CheckpointAlbum
 from diffgen.config.build import build, changed, nearest, typed
 from diffgen.config.recipe import ModelSettings, check_spacing, spacing_of, start_of, times_of
 from diffgen.denoiser.base import Clipped, Denoiser, Preconditioned, Thresholded
 from diffgen.denoiser.evaluations import FixedShape, RowCount
 from diffgen.errors import UsageError
 from diffgen.guidance import checks
-from diffgen.guides import Guides, as_float
 from diffgen.runs import tuned_times
 from diffgen.runs.checkpoint import Checkpoint, locate, opened
 from diffgen.sampler import Sampler
 from diffgen.sampler.start import STARTS
 from diffgen.sampler.tuned import check_tunable
+from diffgen.sampling.guides import Guides, as_float
+from diffgen.sampling.inputs import CheckpointAlbum
 from diffgen.task.base import Task
 
 ROUNDING = {"bf16-mixed": 2**-8, "16-mixed": 2**-11}  # relative, of a network's numbers

@@ -8,9 +8,9 @@ from typing import Any
 from diffgen.evaluation import table
 from diffgen.evaluation.collect import collect
 from diffgen.evaluation.rows import blocks
-from diffgen.guidance_sheet import guidance_sheets
 from diffgen.runs.cell import Cell
 from diffgen.runtime.logger import finish, logger_of
+from diffgen.sampling.guidance_sheet import guidance_sheets
 
 NOTE = "cells.json"  # in a job's folder: where its cells stand, and its logger
 
