@@ -13,11 +13,11 @@ from running import assert_same, contents, here, settings, worked
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from diffgen.commands.data_dependent import followed
 from diffgen.dataset.digits import Digits
 from diffgen.dataset.pixels import RANGES
 from diffgen.denoiser.noise_input import level, nothing
 from diffgen.denoiser.noisy_classifier import NoisyClassifier
-from diffgen.resolve import followed
 from diffgen.runs import checkpoint
 from diffgen.sampler import SeededNoise
 from diffgen.sampling.plan import Request

@@ -187,7 +187,7 @@ MISTAKES = {
     ),
     # The ladder made for the data.
     "ladder_of_deviations": Mistake(
-        "resolve", "rounded(distance.value / scale)",
+        "commands.data_dependent", "rounded(distance.value / scale)",
         'rounded(range_of("standardised", images).scale / scale / 10)', ladder_of_digits,
     ),
     "ten_levels": Mistake(

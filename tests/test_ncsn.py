@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from diffgen import resolve
+from diffgen.commands import data_dependent as resolve
+from diffgen.commands.data_dependent import range_of, resolved
 from diffgen.config.build import build
 from diffgen.config.recipe import ModelSettings, denoiser_of, times_of
 from diffgen.dataset import diameter as measure
@@ -15,7 +16,6 @@ from diffgen.dataset.digits import Digits
 from diffgen.dataset.images import Images, in_memory
 from diffgen.dataset.pixels import RANGES
 from diffgen.errors import UsageError
-from diffgen.resolve import range_of, resolved
 from diffgen.schedule.geometric import Geometric
 from diffgen.schedule.ncsnv2 import NCSNv2, levels_between, levels_of, overlap, ratio_of
 
@@ -201,7 +201,7 @@ def test_standardised_images_are_measured_in_deviations(tmp_path):
 
 def test_standardising_counts_every_image_in_memory(monkeypatch):
     """Closed form: a share p of white pixels has mean p and deviation sqrt(p (1 - p))."""
-    monkeypatch.setattr("diffgen.resolve.MOST", 10)
+    monkeypatch.setattr("diffgen.commands.data_dependent.MOST", 10)
     pixels = torch.zeros(1000, 1, 2, 2, dtype=torch.uint8)
     pixels[::9] = 255  # 112 of 1000, and 2 of any 10 that lie evenly
     of, p = range_of("standardised", in_memory(pixels, None, (), "bars")), 0.112
@@ -209,7 +209,7 @@ def test_standardising_counts_every_image_in_memory(monkeypatch):
 
 
 def test_standardising_reads_some_of_the_images_on_disk(monkeypatch):
-    monkeypatch.setattr("diffgen.resolve.MOST", 3)
+    monkeypatch.setattr("diffgen.commands.data_dependent.MOST", 3)
     read = []
 
     class Streamed:

@@ -9,14 +9,14 @@ import torch
 from running import here, settings
 
 from diffgen.command.places import config_dir
+from diffgen.commands.data_dependent import waiting
+from diffgen.commands.preflight import train as preflight
 from diffgen.config.build import build, typed
 from diffgen.config.objective import objective_of
 from diffgen.config.recipe import ModelSettings, denoiser_of, network_of, times_of
 from diffgen.denoiser.noise_input import TOLD
 from diffgen.denoiser.prediction import SCALINGS
 from diffgen.errors import UsageError
-from diffgen.preflight import train as preflight
-from diffgen.resolve import waiting
 from diffgen.schedule.geometric import Geometric
 from diffgen.training.draws import Draws
 from diffgen.training.loss import Loss

@@ -9,9 +9,9 @@ import torch
 import yaml
 from running import Done, here, settings, worked
 
+from diffgen.commands.tune import tell
 from diffgen.sampling.plan import Request
 from diffgen.schedule import spacing
-from diffgen.tune import tell
 
 pytestmark = pytest.mark.usefixtures("cache")
 

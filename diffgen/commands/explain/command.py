@@ -9,17 +9,17 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from diffgen.commands.data_dependent import followed, resolved, waiting
+from diffgen.commands.explain.cost import Cost, cost_of
+from diffgen.commands.explain.data import Data, data_of
+from diffgen.commands.explain.explanation import explained
+from diffgen.commands.explain.picture import draw
+from diffgen.commands.explain.report import plain, tell
+from diffgen.commands.train import Run
 from diffgen.config.build import typed
 from diffgen.config.recipe import TrainerSettings
 from diffgen.dataset.images import Images, in_memory
-from diffgen.explain.cost import Cost, cost_of
-from diffgen.explain.data import Data, data_of
-from diffgen.explain.explanation import explained
-from diffgen.explain.picture import draw
-from diffgen.explain.report import plain, tell
-from diffgen.resolve import followed, resolved, waiting
 from diffgen.runtime.launch import quiet
-from diffgen.train import Run
 from diffgen.training.saving import write_atomically
 
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from diffgen.commands.data_dependent import waiting
 from diffgen.errors import UsageError
-from diffgen.resolve import waiting
 from diffgen.runs import checkpoint
 from diffgen.runs.checkpoint import Checkpoint
 

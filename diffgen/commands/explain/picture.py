@@ -7,8 +7,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from diffgen.explain.ladder import Ladder
-from diffgen.explain.way import Moves, Way
+from diffgen.commands.explain.ladder import Ladder
+from diffgen.commands.explain.sampler_plan import Moves, Way
 from diffgen.sampler.technique4 import variance_ratio
 from diffgen.training.saving import write_atomically
 
@@ -16,7 +16,7 @@ BLUE, RED, GREY = "#0072B2", "#D55E00", "0.45"
 
 
 def draw(path: Path, ladder: Ladder, way: Way | None, grey: float, distance: float | None) -> None:
-    """Write the picture as a PNG; `grey` and `distance` as in diffgen.explain.doubts."""
+    """Write the picture as a PNG; `grey` and `distance` as in diffgen.commands.explain.warnings."""
     count = 3 if way else 2
     figure = Figure(figsize=(4.5 * count, 3.9), layout="constrained")
     FigureCanvasAgg(figure)

@@ -4,11 +4,11 @@ from typing import Any
 
 import torch
 
+from diffgen.commands.data_dependent import waiting
 from diffgen.config.build import build, typed
 from diffgen.config.classifier_recipe import settings_of
 from diffgen.config.recipe import ModelSettings, TrainerSettings, check_fit
 from diffgen.evaluation.metrics import check
-from diffgen.resolve import waiting
 from diffgen.runtime.logger import ready
 from diffgen.sampling.plan import Request
 from diffgen.training.ema import Profile

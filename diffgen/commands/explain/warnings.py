@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 
-from diffgen.explain.ladder import Ladder
+from diffgen.commands.explain.ladder import Ladder
 from diffgen.schedule import Schedule
 from diffgen.schedule.ncsnv2 import levels_between, ratio_of
 from diffgen.schedule.ramp import Ramp

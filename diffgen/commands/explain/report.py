@@ -6,10 +6,10 @@ from typing import Any
 
 from rich.console import Console
 
-from diffgen.explain.cost import Cost
-from diffgen.explain.explanation import Explanation
-from diffgen.explain.ladder import Ladder
-from diffgen.explain.way import Way
+from diffgen.commands.explain.cost import Cost
+from diffgen.commands.explain.explanation import Explanation
+from diffgen.commands.explain.ladder import Ladder
+from diffgen.commands.explain.sampler_plan import Way
 
 Rows = list[tuple[str, str]]
 

@@ -11,6 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffgen import __version__
 from diffgen.command.home import move_in
+from diffgen.commands.data_dependent import followed, range_of, resolved, waiting
+from diffgen.commands.resume import resumed
 from diffgen.config.build import build, typed
 from diffgen.config.classifier_recipe import settings_of
 from diffgen.config.objective import objective_of
@@ -25,8 +27,6 @@ from diffgen.config.recipe import (
 from diffgen.dataset.datamodule import DataModule
 from diffgen.dataset.images import Images, Source, shape_of
 from diffgen.dataset.pixels import Range
-from diffgen.resolve import followed, range_of, resolved, waiting
-from diffgen.resume import resumed
 from diffgen.runs.checkpoint_format import FORMAT
 from diffgen.runtime.devices import fabric_of, strategy_of
 from diffgen.runtime.launch import quiet

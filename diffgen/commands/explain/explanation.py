@@ -6,17 +6,17 @@ from typing import Any
 
 import torch
 
+from diffgen.commands.data_dependent import measured, range_of
+from diffgen.commands.explain.cost import Cost
+from diffgen.commands.explain.data import Data
+from diffgen.commands.explain.ladder import Ladder, ladder_of
+from diffgen.commands.explain.sampler_plan import Way, way_of
+from diffgen.commands.explain.warnings import doubts, early
 from diffgen.config.build import build, typed
 from diffgen.config.classifier_recipe import ClassifierSettings, any_network, settings_of
 from diffgen.config.recipe import ModelSettings, check_fit
 from diffgen.dataset.diameter import Distance
 from diffgen.dataset.pixels import RANGES, Range
-from diffgen.explain.cost import Cost
-from diffgen.explain.data import Data
-from diffgen.explain.doubts import doubts, early
-from diffgen.explain.ladder import Ladder, ladder_of
-from diffgen.explain.way import Way, way_of
-from diffgen.resolve import measured, range_of
 from diffgen.schedule import Schedule
 from diffgen.training.ema import Profile
 
