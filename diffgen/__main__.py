@@ -1,5 +1,5 @@
 """`python -m diffgen` is the `diffgen` command."""
 
-from diffgen.cli import main
+from diffgen.cli.main import main
 
 raise SystemExit(main())

@@ -65,9 +65,9 @@ RENAMED: dict[str, str] = {}
 
 def diffgen(*words: str) -> str:
     """What the command prints, run in this process."""
-    found: Any = importlib.import_module("diffgen.cli")
+    found: Any = importlib.import_module("diffgen.cli.main")
     if not hasattr(found, "main") or not callable(found.main):
-        found = importlib.import_module("diffgen.cli.main")
+        found = importlib.import_module("diffgen.cli.main.main")
     printed = io.StringIO()
     with redirect_stdout(printed):
         status = found.main(list(words))

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_dir
 
-from diffgen.cli import main
-from diffgen.command.places import config_dir
+from diffgen.cli.main import main
+from diffgen.cli.paths import config_dir
 from diffgen.config.schema import check
 from diffgen.runtime.ranks import register
 

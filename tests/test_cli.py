@@ -13,12 +13,12 @@ import pytest
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
-from diffgen.cli import main
-from diffgen.command import registry
-from diffgen.command.child import Child
-from diffgen.command.completion import complete
-from diffgen.command.line import parse
-from diffgen.command.past import Past
+from diffgen.cli import registry
+from diffgen.cli.argv import parse
+from diffgen.cli.completion import complete
+from diffgen.cli.hydra_bypass import Past
+from diffgen.cli.main import main
+from diffgen.cli.worker import Child
 from diffgen.errors import UsageError
 from diffgen.runtime.launch import RANKS, isolated, relaunch
 from diffgen.runtime.ranks import run_id
@@ -96,13 +96,13 @@ def fresh(code, **environment):
 @pytest.mark.parametrize("words", [[], ["--help"], ["--version"]], ids=str)
 def test_answers_without_waiting(words):
     heavy = "{'torch', 'lightning', 'hydra', 'pydantic', 'numpy'}"
-    code = f"import sys, time; from diffgen.cli import main; main({words}); \
+    code = f"import sys, time; from diffgen.cli.main import main; main({words}); \
         print({heavy} & set(sys.modules), time.process_time() < 0.5)"
     assert fresh(code).endswith("set() True\n")
 
 
 def test_a_mistake_is_told_before_torch_is_imported():
-    code = "import sys; from diffgen.cli import main; \
+    code = "import sys; from diffgen.cli.main import main; \
         print([main(['sample', w]) for w in ('steps=0', '+typo=1')], 'torch' in sys.modules)"
     assert fresh(code) == "[2, 2] False\n"
 

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffgen.command.line import refuse
+from diffgen.cli.argv import refuse
 from diffgen.errors import UsageError
 from diffgen.evaluation import table
 from diffgen.evaluation.collect import collect

@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from diffgen import __version__
-from diffgen.command.home import move_in
+from diffgen.cli.job_dir import move_in
 from diffgen.commands.data_dependent import followed, range_of, resolved, waiting
 from diffgen.commands.resume import resumed
 from diffgen.config.build import build, typed

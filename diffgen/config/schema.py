@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from diffgen.command.words import near
+from diffgen.cli.suggest import near
 from diffgen.errors import UsageError
 
 Room = dict[str, Any]

@@ -13,10 +13,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from diffgen.command.child import Child
-from diffgen.command.home import leave
-from diffgen.command.past import Past
-from diffgen.command.registry import Command, imported
+from diffgen.cli.hydra_bypass import Past
+from diffgen.cli.job_dir import leave
+from diffgen.cli.registry import Command, imported
+from diffgen.cli.worker import Child
 from diffgen.config.schema import check
 from diffgen.errors import UsageError
 from diffgen.runtime.ranks import register

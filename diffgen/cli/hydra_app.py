@@ -11,13 +11,13 @@ from types import FrameType
 
 import hydra
 
-from diffgen.command import guard
-from diffgen.command.help import text
-from diffgen.command.job import Job, full_error
-from diffgen.command.line import parse
-from diffgen.command.past import Past
-from diffgen.command.places import config_dir
-from diffgen.command.registry import Command, imported
+from diffgen.cli import preflight_callback as guard
+from diffgen.cli.argv import parse
+from diffgen.cli.help import text
+from diffgen.cli.hydra_bypass import Past
+from diffgen.cli.job import Job, full_error
+from diffgen.cli.paths import config_dir
+from diffgen.cli.registry import Command, imported
 from diffgen.runtime.ranks import rank, register
 
 
@@ -76,7 +76,7 @@ def finish(command: Command) -> None:
 
 def tell(error: Exception, command: str, args: Namespace) -> int:
     """Prints an error as one line and returns the exit status that it stands for."""
-    from diffgen.command.mistake import explain
+    from diffgen.cli.error_message import explain
 
     status, line = explain(error, command, args)
     print(f"diffgen: {line}", file=sys.stderr)

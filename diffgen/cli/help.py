@@ -8,8 +8,8 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig, OmegaConf
 
-from diffgen.command.places import config_dir, searched
-from diffgen.command.registry import Command
+from diffgen.cli.paths import config_dir, searched
+from diffgen.cli.registry import Command
 
 TEXT = """\
 diffgen {name}: {summary}

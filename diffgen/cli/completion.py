@@ -2,7 +2,7 @@
 
 import os
 
-from diffgen.command.registry import COMMANDS
+from diffgen.cli.registry import COMMANDS
 
 
 def complete(words: list[str]) -> int:

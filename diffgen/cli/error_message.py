@@ -13,9 +13,9 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from diffgen.command.job import JobFailed
-from diffgen.command.places import config_dir, searched
-from diffgen.command.words import near
+from diffgen.cli.job import JobFailed
+from diffgen.cli.paths import config_dir, searched
+from diffgen.cli.suggest import near
 from diffgen.errors import UsageError
 
 NO_KEY = re.compile(r"Could not (?:override|append to config|delete from config)\W+([\w./@-]+)")

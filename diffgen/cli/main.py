@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 
 from diffgen import __version__
-from diffgen.command.registry import COMMANDS, usage
-from diffgen.command.words import near
+from diffgen.cli.registry import COMMANDS, usage
+from diffgen.cli.suggest import near
 from diffgen.errors import UsageError
 
 
@@ -36,7 +36,7 @@ def answer(words: list[str]) -> int:
     elif first == "--version":
         print("diffgen", __version__)
     elif first in ("-sc", "--shell-completion"):
-        from diffgen.command.completion import complete
+        from diffgen.cli.completion import complete
 
         return complete(rest)
     else:

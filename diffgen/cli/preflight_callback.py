@@ -9,8 +9,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from diffgen.command.past import past
-from diffgen.command.registry import COMMANDS, imported
+from diffgen.cli.hydra_bypass import past
+from diffgen.cli.registry import COMMANDS, imported
 from diffgen.config.schema import check
 from diffgen.errors import UsageError
 

@@ -28,7 +28,7 @@ class Command:
         """Exit status of this command with the words after its name."""
         if not self.composed:
             return imported(self.task)(words) or 0
-        from diffgen.command.app import run
+        from diffgen.cli.hydra_app import run
 
         return run(self, words)
 
