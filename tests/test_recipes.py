@@ -6,13 +6,13 @@ from typing import Any, cast
 
 import pytest
 import torch
+from diffgen.config.objective import objective_of
 from running import here, settings
 
 from diffgen.cli.paths import config_dir
 from diffgen.commands.data_dependent import waiting
 from diffgen.commands.preflight import train as preflight
 from diffgen.config.build import build, typed
-from diffgen.config.objective import objective_of
 from diffgen.config.recipe import ModelSettings, denoiser_of, network_of, times_of
 from diffgen.denoiser.noise_input import TOLD
 from diffgen.denoiser.prediction import SCALINGS

@@ -7,9 +7,9 @@ from typing import get_args, get_type_hints
 
 import pytest
 import torch
+from diffgen.config.objective import objective_of
 from torch import nn
 
-from diffgen.config.objective import objective_of
 from diffgen.config.recipe import ModelSettings
 from diffgen.dataset.pixels import RANGES
 from diffgen.denoiser.base import Preconditioned, match

@@ -17,7 +17,7 @@ from diffgen.cli.hydra_bypass import Past
 from diffgen.cli.job_dir import leave
 from diffgen.cli.registry import Command, imported
 from diffgen.cli.worker import Child
-from diffgen.config.schema import check
+from diffgen.config.parse import check
 from diffgen.errors import UsageError
 from diffgen.runtime.ranks import register
 
@@ -67,13 +67,13 @@ class Job:
         raise error
 
     def work(self, config: DictConfig) -> Any:
-        check(self.command.name, config)
+        settings = check(self.command.name, config)
         from diffgen.runtime.launch import isolated, relaunch
 
         if several(config):
             relaunch(Child(self.command.name, self.flags))
         with isolated():
-            return imported(self.command.task)(config)
+            return imported(self.command.task)(settings)
 
 
 def several(config: DictConfig) -> bool:

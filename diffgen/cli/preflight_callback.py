@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from diffgen.cli.hydra_bypass import past
 from diffgen.cli.registry import COMMANDS, imported
-from diffgen.config.schema import check
+from diffgen.config.parse import check
 from diffgen.errors import UsageError
 
 SWEEPS: list[Path] = []

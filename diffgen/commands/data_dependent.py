@@ -3,15 +3,14 @@
 import json
 import logging
 import math
-from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from diffgen.config.build import build
+from diffgen.config.schema import Train
 from diffgen.dataset.diameter import Distance, widest
 from diffgen.dataset.images import Images
 from diffgen.dataset.pixels import RANGES, Range, standardised
@@ -21,57 +20,52 @@ from diffgen.training.saving import write_atomically
 
 MOST = 10_000  # images from which mean and deviation are taken where each must be read first
 
-Config = dict[str, Any]
+T = TypeVar("T", bound=Train)
 
 log = logging.getLogger(__name__)
 
 
-def waiting(config: Mapping[str, Any]) -> list[str]:
-    """The keys whose null stands for what is measured in the training set."""
-    schedule, model = config["schedule"], config["model"]
-    keys = ["sigma_max", "levels"] if schedule.get("name") == "ncsnv2" else []
-    found = [f"schedule.{key}" for key in keys if schedule.get(key) is None]
-    if model.get("prediction") == "edm" and model.get("sigma_data") is None:
-        found.append("model.sigma_data")
-    return found
+def followed(settings: T) -> T:
+    """The settings with the schedule and the range of the checkpoint that model.guides names.
 
-
-def followed(config: Config) -> Config:
-    """The configuration with the schedule and the range of the checkpoint that model.guides names.
-
-    One that names none is given back.
+    Settings that name none are given back.
     """
-    name = config["model"].get("guides")
+    name = settings.plain["model"].get("guides")
     if not name:
-        return config
-    recipe = opened(locate(name, Path(config["runs"]))).recipe
+        return settings
+    recipe = opened(locate(name, Path(settings.runs))).recipe
     taken = {"range": recipe["model"].get("range", "symmetric"), "guides": None}
-    return {**config, "schedule": recipe["schedule"], "model": {**config["model"], **taken}}
+    model = {**settings.plain["model"], **taken}
+    return settings.replaced(schedule=recipe["schedule"], model=model)
 
 
-def resolved(config: Config, images: Images | None = None) -> Config:
-    """The configuration with a number for each key that waits; one without any is given back.
+def resolved(settings: T, images: Images | None = None) -> T:
+    """The settings with a number for each key that is measured in the training set.
 
-    The training set is read, if it is not given, and its width is measured once for all runs.
+    The set is read if it is not given, and the distance between its images measured once for all
+    runs. Settings without such a key are given back.
     """
-    if not waiting(config):
-        return config
+    recipe = settings.recipe
+    keys = recipe.unmeasured()
+    if not keys:
+        return settings
     if images is None:
-        return resolved(config, build("dataset", config["dataset"]).split("train"))
-    scale = range_of(config["model"].get("range", "symmetric"), images).scale
-    schedule, model = dict(config["schedule"]), dict(config["model"])
-    keys = waiting(config)
-    if "model.sigma_data" in keys:
-        model["sigma_data"] = rounded(range_of("standardised", images).scale / scale)
+        images = settings.dataset.build().split("train")
+    scale = range_of(recipe.model.range, images).scale
+    parts = {key: part.plain() for key, part in recipe.parts().items() if part.unmeasured()}
+    deviation = [key for key in ("prediction", "weighting") if f"{key}.sigma_data" in keys]
+    for key in deviation:
+        parts[key]["sigma_data"] = rounded(range_of("standardised", images).scale / scale)
+    schedule = parts.get("schedule", {})
     if "schedule.sigma_max" in keys:
-        distance = measured(images, config["cache"])
+        distance = measured(images, settings.cache)
         schedule["sigma_max"] = rounded(distance.value / scale)
         _tell(distance, schedule["sigma_max"])
     if "schedule.levels" in keys:
         ends = schedule["sigma_max"], schedule["sigma_min"]
         schedule["levels"] = levels_of(*ends, schedule["C"], math.prod(images.pixels.shape[1:]))
         log.info("levels=%d: neighbours overlap by C=%g", schedule["levels"], schedule["C"])
-    return {**config, "schedule": schedule, "model": model}
+    return settings.replaced(**parts)
 
 
 def range_of(name: str, images: Images) -> Range:

@@ -1,36 +1,20 @@
 """What can be told of a sweep's jobs before the first one starts; UsageError if one is wrong."""
 
-from typing import Any
-
 import torch
 
-from diffgen.commands.data_dependent import waiting
-from diffgen.config.build import build, typed
-from diffgen.config.classifier_recipe import settings_of
-from diffgen.config.recipe import ModelSettings, TrainerSettings, check_fit
+from diffgen.config.schema import Sample, Train
 from diffgen.evaluation.metrics import check
 from diffgen.runtime.logger import ready
-from diffgen.sampling.plan import Request
-from diffgen.training.ema import Profile
-from diffgen.training.optimizer import OptimizerSettings
+from diffgen.sampling.request import request_of
 
 
-def train(config: dict[str, Any]) -> None:
-    """Reads every setting of a training run that needs no data set."""
-    typed(TrainerSettings, "trainer", config["trainer"])
-    typed(OptimizerSettings, "optimizer", config["optimizer"])
-    model = settings_of(config)
-    for name, profile in config["ema"].items():
-        typed(Profile, f"ema.{name}", profile)
-    if not waiting(config):
-        schedule = build("schedule", config["schedule"])
-        if isinstance(model, ModelSettings):
-            check_fit(model, schedule)
+def train(settings: Train) -> None:
+    """Nothing more than reading the settings has told."""
 
 
-def sample(config: dict[str, Any]) -> None:
+def sample(settings: Sample) -> None:
     """Makes all that a job of sampling calls, from the checkpoint to the sampler."""
-    check(config["metrics"])
-    ready(config["logger"])
-    task, _ = Request(config).task(torch.device("cpu"))
+    check(settings.metrics)
+    ready(settings.logger)
+    task, _ = request_of(settings).task(torch.device("cpu"))
     task.content  # noqa: B018 (it opens the pictures)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from diffgen.commands.data_dependent import waiting
+from diffgen.config.schema import Train
 from diffgen.errors import UsageError
 from diffgen.runs import checkpoint
 from diffgen.runs.checkpoint import Checkpoint
@@ -36,25 +36,26 @@ log = logging.getLogger(__name__)
 
 
 def resumed(
-    config: dict[str, Any], overrides: Sequence[str], folder: Path
-) -> tuple[dict[str, Any], Path, Path | None]:
-    """(configuration, run folder, checkpoint to start from) for `resume=PATH` or `resume=auto`.
+    settings: Train, overrides: Sequence[str], folder: Path
+) -> tuple[Train, Path, Path | None]:
+    """(settings, run folder, checkpoint to start from) for `resume=PATH` or `resume=auto`.
 
     auto takes the newest run of the same data set and model whose recipe this one repeats, and
     starts anew where there is none. A setting of the command line that contradicts the recipe
     is a UsageError.
     """
-    if config["resume"] == "auto":
+    config = settings.plain
+    if settings.resume in (None, "auto"):
         found = _newest_alike(config)
         if found is None:
-            return config, folder, None
+            return settings, folder, None
     else:
-        found = checkpoint.load(checkpoint.locate(config["resume"], Path(config["runs"])))
-    merged = dict(found.recipe)
+        found = checkpoint.load(checkpoint.locate(settings.resume, Path(settings.runs)))
+    merged, measured = dict(found.recipe), settings.recipe.unmeasured()
     for key in map(_key, overrides):
-        merged = _carried(merged, config, key)
+        merged = _carried(merged, config, key, measured)
     _tell_if_finished(found, merged)
-    return merged, found.run, found.path
+    return Train.of(merged), found.run, found.path
 
 
 def _newest_alike(config: dict[str, Any]) -> Checkpoint | None:
@@ -83,26 +84,32 @@ def _tell_if_finished(found: Checkpoint, recipe: dict[str, Any]) -> None:
 
 
 def _fixed(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The settings, flattened, that two parts of one run must share."""
+    """The settings, flattened and without nulls, that two parts of one run must share."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
         path = f"{prefix}{key}"
         if path in FREE:
             continue
-        flat |= _fixed(value, f"{path}.") if isinstance(value, dict) else {path: value}
+        if isinstance(value, dict):
+            flat |= _fixed(value, f"{path}.")
+        elif value is not None:
+            flat[path] = value
     return flat
 
 
-def _carried(recipe: dict[str, Any], config: dict[str, Any], key: str) -> dict[str, Any]:
+def _carried(
+    recipe: dict[str, Any], config: dict[str, Any], key: str, measured: Sequence[str]
+) -> dict[str, Any]:
     """The recipe with the command line's value of `key`, where that may change."""
     free = any(key == name or key.startswith(f"{name}.") for name in FREE)
     head, _, rest = key.partition(".")
+    if head not in config:  # a group whose files set other keys, such as recipe
+        return recipe
     if free:
         if not rest:
             return {**recipe, head: config[head]}
         inside = recipe.get(head, config[head])
         return {**recipe, head: _carried_inside(inside, config[head], rest)}
-    measured = waiting(config)
     for path, value in _fixed({head: config[head]}).items():
         within = path not in measured and (path == key or path.startswith(f"{key}."))
         if within and _fixed(recipe).get(path) != value:

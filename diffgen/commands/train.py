@@ -7,54 +7,43 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
 
 from diffgen import __version__
 from diffgen.cli.job_dir import move_in
-from diffgen.commands.data_dependent import followed, range_of, resolved, waiting
+from diffgen.commands.data_dependent import followed, range_of, resolved
 from diffgen.commands.resume import resumed
-from diffgen.config.build import build, typed
-from diffgen.config.classifier_recipe import settings_of
-from diffgen.config.objective import objective_of
-from diffgen.config.recipe import (
-    ModelSettings,
-    PreviewSettings,
-    TrainerSettings,
-    spacing_of,
-    start_of,
-    times_of,
-)
+from diffgen.config.recipe import DenoiserRecipe
+from diffgen.config.schema import Train
 from diffgen.dataset.datamodule import DataModule
 from diffgen.dataset.images import Images, Source, shape_of
 from diffgen.dataset.pixels import Range
-from diffgen.runs.checkpoint_format import FORMAT
+from diffgen.runs.checkpoint_format import FORMAT, seal
+from diffgen.runs.upgrade import upgraded
 from diffgen.runtime.devices import fabric_of, strategy_of
 from diffgen.runtime.launch import quiet
 from diffgen.runtime.logger import finish, logger_of
-from diffgen.sampler.start import STARTS
+from diffgen.sampling.plan import plan_of
 from diffgen.training.agreement import Agreement
-from diffgen.training.ema import Ema, Profile
+from diffgen.training.ema import Ema
 from diffgen.training.module import Module
-from diffgen.training.optimizer import OptimizerSettings
 from diffgen.training.preview import Preview
 from diffgen.training.progress import Reporter
 from diffgen.training.saving import Keeper, SealedCheckpointIO
 
 
-def train(cfg: DictConfig) -> None:
+def train(settings: Train) -> None:
     """Train what the configuration describes; the run's folder is printed last."""
     quiet()
-    config: Any = OmegaConf.to_container(cfg, resolve=True)
-    config = followed(config)
+    settings = followed(settings)
     job, checkpoint, images = HydraConfig.get(), None, None
     folder = Path(job.runtime.output_dir)
-    if config["resume"] in (None, "auto") and waiting(config):  # else a recipe holds the numbers
-        images = build("dataset", config["dataset"]).split("train")
-        config = resolved(config, images)
-    if config["resume"]:
-        config, folder, checkpoint = resumed(config, job.overrides.task, folder)
+    if settings.resume in (None, "auto") and settings.recipe.unmeasured():
+        images = settings.dataset.build().split("train")  # else a recipe holds the numbers
+        settings = resolved(settings, images)
+    if settings.resume:
+        settings, folder, checkpoint = resumed(settings, job.overrides.task, folder)
         move_in(folder)
-    Run(config, folder).fit(checkpoint, images)
+    Run(settings, folder).fit(checkpoint, images)
     print(folder)
 
 
@@ -62,7 +51,7 @@ def train(cfg: DictConfig) -> None:
 class Run:
     """A resolved training configuration and the folder that holds what comes of it."""
 
-    config: dict[str, Any]
+    settings: Train
     folder: Path
 
     def fit(self, checkpoint: Path | None, read: Images | None = None) -> None:
@@ -71,22 +60,21 @@ class Run:
         `read` is the training set, if it was read before. SystemExit(128 + signal) after a stop
         by signal, the checkpoint written.
         """
-        settings = typed(TrainerSettings, "trainer", self.config["trainer"])
+        settings = self.settings.trainer
         fabric_of(asdict(settings), "trainer.")
-        source: Source = build("dataset", self.config["dataset"])
+        source: Source = self.settings.dataset.build()
         images = read or source.split("train")
-        module = self.module(images, settings)
-        profiles = {k: typed(Profile, f"ema.{k}", v) for k, v in self.config["ema"].items()}
-        ema = Ema(profiles)
+        module = self.module(images)
+        ema = Ema(self.settings.ema)
         keeper = Keeper(self.folder / "checkpoints", settings.save_every, settings.snapshot_every)
         reporter = Reporter(settings.log_every)
         callbacks = [ema, *self.previews(ema, module, images), keeper, reporter, Agreement()]
-        trainer = self.trainer(settings, callbacks)
+        trainer = self.trainer(callbacks)
         data = DataModule(
             images,
             source.flip,
             settings.batch_size,
-            self.config["seed"],
+            self.settings.seed,
             settings.accumulate,
             settings.max_steps,
             settings.workers,
@@ -99,28 +87,29 @@ class Run:
         if keeper.stopped and trainer.is_global_zero:
             raise SystemExit(128 + keeper.stopped)
 
-    def module(self, images: Images, settings: TrainerSettings) -> Module:
+    def module(self, images: Images) -> Module:
         """The LightningModule, its weights drawn from the seed."""
-        model, num_classes = settings_of(self.config), len(self.classes(images))
+        settings, num_classes = self.settings, len(self.classes(images))
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.config["seed"])
-            objective = objective_of(self.config, shape_of(images), num_classes)
-        if self.config["channels_last"]:
+            torch.manual_seed(settings.seed)
+            objective = settings.recipe.objective(shape_of(images), num_classes)
+        if settings.channels_last:
             objective.learner.network.to(memory_format=torch.channels_last)
-        if self.config["compile"]:
+        if settings.compile:
             objective.learner.network.compile()
+        model = settings.recipe.model
         pixel_range = range_of(model.range, images)
         return Module(
             objective,
             pixel_range,
-            typed(OptimizerSettings, "optimizer", self.config["optimizer"]),
+            settings.optimizer,
             self.header(pixel_range, images),
-            seed=self.config["seed"],
-            batch_size=settings.batch_size,
+            seed=settings.seed,
+            batch_size=settings.trainer.batch_size,
             num_classes=num_classes,
             label_dropout=model.label_dropout,
             dequantise=model.dequantise,
-            channels_last=self.config["channels_last"],
+            channels_last=settings.channels_last,
         )
 
     def header(self, pixel_range: Range, images: Images) -> dict[str, Any]:
@@ -128,7 +117,7 @@ class Run:
         return {
             "format": FORMAT,
             "version": __version__,
-            "recipe": self.config,
+            "recipe": self.settings.plain,
             "range": {"shift": pixel_range.shift, "scale": pixel_range.scale},
             "shape": list(shape_of(images)),
             "classes": list(self.classes(images)),
@@ -136,37 +125,29 @@ class Run:
 
     def classes(self, images: Images) -> tuple[str, ...]:
         """The names of the classes that the model learns, () where it learns none."""
-        return images.classes if self.config["model"].get("labels", True) else ()
+        return images.classes if self.settings.recipe.model.labels else ()
 
     def previews(self, ema: Ema, module: Module, images: Images) -> list[L.Callback]:
         """The callback that draws sample grids; none of a classifier, or where every is 0."""
-        model = settings_of(self.config)
-        if not isinstance(model, ModelSettings):
+        recipe, preview = self.settings.recipe, self.settings.preview
+        if not isinstance(recipe, DenoiserRecipe) or not preview.every or not preview.sampler:
             return []
-        preview = typed(PreviewSettings, "preview", self.config["preview"])
-        if not preview.every:
-            return []
-        options = dict(preview.sampler)
-        steps = options.pop("steps")
-        sampler = build("sampler", options)
-        schedule = module.denoiser.schedule
+        sampler, steps = preview.sampler.build(), preview.sampler.steps
         count, classes = preview.num_samples, len(self.classes(images))
         callback = Preview(
             self.folder / "previews",
             ema,
-            sampler,
-            times_of(model, schedule, spacing_of(model, schedule, sampler, steps), steps),
+            plan_of(sampler, steps, recipe.model, module.denoiser.schedule),
             shape_of(images),
             torch.arange(count) % classes if classes else None,
             count,
             preview.every,
-            model.clip,
-            STARTS[start_of(model, sampler)],
         )
         return [callback]
 
-    def trainer(self, settings: TrainerSettings, callbacks: list[L.Callback]) -> L.Trainer:
+    def trainer(self, callbacks: list[L.Callback]) -> L.Trainer:
         """Lightning's Trainer for these settings."""
+        settings = self.settings.trainer
         return L.Trainer(
             max_steps=settings.max_steps,
             accelerator=settings.accelerator,
@@ -176,8 +157,8 @@ class Run:
             accumulate_grad_batches=settings.accumulate,
             gradient_clip_val=settings.clip,
             callbacks=callbacks,
-            plugins=[SealedCheckpointIO()],
-            logger=logger_of(self.config["logger"], self.folder, self.config),
+            plugins=[SealedCheckpointIO(seal, upgraded)],
+            logger=logger_of(self.settings.logger, self.folder, self.settings.plain),
             default_root_dir=self.folder,
             use_distributed_sampler=False,
             enable_checkpointing=False,

@@ -4,81 +4,74 @@ Evaluations are told beside each error, since steps of one number may cost diffe
 """
 
 from functools import cached_property
-from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from diffgen import __version__
+from diffgen.config.schema import Tune
 from diffgen.errors import UsageError
 from diffgen.runs import tuned_times
 from diffgen.runtime.devices import fabric_of
 from diffgen.runtime.launch import quiet
 from diffgen.sampler import tuned
-from diffgen.sampling.plan import Request
+from diffgen.sampling.request import request_of, tuned_key
 from diffgen.schedule.spacing import SPACINGS
 from diffgen.schedule.spacing import times as spaced
 
-# What a request of `diffgen sample` holds besides, where tuning leaves no choice.
-PLAIN = {
-    "task": {"name": "generate"},
-    "spacing": "log_snr",
-    "start": "auto",
-    "root": None,
-    "compile": False,
-    "deterministic": False,
-}
+KEPT = ("num_samples", "candidates", "seed", "labels")  # settings that are written down
 
 
-def tune(cfg: DictConfig) -> None:
-    """Find, tell and keep the times of one way of sampling; their file is printed last."""
+def tune(settings: Tune) -> None:
+    """Find, show and keep the times of one way of sampling; their file is printed last."""
     quiet()
-    config: Any = OmegaConf.to_container(cfg, resolve=True)
-    fabric = fabric_of({**config, "devices": 1, "precision": "32-true"})
-    tuning = Tuning(config, fabric.device)
+    machine = {"accelerator": settings.accelerator, "devices": 1, "precision": "32-true"}
+    tuning = Tuning(settings, fabric_of(machine).device)
     times = tuning.found()
     costs = tuning.costs(times)
-    tell(tuning.title, costs)
+    show(tuning.title, costs)
     print(tuning.keep(times, costs))
 
 
-def preflight(config: dict[str, Any]) -> None:
+def preflight(settings: Tune) -> None:
     """Make all that a job of tuning calls; UsageError where there is nothing to tune."""
-    Tuning(config, torch.device("cpu"))
+    Tuning(settings, torch.device("cpu"))
 
 
 class Tuning:
     """One way of sampling; UsageError where its sampler or its model leaves nothing to tune."""
 
-    def __init__(self, config: dict[str, Any], device: torch.device) -> None:
-        self.config, self.device, self.count = config, device, config["num_samples"]
-        self.request = Request({**config, **PLAIN, "num_samples": 2 * self.count})
-        self.steps: int = config["sampler"]["steps"]
-        schedule, sampler = self.request.base.schedule, self.request.sampler.still()
+    def __init__(self, settings: Tune, device: torch.device) -> None:
+        self.settings, self.device, self.count = settings, device, settings.num_samples
+        drawn = {"num_samples": 2 * self.count, "spacing": "log_snr"}
+        self.request = request_of(settings.model_copy(update=drawn))
+        steps, schedule = self.request.sampler.steps, self.request.schedule
         if self.request.model.told == "index":
             raise UsageError(
                 f"this network knows {schedule.levels} noise levels and nothing between them, so "
                 "there are no times to tune"
             )
-        self.candidates = spaced(schedule, "log_snr", config["candidates"])
-        tuned.check_tunable(sampler, schedule, self.candidates)
-        if not 0 < (self.steps or 0) <= config["candidates"]:
+        self.sampler = self.request.plan.sampler.still()
+        self.candidates = spaced(schedule, "log_snr", settings.candidates)
+        tuned.check_tunable(self.sampler, schedule, self.candidates)
+        if not 0 < (steps or 0) <= settings.candidates:
             raise UsageError(
-                f"steps={self.steps} of candidates={config['candidates']} times: take fewer steps "
+                f"steps={steps} of candidates={settings.candidates} times: take fewer steps "
                 "or more candidates"
             )
+        self.steps = steps or 0
+        self.key = tuned_key(self.request)
         self.task, self.counters = self.request.task(device)
-        self.denoiser, self.sampler = self.task.denoiser, sampler
+        self.denoiser = self.task.denoiser
 
     @property
     def title(self) -> str:
         """The sampler with its changed settings, and the steps."""
-        way = self.request.way
-        changed = [f"{key} {value}" for key, value in way["sampler"].items() if key != "name"]
-        return f"{way['sampler']['name']}, {', '.join([*changed, f'{self.steps} steps'])}"
+        sampler = self.key["sampler"]
+        changed = [f"{key} {value}" for key, value in sampler.items() if key != "name"]
+        return f"{sampler['name']}, {', '.join([*changed, f'{self.steps} steps'])}"
 
     @cached_property
     def fixed(self) -> dict[str, Tensor]:
@@ -123,13 +116,13 @@ class Tuning:
         facts = {
             "nfe": costs["tuned"][1],
             "error": {name: error for name, (error, _) in costs.items()},
-            **{key: self.config[key] for key in ("num_samples", "candidates", "seed", "labels")},
+            **{key: self.settings.plain[key] for key in KEPT},
             "versions": {"diffgen": __version__, "torch": str(torch.__version__)},
         }
-        return str(tuned_times.keep(self.request.checkpoint, self.request.way, times, facts))
+        return str(tuned_times.write(self.request.checkpoint, self.key, times, facts))
 
 
-def tell(title: str, costs: dict[str, tuple[float, float]]) -> None:
+def show(title: str, costs: dict[str, tuple[float, float]]) -> None:
     """Print the errors, from the greatest down."""
     table = Table(title=title, title_justify="left")
     table.add_column("spacing")

@@ -9,13 +9,64 @@ import difflib
 import importlib
 import inspect
 import pkgutil
+import re
 from collections.abc import Collection, Mapping
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
+from types import ModuleType
 from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, ValidationError, create_model
 
 from diffgen.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A class that the configuration names in a room, and its settings, checked but not built.
+
+    Settings that the training set answers (`measured` of the class) may still be null.
+    """
+
+    room: str
+    name: str
+    settings: Mapping[str, Any]
+
+    def build(self, **context: Any) -> Any:
+        """The object; `context` holds what only code knows, such as the number of channels."""
+        return build(self.room, self.plain(), **context)
+
+    def plain(self) -> dict[str, Any]:
+        """As it stands in a configuration."""
+        return {"name": self.name, **self.settings}
+
+    def replaced(self, **settings: Any) -> "Choice":
+        """The same class with other settings."""
+        return choice(self.room, {**self.plain(), **settings})
+
+    def unmeasured(self) -> list[str]:
+        """The settings that are null until they are measured in the training set."""
+        keys = getattr(find(self.room, self.name), "measured", ())
+        return [key for key in keys if self.settings.get(key) is None]
+
+
+def choice(room: str, settings: Mapping[str, Any]) -> Choice:
+    """The choice that {"name": ..., **settings} describes; UsageError where a value is wrong."""
+    given = dict(settings)
+    name = given.pop("name", None)
+    cls = find(room, name)
+    measured = getattr(cls, "measured", ())
+    known = {k: v for k, v in given.items() if v is not None or k not in measured}
+    known = _known(cls, room, known, f" for {room}={name}")
+    _checked(room, cls, known, partly=True)
+    return Choice(room, str(name), known | {k: None for k in measured if given.get(k) is None})
+
+
+# Rooms whose choices stand in one file.
+MODULES = {
+    "prediction": "diffgen.denoiser.prediction",
+    "times": "diffgen.training.times",
+    "weighting": "diffgen.training.weighting",
+}
 
 
 def build(
@@ -37,16 +88,24 @@ def typed(
 ) -> Any:
     """An instance of `cls` from settings found under the key `where`, checked by annotation.
 
-    A null under a key that `cls` does not have counts as left out: so a recipe that puts one
-    class in the place of another takes away the keys of that other.
+    A null under a key that `cls` does not have counts as left out, as recipes of 0.1.0 had them.
     """
     known = inspect.signature(cls).parameters
-    arguments = {k: value for k, value in arguments.items() if value is not None or k in known}
-    for key in arguments:
-        if key not in known or key in context:
-            raise UsageError(f"no {where}.{key}{of}{nearest(key, set(known) - set(context))}")
+    arguments = _known(cls, where, arguments, of, context)
     supplied = {key: value for key, value in context.items() if key in known}
     return cls(**_checked(where, cls, {**arguments, **supplied}))
+
+
+def _known(
+    cls: type, where: str, arguments: Mapping[str, Any], of: str, context: Collection[str] = ()
+) -> dict[str, Any]:
+    """The arguments that `cls` takes from a configuration; UsageError for any other."""
+    known = inspect.signature(cls).parameters
+    given = {k: value for k, value in arguments.items() if value is not None or k in known}
+    for key in given:
+        if key not in known or key in context:
+            raise UsageError(f"no {where}.{key}{of}{nearest(key, set(known) - set(context))}")
+    return given
 
 
 def changed(thing: object) -> dict[str, Any]:
@@ -63,15 +122,28 @@ def find(room: str, name: object, trust: Collection[str] = ()) -> type:
         raise UsageError(f"{room}.name is missing")
     if isinstance(name, str) and ":" in name:
         return _foreign(room, name, trust)
-    package = importlib.import_module(f"diffgen.{room}")
+    package = importlib.import_module(MODULES.get(room, f"diffgen.{room}"))
+    if not hasattr(package, "__path__"):
+        return _among(room, name, _classes(package))
     names = [module.name for module in pkgutil.iter_modules(package.__path__)]
     if name not in names:
         raise UsageError(f"no {room}={name}{nearest(str(name), names)}")
-    module = importlib.import_module(f"{package.__name__}.{name}")
-    classes = [value for value in vars(module).values() if _is_public(value, module.__name__)]
-    if len(classes) != 1:
+    found = _classes(importlib.import_module(f"{package.__name__}.{name}"))
+    if len(found) != 1:
         raise UsageError(f"no {room}={name}: that file holds no {room}")
-    return classes[0]
+    return next(iter(found.values()))
+
+
+def _among(room: str, name: object, classes: Mapping[str, type]) -> type:
+    if name not in classes:
+        raise UsageError(f"no {room}={name}{nearest(str(name), classes)}")
+    return classes[str(name)]
+
+
+def _classes(module: ModuleType) -> dict[str, type]:
+    """The public classes of a file by the names that configurations give them: MinSnr, min_snr."""
+    found = [value for value in vars(module).values() if _is_public(value, module.__name__)]
+    return {re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower(): cls for cls in found}
 
 
 def _foreign(room: str, name: str, trust: Collection[str]) -> type:
@@ -92,10 +164,17 @@ def _is_public(value: object, module: str) -> bool:
     )
 
 
-def _checked(room: str, cls: type, arguments: dict[str, Any]) -> dict[str, Any]:
-    """The arguments as the annotations of `cls` read them; UsageError where they cannot."""
+def _checked(
+    room: str, cls: type, arguments: Mapping[str, Any], partly: bool = False
+) -> dict[str, Any]:
+    """The arguments as the annotations of `cls` read them; UsageError where they cannot.
+
+    `partly`: arguments that are missing are no mistake yet.
+    """
     hints = get_type_hints(cls.__init__ if inspect.isclass(cls) else cls, include_extras=True)
     parameters = inspect.signature(cls).parameters.values()
+    if partly:
+        parameters = [p for p in parameters if p.name in arguments]
     fields: Any = {
         p.name: (hints[p.name], ... if p.default is p.empty else p.default) for p in parameters
     }

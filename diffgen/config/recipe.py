@@ -1,201 +1,242 @@
-"""What a run is made of: typed settings, and the denoiser that a recipe describes.
+"""What a recipe describes: a denoiser or a classifier, its loss, and what they see of the data.
 
-A recipe is plain data, the resolved configuration of `diffgen train`: seed, dataset, model,
-schedule, network, optimizer, ema, trainer and preview. A checkpoint carries it.
+A recipe is plain data, the resolved configuration of `diffgen train`; a checkpoint carries it.
 """
 
-from collections.abc import Collection, Mapping
+import abc
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import Field, FiniteFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from torch import Tensor, nn
+from pydantic import Field
+from torch import nn
 
-from diffgen.config.build import build, typed
+from diffgen.config.build import Choice, choice, typed
+from diffgen.dataset.pixels import RANGES
 from diffgen.denoiser.base import Preconditioned
-from diffgen.denoiser.noise_input import TOLD
-from diffgen.denoiser.prediction import SCALINGS, Edm, Scaling
+from diffgen.denoiser.noise_input import TOLD, level, nothing
+from diffgen.denoiser.noisy_classifier import NoisyClassifier
+from diffgen.denoiser.prediction import Scaling
 from diffgen.errors import UsageError
-from diffgen.sampler import Sampler
+from diffgen.network.classifier import Classifier
 from diffgen.schedule import Schedule
-from diffgen.schedule.spacing import most, snapped, times
+from diffgen.training.bound import Bound
+from diffgen.training.classifier_loss import ClassifierLoss
+from diffgen.training.loss import Loss
+from diffgen.training.module import Objective
+from diffgen.training.times import clean
 
 Shape = tuple[int, int, int]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+RangeName = Literal["symmetric", "unit", "standardised"]
 
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """What a paper fixes besides its schedule and network.
+    """What a paper fixes besides its schedule, network, prediction, times and weighting.
 
-    prediction: what the network gives; sigma_data: the data's deviation in the model's range, for
-    prediction=edm (null: measured when training starts) and weighting=edm (null: 0.5); told: what
-    the network hears of the noise; range: of the data; times and level_per: how training draws
-    levels, log_sigma_mean and log_sigma_std being those of ln(sigma / alpha) for log_normal ones;
-    weighting, reduction: how errors add up; gamma: the SNR at which min_snr caps and soft_min_snr
-    bends; labels: whether it learns them, where there are any; label_dropout: share of labels
-    hidden; dequantise: pixels even within their bin; clip: whether samplers keep the estimate
-    inside the range unless told otherwise; variance: whether the network learns that of ancestral
-    steps, in as many channels again.
+    name: of the paper's model.
+    told: what the network is given of the noise.
+    range: of the data that the model sees: [-1, 1], [0, 1], or mean 0 and deviation 1.
+    level_per: whether each image of a batch has a noise level of its own, or all share one.
+    reduction: whether errors of pixels are averaged, or summed and halved (NCSN).
+    labels: whether the model learns the classes, where there are any.
+    label_dropout: share of labels replaced by the null label in training, from 0 to below 1.
+    dequantise: whether pixels are spread evenly within their bin.
+    clip: whether samplers keep the estimate inside the range unless told otherwise.
+    variance: fixed, or learned as the variance of ancestral steps, in as many channels again.
     """
 
     name: str
-    prediction: Literal["eps", "score", "raw_score", "x0", "v", "edm"] = "eps"
-    sigma_data: PositiveFloat | None = None
     told: Literal["level", "index", "log_sigma", "nothing"] = "level"
-    range: Literal["symmetric", "unit", "standardised"] = "symmetric"
-    times: Literal["uniform", "antithetic", "stratified", "log_normal"] = "uniform"
-    log_sigma_mean: FiniteFloat = -1.2
-    log_sigma_std: Positive = 1.2
+    range: RangeName = "symmetric"
     level_per: Literal["sample", "batch"] = "sample"
-    weighting: Literal["simple", "velocity", "min_snr", "soft_min_snr", "likelihood", "edm"] = (
-        "simple"
-    )
-    gamma: Positive = 5.0
     reduction: Literal["mean", "sum"] = "mean"
     labels: bool = True
-    label_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    label_dropout: Share = 0.1
     dequantise: bool = False
     clip: bool = True
     variance: Literal["fixed", "learned"] = "fixed"
 
 
 @dataclass(frozen=True)
-class TrainerSettings:
-    """How long and on what: `batch_size` is that of a whole step, over devices and accumulation.
+class ClassifierSettings:
+    """How a classifier learns: on noised images, told the time, or on clean ones alone.
 
-    clip: largest norm of the gradient, null for none; save_every: steps between checkpoints;
-    snapshot_every: steps between checkpoints that stay; log_every: steps between rows of the log.
+    name: classifier.
+    noise_conditional: whether it learns noisy images; one of clean images guides nothing.
+    range: of the data that it sees, as of a model.
+    guides: the checkpoint whose schedule and range take the place of these; null in a recipe.
     """
 
-    max_steps: PositiveInt
-    batch_size: PositiveInt = 128
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
-    devices: PositiveInt = 1
-    accelerator: str = "auto"
-    accumulate: PositiveInt = 1
-    clip: PositiveFloat | None = 1.0
-    save_every: PositiveInt = 1000
-    snapshot_every: PositiveInt | None = None
-    log_every: PositiveInt = 50
-    workers: NonNegativeInt = 0
+    labels: ClassVar[bool] = True
+    label_dropout: ClassVar[float] = 0.0
+    dequantise: ClassVar[bool] = False
+
+    name: str
+    noise_conditional: bool = False
+    range: RangeName = "symmetric"
+    guides: str | None = None
 
 
 @dataclass(frozen=True)
-class PreviewSettings:
-    """Sample grids while training: `every` so many steps (0: none), by a sampler's settings."""
+class Recipe(abc.ABC):
+    """The parts that a model is made of, as choices; built once the shape of the data is known."""
 
-    sampler: dict[str, Any]
-    every: NonNegativeInt = 1000
-    num_samples: PositiveInt = 64
+    schedule: Choice
+    network: Choice
+    times: Choice
+    model: ModelSettings | ClassifierSettings
 
+    @abc.abstractmethod
+    def check(self) -> None:
+        """UsageError where these parts do not go together."""
 
-def denoiser_of(
-    recipe: Mapping[str, Any], shape: Shape, num_classes: int, trust: Collection[str] = ()
-) -> Preconditioned:
-    """The denoiser of a recipe for images of `shape` (C, H, W), its weights untrained."""
-    settings = typed(ModelSettings, "model", recipe["model"])
-    schedule = build("schedule", recipe["schedule"], trust)
-    check_fit(settings, schedule)
-    network = network_of(recipe, settings, schedule, shape, num_classes, trust)
-    told, learned = TOLD[settings.told], settings.variance == "learned"
-    return Preconditioned(network, schedule, scaling_of(settings), told, learned)
+    @abc.abstractmethod
+    def raw_network(self, shape: Shape, num_classes: int) -> nn.Module:
+        """The network for images of `shape` (C, H, W), untrained."""
 
+    @abc.abstractmethod
+    def objective(self, shape: Shape, num_classes: int) -> Objective:
+        """The loss, and in it what learns, its weights untrained."""
 
-def network_of(
-    recipe: Mapping[str, Any],
-    settings: ModelSettings,
-    schedule: Schedule,
-    shape: Shape,
-    num_classes: int,
-    trust: Collection[str] = (),
-) -> nn.Module:
-    """The raw network of a recipe, untrained."""
-    return build(
-        "network",
-        recipe["network"],
-        trust,
-        channels=shape[0],
-        size=shape[1],
-        num_classes=num_classes,
-        told=settings.told != "nothing",
-        levels=schedule.levels,
-        out_channels=2 * shape[0] if settings.variance == "learned" else shape[0],
-    )
+    def parts(self) -> dict[str, Choice]:
+        """The choices by their keys."""
+        return {key: part for key, part in vars(self).items() if isinstance(part, Choice)}
+
+    def unmeasured(self) -> list[str]:
+        """The keys whose null stands for what is measured in the training set."""
+        return [
+            f"{key}.{name}" for key, part in self.parts().items() for name in part.unmeasured()
+        ]
 
 
-def check_fit(settings: ModelSettings, schedule: Schedule) -> None:
-    """UsageError where a model cannot learn on a schedule.
+@dataclass(frozen=True)
+class DenoiserRecipe(Recipe):
+    """A recipe of a model that makes images."""
 
-    It needs levels if it is told their index, and at pure noise a prediction from which x0 can be
-    had: dividing by alpha is then no way to it.
-    """
-    if settings.told == "index" and schedule.levels is None:
-        raise UsageError("model.told=index needs a schedule of levels, such as geometric")
-    last = torch.tensor(1.0, dtype=torch.float64)
-    coefficients = scaling_of(settings)(schedule.alpha(last), schedule.sigma(last))
-    if not all(value.float().isfinite() for value in coefficients):
-        cause = (
-            "schedule.zero_snr=true" if getattr(schedule, "zero_snr", False) else "the schedule"
-        )
-        raise UsageError(
-            f"{cause} leaves nothing of the image at t = 1, where model.prediction="
-            f"{settings.prediction} says nothing of it either: take model.prediction=v or x0"
-        )
+    model: ModelSettings
+    prediction: Choice
+    weighting: Choice
 
+    def check(self) -> None:
+        """A network of index levels needs levels, and x0 must follow from the prediction.
 
-def scaling_of(settings: ModelSettings) -> Scaling:
-    """What makes the network's output an image."""
-    if settings.prediction == "edm":
-        return Edm(**({} if settings.sigma_data is None else {"sigma_data": settings.sigma_data}))
-    return SCALINGS[settings.prediction]()
+        At pure noise (alpha = 0) dividing by alpha is no way to x0.
+        """
+        if self.network.name == "classifier":
+            raise UsageError("network=classifier makes no images: take unet, or model=classifier")
+        if self.unmeasured():
+            return
+        schedule = self.schedule.build()
+        if self.model.told == "index" and schedule.levels is None:
+            raise UsageError("model.told=index needs a schedule of levels, such as geometric")
+        last = torch.tensor(1.0, dtype=torch.float64)
+        coefficients = self.scaling(schedule.alpha(last), schedule.sigma(last))
+        if not all(value.float().isfinite() for value in coefficients):
+            cause = (
+                "schedule.zero_snr=true"
+                if getattr(schedule, "zero_snr", False)
+                else "the schedule"
+            )
+            raise UsageError(
+                f"{cause} leaves nothing of the image at t = 1, where prediction="
+                f"{self.prediction.name} says nothing of it either: take prediction=v or x0"
+            )
 
+    @property
+    def scaling(self) -> Scaling:
+        """What makes the network's output an image."""
+        return self.prediction.build()
 
-def start_of(settings: ModelSettings, sampler: Sampler) -> str:
-    """What sampling starts from: the sampler's own, on a shell where the level is not told."""
-    if sampler.start == "prior" and settings.told == "nothing":
-        return "shell"
-    return sampler.start
+    def raw_network(self, shape: Shape, num_classes: int) -> nn.Module:
+        return self._network(self.schedule.build(), shape, num_classes)
 
-
-def spacing_of(
-    settings: ModelSettings, schedule: Schedule, sampler: Sampler, steps: int | None
-) -> str:
-    """What spacing=auto means: the sampler's own, or between levels where steps are more.
-
-    Not for a network that knows nothing between them.
-    """
-    if sampler.finer and settings.told != "index" and (steps or 0) > most(schedule):
-        return sampler.finer
-    return sampler.spacing
-
-
-def check_spacing(sampler: Sampler, spacing: str) -> None:
-    """UsageError where only one of a sampler and a spacing leaves the steps to the sampler."""
-    if sampler.takes_steps and spacing == "ends":
-        raise UsageError(
-            "spacing=ends: this sampler takes the steps it is given; take spacing=auto"
-        )
-    if not sampler.takes_steps and spacing != "ends":
-        raise UsageError(
-            f"spacing={spacing}: this sampler chooses its own steps; leave it at spacing=auto"
+    def denoiser(self, shape: Shape, num_classes: int) -> Preconditioned:
+        """The denoiser for images of `shape` (C, H, W), its weights untrained."""
+        self.check()
+        schedule: Schedule = self.schedule.build()
+        return Preconditioned(
+            self._network(schedule, shape, num_classes),
+            schedule,
+            self.scaling,
+            TOLD[self.model.told],
+            self.model.variance == "learned",
         )
 
-
-def times_of(
-    settings: ModelSettings, schedule: Schedule, spacing: str, steps: int | None
-) -> Tensor:
-    """Times (steps + 1,) of a spacing at which this model can be asked.
-
-    UsageError where it knows a few levels by index and the times would be others.
-    """
-    found = times(schedule, spacing, steps)
-    if settings.told != "index":
-        return found
-    if spacing == "ends":
-        raise UsageError(
-            f"this network knows {schedule.levels} noise levels and nothing between them, where "
-            "this sampler would go; take one with steps, such as sampler=ddim"
+    def objective(self, shape: Shape, num_classes: int) -> Loss:
+        denoiser = self.denoiser(shape, num_classes)
+        return Loss(
+            denoiser,
+            self.times.build(),
+            self.weighting.build(),
+            per_batch=self.model.level_per == "batch",
+            total=self.model.reduction == "sum",
+            bound=self._bound(denoiser.schedule) if denoiser.learns_variance else None,
         )
-    return snapped(schedule, found)
+
+    def _network(self, schedule: Schedule, shape: Shape, num_classes: int) -> nn.Module:
+        return self.network.build(
+            channels=shape[0],
+            size=shape[1],
+            num_classes=num_classes,
+            told=self.model.told != "nothing",
+            levels=schedule.levels,
+            out_channels=2 * shape[0] if self.model.variance == "learned" else shape[0],
+        )
+
+    def _bound(self, schedule: Schedule) -> Bound:
+        if self.model.range not in RANGES:
+            raise UsageError(
+                f"model.variance=learned needs bytes evenly on a known range, not model.range="
+                f"{self.model.range}: take symmetric or unit"
+            )
+        pixels = RANGES[self.model.range]
+        return Bound(schedule, pixels.low, pixels.high)
+
+
+@dataclass(frozen=True)
+class ClassifierRecipe(Recipe):
+    """A recipe of a classifier of noisy images, which guides a model of the same schedule."""
+
+    model: ClassifierSettings
+
+    def check(self) -> None:
+        if self.network.name != "classifier":
+            raise UsageError(
+                f"network={self.network.name} names no classes: model=classifier takes its own"
+            )
+
+    def raw_network(self, shape: Shape, num_classes: int) -> Classifier:
+        if num_classes < 2:
+            raise UsageError(
+                "model=classifier needs a data set with labels of two classes or more, and this "
+                "one has none"
+            )
+        return self.network.build(
+            channels=shape[0],
+            size=shape[1],
+            num_classes=num_classes,
+            noise_conditional=self.model.noise_conditional,
+        )
+
+    def classifier(self, shape: Shape, num_classes: int) -> NoisyClassifier:
+        """The classifier for images of `shape` (C, H, W), its weights untrained."""
+        self.check()
+        network = self.raw_network(shape, num_classes)
+        told = level if self.model.noise_conditional else nothing
+        return NoisyClassifier(network, self.schedule.build(), told)
+
+    def objective(self, shape: Shape, num_classes: int) -> ClassifierLoss:
+        times = self.times.build() if self.model.noise_conditional else clean
+        return ClassifierLoss(self.classifier(shape, num_classes), times)
+
+
+def recipe_of(plain: Mapping[str, Any]) -> Recipe:
+    """The recipe in a resolved configuration; UsageError where a value of it is wrong."""
+    parts = {key: choice(key, plain[key]) for key in ("schedule", "network", "times")}
+    if plain["model"].get("name") == "classifier":
+        return ClassifierRecipe(**parts, model=typed(ClassifierSettings, "model", plain["model"]))
+    parts |= {key: choice(key, plain[key]) for key in ("prediction", "weighting")}
+    return DenoiserRecipe(**parts, model=typed(ModelSettings, "model", plain["model"]))

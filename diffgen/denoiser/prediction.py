@@ -6,8 +6,10 @@ variance-preserving ones they are the papers' parametrisations.
 
 import abc
 from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 Coefficients = tuple[Tensor, Tensor, Tensor]
@@ -78,7 +80,9 @@ class Edm(Scaling):
     `sigma_data` is the standard deviation of the data in the model's range.
     """
 
-    sigma_data: float = 0.5
+    measured: ClassVar = ("sigma_data",)
+
+    sigma_data: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.5
 
     def __call__(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
         unit = (alpha**2 * self.sigma_data**2 + sigma**2).rsqrt()
@@ -87,13 +91,3 @@ class Edm(Scaling):
 
 def _unit(alpha: Tensor, sigma: Tensor) -> Tensor:
     return (alpha**2 + sigma**2).rsqrt()
-
-
-SCALINGS: dict[str, type[Scaling]] = {
-    "eps": Eps,
-    "score": Score,
-    "raw_score": RawScore,
-    "x0": X0,
-    "v": V,
-    "edm": Edm,
-}

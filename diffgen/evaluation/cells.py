@@ -4,10 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from diffgen.evaluation.rows import WAY, Block, Row, pooled, setting, text, varying
+from diffgen.evaluation.rows import Block, Row, pooled, setting, text, varying
 
 TOLD = ("sampler", "settings", "steps", "weight")  # in every table
-SHARED = tuple(column for column in (*WAY, "seed") if column not in TOLD)
 SHARES = ("accuracy", "precision", "recall", "saturation")
 
 Grid = tuple[list[str], list[list[str]]]
@@ -28,7 +27,7 @@ def header(block: Block) -> str:
         f"[{row['features_hash']}], against {row['reference']} [{row['reference_hash']}]."
     )
     first = block.rows[0] if block.rows else {}
-    same = [c for c in SHARED if first.get(c) is not None and c not in _differing(block)]
+    same = [c for c in _shared(block) if first.get(c) is not None and c not in _differing(block)]
     return f"{told} All samples: {', '.join(f'{c} {first[c]}' for c in same)}." if same else told
 
 
@@ -87,7 +86,12 @@ def _methods(block: Block) -> list[Column]:
 
 
 def _differing(block: Block) -> list[str]:
-    return varying(block.rows, SHARED)
+    return varying(block.rows, _shared(block))
+
+
+def _shared(block: Block) -> list[str]:
+    """The columns that are shown only where rows differ in them."""
+    return [column for column in (*block.identity, "seed") if column not in TOLD]
 
 
 def _grid(columns: Sequence[Column], rows: Sequence[Row]) -> Grid:

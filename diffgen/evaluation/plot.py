@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from diffgen.evaluation.cells import title
 from diffgen.evaluation.files import write_atomically
-from diffgen.evaluation.rows import FLOOR, WAY, Block, Row, pooled, setting, varying
+from diffgen.evaluation.rows import FLOOR, Block, Row, identity_of, pooled, setting, varying
 
 # Okabe and Ito's colours, which differ for every kind of sight, without the yellow
 COLOURS = (
@@ -25,7 +25,7 @@ COLOURS = (
 )
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 DASHES = ("-", (0, (5, 1.5)), (0, (3, 1.2, 1, 1.2)), (0, (1, 1)))
-METHOD = tuple(column for column in WAY if column not in ("sampler", "weight", "steps"))
+DRAWN = ("sampler", "weight", "steps")  # by lines, markers and the axis
 PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
 
 
@@ -52,8 +52,9 @@ class _Style:
 
     def __init__(self, rows: Sequence[Row]) -> None:
         ordered = sorted(rows, key=_sampler)
+        method = [column for column in identity_of(rows) if column not in DRAWN]
         self.told = {
-            sampler: varying(list(group), METHOD) for sampler, group in groupby(ordered, _sampler)
+            sampler: varying(list(group), method) for sampler, group in groupby(ordered, _sampler)
         }
         self.methods = list(dict.fromkeys(self.method(row) for row in rows))
         self.weights = sorted({_weight(row) for row in rows})

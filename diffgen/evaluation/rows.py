@@ -1,7 +1,7 @@
 """The rows of a table: their columns, their order, and which of them may stand together."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import groupby
@@ -22,11 +22,16 @@ COLUMNS = (
     *("seconds", "images_per_second", "versions"),
 )
 ESSENTIAL = ("sampler", "n", "features", "features_hash", "reference", "reference_hash")
-WAY = (  # what tells one way of sampling from another
+EARLIER = (  # the identity of rows written by 0.1.0, which do not name it
     *("checkpoint", "step", "ema", "sampler", "settings", "guidance", "weight", "steps"),
     *("spacing", "start", "clip", "numeric_precision", "labels"),
 )
-ORDER = (*WAY, "nfe", "seed")
+
+
+def identity_of(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
+    """The columns that tell one way of sampling from another: each row names its own."""
+    named = (row.get("identity", EARLIER) for row in rows if row["sampler"] != FLOOR)
+    return tuple(dict.fromkeys(column for columns in named for column in columns)) or EARLIER
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,11 @@ class Block:
     n: int
     floor: Row | None
     rows: Sequence[Row]
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """The columns that tell one way of sampling from another."""
+        return identity_of(self.rows)
 
     @property
     def all(self) -> list[Row]:
@@ -66,7 +76,7 @@ def _block(n: int, rows: Sequence[Mapping[str, Any]]) -> Block:
     mine = [dict(row) for row in rows if row["n"] == n]
     floors = [row for row in mine if row["sampler"] == FLOOR]
     others = [row for row in mine if row["sampler"] != FLOOR]
-    return Block(n, _merged(floors), sorted(others, key=_place))
+    return Block(n, _merged(floors), sorted(others, key=_place(identity_of(others))))
 
 
 def _merged(floors: Sequence[Row]) -> Row | None:
@@ -89,8 +99,10 @@ def _refuse_mixture(rows: Sequence[Mapping[str, Any]]) -> None:
             )
 
 
-def _place(row: Row) -> tuple[Any, ...]:
-    return tuple(_rank(row.get(key)) for key in ORDER)
+def _place(identity: Sequence[str]) -> Callable[[Row], tuple[Any, ...]]:
+    """The key by which rows are sorted."""
+    order = (*identity, "nfe", "seed")
+    return lambda row: tuple(_rank(row.get(key)) for key in order)
 
 
 def _rank(value: object) -> tuple[bool, float, str]:
@@ -106,8 +118,10 @@ def pooled(rows: Sequence[Row]) -> list[Row]:
     `low` and `high` are the least and the greatest distance. `deviation` is that of one seed, with
     n - 1 in the denominator, None where there is but one. NFE is the mean, too.
     """
-    scored = sorted((row for row in rows if row.get("fid") is not None), key=_place)
-    alike = groupby(scored, key=lambda row: _place(row)[: len(WAY)])
+    identity = identity_of(rows)
+    place = _place(identity)
+    scored = sorted((row for row in rows if row.get("fid") is not None), key=place)
+    alike = groupby(scored, key=lambda row: place(row)[: len(identity)])
     return [_mean(list({row.get("seed"): row for row in way}.values())) for _, way in alike]
 
 

@@ -55,7 +55,8 @@ def _show(grid: Grid) -> None:
 
 def _csv(found: Sequence[Block]) -> str:
     rows = [row for block in found for row in block.all]
-    columns = [*COLUMNS, *sorted({key for row in rows for key in row} - set(COLUMNS))]
+    others = {key for row in rows for key in row} - {*COLUMNS, "identity"}
+    columns = [*COLUMNS, *sorted(others)]
     file = io.StringIO()
     writer = csv.writer(file, lineterminator="\n")
     writer.writerow(columns)

@@ -1,13 +1,13 @@
 """Checkpoints: recipe and weights in one file, data and never code.
 
-They are written by diffgen.training.saving in the layout of diffgen.runs.checkpoint_format. Reading
-runs nothing that the file says: tensors and plain data only, a recipe rebuilt by exact names.
+They are written by diffgen.training.saving in the layout of diffgen.runs.checkpoint_format.
+Reading runs nothing that the file says: tensors and plain data only, a recipe rebuilt by exact
+names.
 """
 
 import functools
 import pickle
 import warnings
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,18 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from diffgen.config.build import nearest
-from diffgen.config.classifier_recipe import (
-    ClassifierSettings,
-    classifier_of,
-    is_classifier,
-    settings_of,
-)
-from diffgen.config.recipe import Shape, denoiser_of
+from diffgen.config.recipe import ClassifierRecipe, DenoiserRecipe, Shape, recipe_of
 from diffgen.dataset.pixels import Range
 from diffgen.denoiser.base import Preconditioned
 from diffgen.denoiser.noisy_classifier import NoisyClassifier
 from diffgen.errors import UsageError
-from diffgen.runs.checkpoint_format import FORMAT, content_hash, training_hash
+from diffgen.runs.checkpoint_format import FORMATS, content_hash, training_hash
+from diffgen.runs.upgrade import upgraded
 
 PREFIX = "denoiser.network."
 
@@ -58,26 +53,31 @@ class Checkpoint:
             raise UsageError(f"no weights ema={name} in {self.path}{nearest(name, self.states)}")
         return name
 
-    def denoiser(self, ema: str | None = None, trust: Collection[str] = ()) -> Preconditioned:
-        """The denoiser with these weights, ready to sample: in eval mode, without gradients."""
-        if is_classifier(self.recipe):
+    def denoiser_recipe(self) -> DenoiserRecipe:
+        """The recipe of a model that makes images; UsageError where it is none."""
+        recipe = recipe_of(self.recipe)
+        if not isinstance(recipe, DenoiserRecipe):
             raise UsageError(
                 f"{self.path} is a classifier and makes no images: it guides another model by "
                 "guidance=classifier guidance.checkpoint=PATH"
             )
-        denoiser = denoiser_of(self.recipe, self.shape, len(self.classes), trust)
+        return recipe
+
+    def denoiser(self, ema: str | None = None) -> Preconditioned:
+        """The denoiser with these weights, ready to sample: in eval mode, without gradients."""
+        denoiser = self.denoiser_recipe().denoiser(self.shape, len(self.classes))
         self._fill(denoiser.network, ema)
         return denoiser.eval().requires_grad_(False)
 
     def classifier(self, ema: str | None = None) -> NoisyClassifier:
         """The classifier with these weights, in eval mode; UsageError where it is none."""
-        settings = settings_of(self.recipe)
-        if not isinstance(settings, ClassifierSettings):
+        recipe = recipe_of(self.recipe)
+        if not isinstance(recipe, ClassifierRecipe):
             raise UsageError(
                 f"{self.path} is no classifier: train one with `diffgen train model=classifier "
                 "model.noise_conditional=true`"
             )
-        classifier = classifier_of(self.recipe, settings, self.shape, len(self.classes))
+        classifier = recipe.classifier(self.shape, len(self.classes))
         self._fill(classifier.network, ema)
         return classifier.eval().requires_grad_(False)
 
@@ -107,13 +107,16 @@ def load(path: str | Path) -> Checkpoint:
 
 def _checkpoint(path: Path, data: dict[str, Any]) -> Checkpoint:
     header = data["diffgen"]
-    if header["format"] != FORMAT:
+    if header["format"] not in FORMATS:
         raise UsageError(
-            f"{path} is of checkpoint format {header['format']}; this diffgen reads {FORMAT}"
+            f"{path} is of checkpoint format {header['format']}; this diffgen reads "
+            f"{' and '.join(map(str, FORMATS))}"
         )
     training = header.get("training_hash")
     if content_hash(data) != header["hash"] or training not in (None, training_hash(data)):
         raise UsageError(f"{path} was changed after it was written: its content hash differs")
+    data = upgraded(data)
+    header = data["diffgen"]
     raw = {k.removeprefix(PREFIX): v for k, v in data["state_dict"].items()}
     return Checkpoint(
         path=path,

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-FORMAT = 1
+FORMAT = 2
+FORMATS = (1, FORMAT)  # 1: diffgen 0.1.0; see upgrade.py
 
 
 def seal(checkpoint: dict[str, Any]) -> None:

@@ -16,50 +16,52 @@ import yaml
 from torch import Tensor
 
 from diffgen.config.build import find
+from diffgen.config.sampler import SamplerSettings
+from diffgen.config.schema import Sampling
 from diffgen.errors import UsageError
 from diffgen.runs.checkpoint import Checkpoint
 from diffgen.training.saving import write_atomically
 
 
-def place(checkpoint: Checkpoint, way: Mapping[str, Any]) -> Path:
-    """Where the times stand for a way of sampling: {"sampler": {"name", ...}, "steps", ...}."""
-    key = hashlib.sha256(json.dumps(way, sort_keys=True).encode()).hexdigest()[:8]
-    name = f"{checkpoint.path.stem}_{way['sampler']['name']}_{way['steps']}_{key}.yaml"
+def path_of(checkpoint: Checkpoint, key: Mapping[str, Any]) -> Path:
+    """Where the times stand for a key: {"sampler": {"name", ...}, "steps", ...}."""
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:8]
+    name = f"{checkpoint.path.stem}_{key['sampler']['name']}_{key['steps']}_{digest}.yaml"
     return checkpoint.run / "tuned" / name
 
 
-def keep(
-    checkpoint: Checkpoint, way: Mapping[str, Any], times: Tensor, facts: Mapping[str, Any]
+def write(
+    checkpoint: Checkpoint, key: Mapping[str, Any], times: Tensor, facts: Mapping[str, Any]
 ) -> Path:
     """Write times with what they are for and where they come from, plain data; the file."""
-    path = place(checkpoint, way)
-    told = {
+    path = path_of(checkpoint, key)
+    record = {
         "checkpoint": checkpoint.hash,
         "step": checkpoint.step,
-        "way": dict(way),
+        "way": dict(key),
         "times": times.tolist(),
         **facts,
     }
-    text = yaml.safe_dump(told, sort_keys=False)
+    text = yaml.safe_dump(record, sort_keys=False)
     write_atomically(path, lambda file: file.write(text.encode()))
     return path
 
 
-def kept(checkpoint: Checkpoint, way: Mapping[str, Any], remedy: str) -> Tensor:
-    """The times (steps + 1,) of a way of sampling.
+def read(checkpoint: Checkpoint, key: Mapping[str, Any], remedy: str) -> Tensor:
+    """The times (steps + 1,) tuned for a key.
 
     UsageError where there are none, where they are damaged, and where the checkpoint has learned
     on since; `remedy` is the command that makes them.
     """
-    if way["steps"] is None:
+    if key["steps"] is None:
         raise UsageError("spacing=tuned needs a number of steps=")
-    path = place(checkpoint, way)
+    path = path_of(checkpoint, key)
     if not path.is_file():
         raise UsageError(f"no tuned times for this way of sampling; run {remedy}")
     try:
-        told = yaml.safe_load(path.read_text())
-        source, times = told["checkpoint"], torch.tensor(told["times"], dtype=torch.float64)
-        sound = times.shape == (way["steps"] + 1,) and bool((times.diff() < 0).all())
+        record = yaml.safe_load(path.read_text())
+        source, times = record["checkpoint"], torch.tensor(record["times"], dtype=torch.float64)
+        sound = times.shape == (key["steps"] + 1,) and bool((times.diff() < 0).all())
         sound = sound and times[0] <= 1 and times[-1] == 0
     except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
         raise UsageError(f"{path} is damaged; run {remedy}") from None
@@ -70,24 +72,24 @@ def kept(checkpoint: Checkpoint, way: Mapping[str, Any], remedy: str) -> Tensor:
     return times
 
 
-def command(config: Mapping[str, Any], changed: Mapping[str, Any]) -> str:
+def command(settings: Sampling, sampler: SamplerSettings, changed: Mapping[str, Any]) -> str:
     """The command that makes the tuned times of a request, as a person types it.
 
-    `config` is that of `diffgen sample`, `changed` its sampler's settings that are no defaults.
+    `sampler` is the one in force, `changed` its settings that are no defaults.
     """
-    own = {"checkpoint": "latest", "runs": "runs", "ema": None, "clip": "auto"}
-    words = {key: config[key] for key, value in own.items() if config[key] != value}
-    words["sampler"] = config["sampler"]["name"]
+    defaults = {"checkpoint": "latest", "runs": "runs", "ema": None, "clip": "auto"}
+    given = {key: getattr(settings, key) for key in defaults}
+    words = {key: given[key] for key, value in defaults.items() if given[key] != value}
+    words["sampler"] = sampler.name
     words |= {f"sampler.{key}": value for key, value in changed.items()}
-    words["steps"] = config["sampler"]["steps"]
-    name = config["guidance"]["name"]
-    if name != "classifier_free":
-        words["guidance"] = name
-    taken = inspect.signature(find("guidance", name)).parameters
-    own = {"name": name, "classifier_free": 0} | {k: v.default for k, v in taken.items()}
-    words |= {
-        f"guidance.{k}": v for k, v in config["guidance"].items() if k not in own or v != own[k]
-    }
+    words["steps"] = sampler.steps
+    guidance = settings.guidance
+    if guidance.name != "classifier_free":
+        words["guidance"] = guidance.name
+    taken = inspect.signature(find("guidance", guidance.name)).parameters
+    own = {"name": guidance.name, "classifier_free": 0}
+    own |= {k: v.default for k, v in taken.items()}
+    words |= {f"guidance.{k}": v for k, v in guidance.given.items() if k not in own or v != own[k]}
     return shlex.join(["diffgen", "tune", *(f"{k}={_typed(v)}" for k, v in words.items())])
 
 

@@ -1,7 +1,7 @@
 """Where the log goes: csv, tensorboard, wandb or nowhere."""
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from lightning.pytorch.utilities import rank_zero_only
 
 from diffgen.config.build import typed
+from diffgen.config.schema import Named
 from diffgen.errors import UsageError
 
 
@@ -106,13 +107,13 @@ def finish(loggers: Iterable[Any]) -> None:
 LOGGERS = {"csv": Csv, "tensorboard": TensorBoard, "wandb": Wandb}
 
 
-def ready(settings: Mapping[str, Any]) -> None:
+def ready(settings: Named) -> None:
     """UsageError where the logger named by settings could not start."""
     if found := _named(settings):
         found.ready()
 
 
-def logger_of(settings: Mapping[str, Any], folder: Path, config: dict[str, Any]) -> Logger | bool:
+def logger_of(settings: Named, folder: Path, config: dict[str, Any]) -> Logger | bool:
     """The logger named by settings, told the run's configuration; False for none."""
     found = _named(settings)
     if found is None:
@@ -123,11 +124,10 @@ def logger_of(settings: Mapping[str, Any], folder: Path, config: dict[str, Any])
     return logger
 
 
-def _named(settings: Mapping[str, Any]) -> Csv | TensorBoard | Wandb | None:
-    options = dict(settings)
-    name = options.pop("name")
+def _named(settings: Named) -> Csv | TensorBoard | Wandb | None:
+    name = settings.name
     if name == "none":
         return None
     if name not in LOGGERS:
         raise UsageError(f"no logger={name}; there is {', '.join(LOGGERS)} and none")
-    return typed(LOGGERS[name], "logger", options, f" for logger={name}")
+    return typed(LOGGERS[name], "logger", settings.settings, f" for logger={name}")

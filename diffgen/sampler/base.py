@@ -20,6 +20,7 @@ class Sampler(abc.ABC):
     spacing: ClassVar[str]  # what `spacing=auto` means for it
     finer: ClassVar[str | None] = None  # the same for more steps than levels; None: refused
     start: ClassVar[Literal["prior", "uniform"]] = "prior"  # what `start=auto` means for it
+    clips_by_default: ClassVar[bool] = True  # whether `clip=auto` clips where the model does
 
     @property
     def takes_steps(self) -> bool:

@@ -30,6 +30,7 @@ class Langevin(Sampler):
     denoise: bool = True
     spacing = "linspace"
     start = "uniform"
+    clips_by_default = False
 
     def __post_init__(self) -> None:
         within("inner", self.inner, 1, math.inf)

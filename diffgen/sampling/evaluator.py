@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from diffgen.config.build import build, typed
+from diffgen.config.schema import Named
 from diffgen.dataset.images import Images
 from diffgen.errors import UsageError
 from diffgen.evaluation import floor, metrics
@@ -30,7 +31,7 @@ say_once = lru_cache(None)(log.info)  # not for every job of a sweep
 
 
 @dataclass(frozen=True)
-class Judge:
+class Evaluator:
     """Scores images of one data set with one extractor; made once per process."""
 
     extractor: Extractor
@@ -78,44 +79,47 @@ class Judge:
         }
 
 
-def judge_of(
-    checkpoint: Checkpoint, features: dict[str, Any], cache: str, root: str | None, device: str
-) -> Judge:
-    """The judge of a checkpoint's data set; `root` replaces the folder its images came from.
+def evaluator_of(
+    checkpoint: Checkpoint, features: Named, cache: str, root: str | None, device: str
+) -> Evaluator:
+    """The evaluator of a checkpoint's data set; `root` replaces the folder its images came from.
 
     Features are taken on `device`.
     """
-    dataset = dict(checkpoint.recipe["dataset"])
-    if root:
-        dataset["root"] = root
-    key = tuple(sorted(dataset.items())), tuple(sorted(features.items())), cache, device
-    return _judge(*key)
+    dataset = {**checkpoint.recipe["dataset"], **({"root": root} if root else {})}
+    options = features.name, tuple(sorted(features.settings.items()))
+    return _evaluator(tuple(sorted(dataset.items())), options, cache, device)
 
 
 @lru_cache(maxsize=2)
-def _judge(dataset: tuple[Any, ...], features: tuple[Any, ...], cache: str, device: str) -> Judge:
+def _evaluator(
+    dataset: tuple[tuple[str, Any], ...],
+    features: tuple[str, tuple[tuple[str, Any], ...]],
+    cache: str,
+    device: str,
+) -> Evaluator:
     source = build("dataset", dict(dataset))
     train, test = source.split("train"), source.split("test")
-    extractor = _extractor(dict(features), train, test, Path(cache), device)
-    return Judge(extractor, reference(train, "train", extractor, Path(cache)), test)
+    named = Named(features[0], dict(features[1]))
+    extractor = _extractor(named, train, test, Path(cache), device)
+    return Evaluator(extractor, reference(train, "train", extractor, Path(cache)), test)
 
 
-def features_name(features: dict[str, Any], dataset: str) -> str:
+def features_name(features: Named, dataset: str) -> str:
     """The features asked for, `auto` replaced by the data set's own."""
-    if features["name"] != "auto":
-        return features["name"]
+    if features.name != "auto":
+        return features.name
     return "classifier" if dataset in OWN_CLASSIFIER else "inception"
 
 
 def _extractor(
-    features: dict[str, Any], train: Images, test: Images, cache: Path, device: str
+    features: Named, train: Images, test: Images, cache: Path, device: str
 ) -> Extractor:
     name = features_name(features, train.name)
-    features.pop("name")
     if name == "classifier":
-        settings = typed(FeaturesClassifier, "features", features)
+        settings = typed(FeaturesClassifier, "features", features.settings)
         network = cached(settings, train, test, cache, device).network
         return ClassifierExtractor(network, device=device)
     if name == "inception":
-        return typed(InceptionExtractor, "features", features, device=device)
+        return typed(InceptionExtractor, "features", features.settings, device=device)
     raise UsageError(f"no features={name}; there is auto, classifier, inception")

@@ -1,6 +1,6 @@
 """What guidance did to the same noise: a row for each class, a column for each weight."""
 
-import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,31 +8,38 @@ from typing import Any
 import torch
 
 from diffgen.dataset.pixels import save_sheet
+from diffgen.evaluation.rows import identity_of, setting, text, varying
 from diffgen.runs.cell import Cell
-
-SAME = ("checkpoint_hash", "ema", "guidance", "sampler", "settings", "steps", "spacing", "seed")
 
 
 def guidance_sheets(folder: Path, rows: Mapping[Path, dict[str, Any]]) -> list[Path]:
     """Write a sheet for each way of sampling that cells (folder: row) tried at several weights.
 
-    The paths written: guidance.png, or guidance_SAMPLER_STEPS.png where there are several.
+    The paths written: guidance.png, or guidance_SAMPLER_STEPS.png where there are several, with
+    the other settings in which they differ.
     """
-    groups: dict[str, list[tuple[float, Cell]]] = {}
-    for path, row in rows.items():
-        if row.get("weight") is not None:
-            key = json.dumps([row.get(name) for name in SAME])
-            groups.setdefault(key, []).append((row["weight"], Cell(path)))
-    several = {key: cells for key, cells in groups.items() if len(cells) > 1}
+    weighted = {path: row for path, row in rows.items() if row.get("weight") is not None}
+    identity = [*identity_of(list(weighted.values())), "checkpoint_hash", "seed"]
+    same = [column for column in identity if column != "weight"]
+    groups: dict[str, list[Path]] = {}
+    for path, row in weighted.items():
+        groups.setdefault(text([row.get(column) for column in same]), []).append(path)
+    several = [paths for paths in groups.values() if len(paths) > 1]
+    firsts = [rows[paths[0]] for paths in several]
+    differing = [c for c in varying(firsts, same) if c not in ("sampler", "steps")]
     written = []
-    for key, cells in several.items():
-        _, _, _, sampler, _, steps, *_ = json.loads(key)
-        way = sampler if steps is None else f"{sampler}_{steps}"
-        name = "guidance" if len(several) == 1 else f"guidance_{way}"
-        columns = [cell for _, cell in sorted(cells, key=lambda pair: pair[0])]
-        if _write(folder / f"{name}.png", columns):
-            written.append(folder / f"{name}.png")
+    for paths, row in zip(several, firsts, strict=True):
+        parts = [row["sampler"], row.get("steps"), *(setting(row.get(c)) for c in differing)]
+        name = "_".join(["guidance", *(str(part) for part in parts if part not in (None, ""))])
+        path = folder / ("guidance.png" if len(several) == 1 else f"{_file_name(name)}.png")
+        columns = sorted(paths, key=lambda path: rows[path]["weight"])
+        if _write(path, [Cell(column) for column in columns]):
+            written.append(path)
     return written
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^\w.=-]+", "-", text)
 
 
 def _write(path: Path, columns: Sequence[Cell]) -> bool:

@@ -1,100 +1,41 @@
-"""A sampling request: a checkpoint and the settings of `diffgen sample`, made into objects."""
+"""From settings to what a sampler runs on: times, start and clip, `auto` replaced.
 
-import math
+Previews, `explain`, `sample` and `tune` all come through `plan_of`.
+"""
+
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from pathlib import Path
-from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from diffgen.config.build import build, changed, nearest, typed
-from diffgen.config.recipe import ModelSettings, check_spacing, spacing_of, start_of, times_of
-from diffgen.denoiser.base import Clipped, Denoiser, Preconditioned, Thresholded
-from diffgen.denoiser.evaluations import FixedShape, RowCount
-from diffgen.errors import UsageError
-from diffgen.guidance import checks
-from diffgen.runs import tuned_times
-from diffgen.runs.checkpoint import Checkpoint, locate, opened
+from diffgen.config.recipe import ModelSettings
+from diffgen.dataset.pixels import Range
+from diffgen.denoiser.base import Clipped, Denoiser, Thresholded
+from diffgen.errors import UsageError, nearest
 from diffgen.sampler import Sampler
-from diffgen.sampler.start import STARTS
-from diffgen.sampler.tuned import check_tunable
-from diffgen.sampling.guides import Guides, as_float
-from diffgen.sampling.inputs import CheckpointAlbum
-from diffgen.task.base import Task
+from diffgen.sampler.start import STARTS, Start
+from diffgen.schedule import Schedule
+from diffgen.schedule.spacing import most, snapped, times
 
-ROUNDING = {"bf16-mixed": 2**-8, "16-mixed": 2**-11}  # relative, of a network's numbers
-CHUNK = 16  # rows a network sees at a time with deterministic=true
+CLIPS: dict[str, Callable[[Denoiser, Range], Denoiser]] = {
+    "none": lambda denoiser, _: denoiser,
+    "range": lambda denoiser, of: Clipped(denoiser, of.low, of.high),
+    "dynamic": lambda denoiser, of: Thresholded(denoiser, of.low, of.high),
+}
 
 
 @dataclass(frozen=True)
-class Request:
-    """The resolved configuration of one job of `diffgen sample`."""
+class SamplingPlan:
+    """A sampler with all that it is run on but the denoiser and the noise.
 
-    config: dict[str, Any]
+    times: (steps + 1,) float64, falling to 0; spacing, start_name, clip: the names in force.
+    """
 
-    @cached_property
-    def checkpoint(self) -> Checkpoint:
-        """The checkpoint asked for."""
-        return opened(locate(self.config["checkpoint"], Path(self.config["runs"])))
-
-    @cached_property
-    def ema(self) -> str:
-        """The name of the weights that sample."""
-        return self.checkpoint.average(self.config["ema"])
-
-    @cached_property
-    def model(self) -> ModelSettings:
-        """What the checkpoint's recipe says of its model."""
-        return typed(ModelSettings, "model", self.checkpoint.recipe["model"])
-
-    @cached_property
-    def sampler(self) -> Sampler:
-        """The sampler, without its number of steps."""
-        options = {k: v for k, v in self.config["sampler"].items() if k != "steps"}
-        sampler = build("sampler", options)
-        _check_tolerance(sampler, self.config.get("precision", "32-true"))
-        return sampler
-
-    @property
-    def spacing(self) -> str:
-        """The spacing asked for, `auto` replaced by the sampler's own."""
-        name, steps = self.config["spacing"], self.config["sampler"]["steps"]
-        if name != "auto":
-            return name
-        return spacing_of(self.model, self.base.schedule, self.sampler, steps)
-
-    @cached_property
-    def base(self) -> Preconditioned:
-        """The checkpoint's denoiser on the CPU, in chunks of one shape if that was asked for."""
-        denoiser = self.checkpoint.denoiser(self.ema)
-        if self.config["compile"]:
-            denoiser.network = _compiled(self.checkpoint.path, self.checkpoint.hash, self.ema)
-        denoiser.network = self.prepared(denoiser.network)
-        return denoiser
-
-    def prepared(self, network: nn.Module) -> nn.Module:
-        """A network as it is called: in chunks of one shape if that was asked for."""
-        return FixedShape(network, CHUNK) if self.config["deterministic"] else network
-
-    @cached_property
-    def guides(self) -> Guides:
-        """The guidance asked for."""
-        settings, runs = self.config["guidance"], Path(self.config["runs"])
-        return Guides(settings, self.checkpoint, self.model.label_dropout, self.prepared, runs)
-
-    @cached_property
-    def times(self) -> Tensor:
-        """The times (steps + 1,) of the way back."""
-        steps = self.config["sampler"]["steps"]
-        if self.spacing == "tuned":
-            few = times_of(self.model, self.base.schedule, "log_snr", 3)
-            check_tunable(self.sampler.still(), self.base.schedule, few)
-            return tuned_times.kept(self.checkpoint, self.way, self.remedy)
-        check_spacing(self.sampler, self.spacing)
-        return times_of(self.model, self.base.schedule, self.spacing, steps)
+    sampler: Sampler
+    times: Tensor
+    spacing: str
+    start_name: str
+    clip: str
 
     @property
     def steps(self) -> int | None:
@@ -102,93 +43,90 @@ class Request:
         return len(self.times) - 1 if self.sampler.takes_steps else None
 
     @property
-    def way(self) -> dict[str, Any]:
-        """What tuned times depend on besides the checkpoint, plain data: fresh noise is off."""
-        sampler = {"name": self.config["sampler"]["name"], **changed(self.sampler.still())}
-        return {
-            "sampler": {key: as_float(value) for key, value in sampler.items()},
-            "steps": self.config["sampler"]["steps"],
-            "guidance": self.guides.identity() if self.guides.name else None,
-            "clip": self.clip,
-            "ema": self.ema,
-        }
+    def start(self) -> Start:
+        """What makes the state at times[0]."""
+        return STARTS[self.start_name]
 
-    @property
-    def remedy(self) -> str:
-        """The command that makes the tuned times which this request asks for."""
-        return tuned_times.command(self.config, changed(self.sampler.still()))
+    def clipped(self, denoiser: Denoiser, pixel_range: Range) -> Denoiser:
+        """The denoiser, its estimates kept inside the range as the plan says."""
+        return CLIPS[self.clip](denoiser, pixel_range)
 
-    @property
-    def start(self) -> str:
-        """What sampling starts from, `auto` replaced by what fits sampler and model."""
-        name = self.config["start"]
-        return start_of(self.model, self.sampler) if name == "auto" else name
-
-    @property
-    def clip(self) -> str:
-        """What happens to estimates outside the range, `auto` replaced by the model's own."""
-        name = self.config["clip"]
-        if name == "auto":
-            own = self.model.clip and self.config["sampler"]["name"] != "langevin"
-            return "range" if own else "none"
-        return name
-
-    def labels(self) -> tuple[int, ...] | None:
-        """The labels asked for, which images take by turns; None where nobody asked."""
-        asked, classes = self.config["labels"], self.guides.classes
-        if asked == "balanced":
-            return None
-        return tuple(checks.find_labels(asked if isinstance(asked, list) else [asked], classes))
-
-    def task(self, device: torch.device) -> tuple[Task, list[RowCount]]:
-        """What makes the images on a device, and the counters of the networks it calls."""
-        base = self.base.to(device)
-        counter = RowCount(base.network)
-        guided, counters = self.guides.over(base, device)
-        task = build(
-            "task",
-            self.config["task"],
-            denoiser=CLIPS[self.clip](guided, self.checkpoint),
-            sampler=self.sampler,
-            times=self.times,
-            start=_named(STARTS, "start", self.start),
-            pixel_range=self.checkpoint.range,
-            shape=self.checkpoint.shape,
-            seed=self.config["seed"],
-            num_samples=self.config["num_samples"],
-            labels=self.labels(),
-            num_classes=len(self.guides.classes),
-            album=CheckpointAlbum(self.checkpoint, self.config["root"]),
-        )
-        if task.unlabelled and self.checkpoint.classes and not self.model.label_dropout:
-            raise UsageError("this checkpoint never learned to do without a label: give labels=")
-        return task, [counter, *counters]
+    def warning(self, schedule: Schedule) -> str | None:
+        """What is likely to disappoint, with the remedy."""
+        return self.sampler.doubt(schedule, len(self.times) - 1)
 
 
-@lru_cache(maxsize=2)
-def _compiled(path: Path, content: str, ema: str) -> Any:
-    """A checkpoint's network, compiled once for all jobs of a process."""
-    return torch.compile(opened(path).denoiser(ema).network)
+def plan_of(
+    sampler: Sampler,
+    steps: int | None,
+    model: ModelSettings,
+    schedule: Schedule,
+    *,
+    spacing: str = "auto",
+    start: str = "auto",
+    clip: str = "auto",
+    tuned: Callable[[], Tensor] | None = None,
+) -> SamplingPlan:
+    """The plan of a sampler on a model; `tuned` finds the times of spacing=tuned.
+
+    UsageError where sampler, spacing, number of steps and model do not go together.
+    """
+    if spacing == "auto":
+        spacing = _spacing(sampler, steps, model, schedule)
+    if spacing == "tuned" and tuned:
+        found = tuned()
+    else:
+        check_spacing(sampler, spacing)
+        found = times_of(model, schedule, spacing, steps)
+    if start == "auto":
+        start = _start(sampler, model)
+    if start not in STARTS:
+        raise UsageError(f"no start={start}{nearest(start, STARTS)}")
+    if clip == "auto":
+        clip = "range" if model.clip and sampler.clips_by_default else "none"
+    return SamplingPlan(sampler, found, spacing, start, clip)
 
 
-def _check_tolerance(sampler: Sampler, precision: str) -> None:
-    """UsageError where rounding would keep an adaptive sampler from ever arriving."""
-    asked, rounding = getattr(sampler, "tolerance", math.inf), ROUNDING.get(precision, 0.0)
-    if asked < rounding:
+def _start(sampler: Sampler, model: ModelSettings) -> str:
+    """The sampler's own, on a shell where the network does not know the level."""
+    if sampler.start == "prior" and model.told == "nothing":
+        return "shell"
+    return sampler.start
+
+
+def _spacing(sampler: Sampler, steps: int | None, model: ModelSettings, schedule: Schedule) -> str:
+    """The sampler's own, or between levels where steps are more.
+
+    Not for a network that knows nothing between them.
+    """
+    if sampler.finer and model.told != "index" and (steps or 0) > most(schedule):
+        return sampler.finer
+    return sampler.spacing
+
+
+def check_spacing(sampler: Sampler, spacing: str) -> None:
+    """UsageError where only one of a sampler and a spacing leaves the steps to the sampler."""
+    if sampler.takes_steps and spacing == "ends":
         raise UsageError(
-            f"sampler.tolerance={asked:g} is finer than precision={precision} resolves: take "
-            f"precision=32-true, or a tolerance of at least {rounding:g}"
+            "spacing=ends: this sampler takes the steps it is given; take spacing=auto"
+        )
+    if not sampler.takes_steps and spacing != "ends":
+        raise UsageError(
+            f"spacing={spacing}: this sampler chooses its own steps; leave it at spacing=auto"
         )
 
 
-def _named(table: dict[str, Any], key: str, name: str) -> Any:
-    if name not in table:
-        raise UsageError(f"no {key}={name}{nearest(name, table)}")
-    return table[name]
+def times_of(model: ModelSettings, schedule: Schedule, spacing: str, steps: int | None) -> Tensor:
+    """Times (steps + 1,) of a spacing at which this model can be asked.
 
-
-CLIPS: dict[str, Callable[[Denoiser, Checkpoint], Denoiser]] = {
-    "none": lambda denoiser, _: denoiser,
-    "range": lambda denoiser, of: Clipped(denoiser, of.range.low, of.range.high),
-    "dynamic": lambda denoiser, of: Thresholded(denoiser, of.range.low, of.range.high),
-}
+    UsageError where it knows a few levels by index and the times would be others.
+    """
+    found = times(schedule, spacing, steps)
+    if model.told != "index":
+        return found
+    if spacing == "ends":
+        raise UsageError(
+            f"this network knows {schedule.levels} noise levels and nothing between them, where "
+            "this sampler would go; take one with steps, such as sampler=ddim"
+        )
+    return snapped(schedule, found)

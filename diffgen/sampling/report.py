@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from diffgen.config.schema import Named
 from diffgen.evaluation import table
 from diffgen.evaluation.collect import collect
 from diffgen.evaluation.rows import blocks
@@ -29,7 +30,8 @@ def publish(folder: Path, jobs: Sequence[Path]) -> None:
         print(path)
     print(folder, flush=True)
     if jobs:
-        _log(json.loads((jobs[0] / NOTE).read_text())["logger"], folder, scored, pictures)
+        logger = json.loads((jobs[0] / NOTE).read_text())["logger"]
+        _log(Named.of(logger), folder, scored, pictures)
 
 
 def cells_of(folder: Path) -> list[Path]:
@@ -40,7 +42,7 @@ def cells_of(folder: Path) -> list[Path]:
 
 
 def _log(
-    settings: dict[str, Any], folder: Path, rows: list[dict[str, Any]], pictures: Sequence[Path]
+    settings: Named, folder: Path, rows: list[dict[str, Any]], pictures: Sequence[Path]
 ) -> None:
     """Show table and sample sheets in a logger that takes them (wandb)."""
     logger: Any = logger_of(settings, folder, {})

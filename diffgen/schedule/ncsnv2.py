@@ -3,6 +3,7 @@
 import functools
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -21,6 +22,8 @@ class NCSNv2(Schedule):
     in the model's range (technique 1), and `levels`, as many as let neighbours overlap by `C`
     (technique 2; 0.5 is the paper's text, 0.567 its published ladders).
     """
+
+    measured: ClassVar = ("sigma_max", "levels")
 
     sigma_max: float
     sigma_min: float = 0.01

@@ -1,42 +1,52 @@
 """Sample grids while training, made with the averaged weights."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import lightning.pytorch as L
 import numpy as np
 import torch
 from torch import Tensor
 
-from diffgen.dataset.pixels import enlarge, grid, save_png
-from diffgen.denoiser.base import Clipped, Denoiser
+from diffgen.dataset.pixels import Range, enlarge, grid, save_png
+from diffgen.denoiser.base import Denoiser
 from diffgen.sampler import Sampler, SeededNoise
 from diffgen.sampler.start import Start
 from diffgen.training.ema import Ema
 
 
+class Plan(Protocol):
+    """A sampler with its times, start and clip: diffgen.sampling.plan has it."""
+
+    @property
+    def sampler(self) -> Sampler: ...
+    @property
+    def times(self) -> Tensor: ...
+    @property
+    def start(self) -> Start: ...
+
+    def clipped(self, denoiser: Denoiser, pixel_range: Range, /) -> Denoiser: ...
+
+
 class Preview(L.Callback):
     """Every `every` steps, and at the end, a grid of `labels` drawn from the same noise.
 
-    `shape` (C, H, W) is one image's; `times` are the sampler's, and `start`.
+    `shape` (C, H, W) is one image's; `plan` says how they are drawn.
     """
 
     def __init__(
         self,
         folder: Path,
         ema: Ema,
-        sampler: Sampler,
-        times: Tensor,
+        plan: Plan,
         shape: tuple[int, int, int],
         labels: Tensor | None,
         num_samples: int,
         every: int,
-        clip: bool,
-        start: Start,
     ) -> None:
-        self.folder, self.ema, self.sampler, self.times = folder, ema, sampler, times
+        self.folder, self.ema, self.plan = folder, ema, plan
         self.shape, self.labels, self.num_samples = shape, labels, num_samples
-        self.every, self.clip, self.start, self.made = every, clip, start, 0
+        self.every, self.made = every, 0
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any
@@ -59,14 +69,13 @@ class Preview(L.Callback):
 
     def sample(self, denoiser: Denoiser, pixel_range: Any, device: torch.device) -> Tensor:
         """Images uint8 (num_samples, C, H, W) of the denoiser as it stands."""
-        if self.clip:
-            denoiser = Clipped(denoiser, pixel_range.low, pixel_range.high)
+        plan, denoiser = self.plan, self.plan.clipped(denoiser, pixel_range)
         noise = SeededNoise(0, range(self.num_samples))
         like = torch.empty(self.num_samples, *self.shape, device=device)
         bounds = pixel_range.low, pixel_range.high
-        x = self.start(denoiser.schedule, self.times[0], like, noise, bounds)
+        x = plan.start(denoiser.schedule, plan.times[0], like, noise, bounds)
         labels = None if self.labels is None else self.labels.to(device)
-        return pixel_range.to_uint8(self.sampler(denoiser, x, self.times, labels, noise)).cpu()
+        return pixel_range.to_uint8(plan.sampler(denoiser, x, plan.times, labels, noise)).cpu()
 
 
 def _log(logger: Any, picture: Tensor, step: int) -> None:

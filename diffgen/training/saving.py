@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,26 @@ import lightning.pytorch as L
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from diffgen.runs.checkpoint_format import seal
+Contents = dict[str, Any]
 
 
 class SealedCheckpointIO(TorchCheckpointIO):
-    """Seals a checkpoint with its content hash; writes beside the target, syncs and renames."""
+    """Writes a checkpoint with `seal`'s hashes, whole or not at all; reads it `upgraded`."""
+
+    def __init__(
+        self, seal: Callable[[Contents], None], upgraded: Callable[[Contents], Contents]
+    ) -> None:
+        super().__init__()
+        self.seal, self.upgraded = seal, upgraded
+
+    def load_checkpoint(self, *args: Any, **kwargs: Any) -> Contents:
+        return self.upgraded(super().load_checkpoint(*args, **kwargs))
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
         if "diffgen" in checkpoint:
-            seal(checkpoint)
+            self.seal(checkpoint)
         write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
 
 

@@ -2,8 +2,10 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from pydantic import Field, FiniteFloat
 from torch import Tensor
 
 from diffgen.schedule import Schedule
@@ -11,33 +13,46 @@ from diffgen.schedule import Schedule
 Times = Callable[[Tensor, Schedule], Tensor]
 
 
-def uniform(u: Tensor, schedule: Schedule) -> Tensor:
-    """Every level alike (Ho et al. 2020, algorithm 1); even on [t_min, 1] where time flows."""
-    if schedule.levels:
-        return ((u * schedule.levels).floor() + 1) / schedule.levels
-    return schedule.t_min + u * (1 - schedule.t_min)
+@dataclass(frozen=True)
+class Uniform:
+    """Every level alike (Ho et al. 2020, algorithm 1); even on [t_min, 1] without levels."""
+
+    def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
+        if schedule.levels:
+            return ((u * schedule.levels).floor() + 1) / schedule.levels
+        return schedule.t_min + u * (1 - schedule.t_min)
 
 
-def antithetic(u: Tensor, schedule: Schedule) -> Tensor:
+@dataclass(frozen=True)
+class Antithetic:
     """As uniform, the second half of the batch mirrored (DDIM's code): t and its opposite."""
-    half = (len(u) + 1) // 2
-    top = 1 - torch.finfo(u.dtype).eps
-    mirrored = torch.cat([u[:half], (1 - u[: len(u) - half]).clamp(max=top)])
-    return uniform(mirrored, schedule)
+
+    def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
+        half = (len(u) + 1) // 2
+        top = 1 - torch.finfo(u.dtype).eps
+        mirrored = torch.cat([u[:half], (1 - u[: len(u) - half]).clamp(max=top)])
+        return Uniform()(mirrored, schedule)
 
 
-def stratified(u: Tensor, schedule: Schedule) -> Tensor:
+@dataclass(frozen=True)
+class Stratified:
     """One time in each of B even strata (Kingma et al. 2021, appendix I.1): a steadier loss."""
-    index = torch.arange(len(u), dtype=u.dtype)
-    return uniform((u[0] + index / len(u)) % 1, schedule)
+
+    def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
+        index = torch.arange(len(u), dtype=u.dtype)
+        return Uniform()((u[0] + index / len(u)) % 1, schedule)
 
 
 @dataclass(frozen=True)
 class LogNormal:
-    """ln(sigma / alpha) normal (Karras et al. 2022, table 1), kept inside [t_min, 1]."""
+    """ln(sigma / alpha) normal (Karras et al. 2022, table 1), kept inside [t_min, 1].
 
-    mean: float = -1.2
-    std: float = 1.2
+    mean: of ln(sigma / alpha), where an image of this size and deviation takes shape.
+    std: its standard deviation.
+    """
+
+    mean: FiniteFloat = -1.2
+    std: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.2
 
     def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
         log_sigma = self.mean + self.std * torch.special.ndtri(u.clamp(1e-12, 1 - 1e-12))
@@ -47,13 +62,3 @@ class LogNormal:
 def clean(u: Tensor, schedule: Schedule) -> Tensor:
     """No noise at all, for a classifier of clean images."""
     return torch.zeros_like(u)
-
-
-TIMES: dict[str, Times] = {f.__name__: f for f in (uniform, antithetic, stratified)} | {
-    "log_normal": LogNormal()
-}
-
-
-def drawing(name: str, mean: float, std: float) -> Times:
-    """The times of this name; log-normal ones of this mean and deviation of ln(sigma / alpha)."""
-    return LogNormal(mean, std) if name == "log_normal" else TIMES[name]

@@ -7,13 +7,17 @@ weights of x0 stand here divided by snr; one of the score is weighted by sigma^-
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from diffgen.schedule import Schedule
 
 Weighting = Callable[[Schedule, Tensor], Tensor]
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 STEP = 1e-5  # of time, for slopes
 
@@ -23,27 +27,36 @@ def snr_of(schedule: Schedule, t: Tensor) -> Tensor:
     return ((schedule.alpha(t) / schedule.sigma(t)) ** 2).clamp(min=1e-20)
 
 
-def simple(schedule: Schedule, t: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class Simple:
     """All alike: DDPM's L_simple (Ho et al. 2020, equation 14) and sigma^2-weighted DSM."""
-    return torch.ones_like(t)
+
+    def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
+        return torch.ones_like(t)
 
 
-def velocity(schedule: Schedule, t: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class Velocity:
     """The squared error of v: (1 + snr) on x0 (Salimans and Ho 2022, section 4)."""
-    return 1 + 1 / snr_of(schedule, t)
+
+    def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
+        return 1 + 1 / snr_of(schedule, t)
 
 
-def likelihood(schedule: Schedule, t: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class Likelihood:
     """g(t)^2 on the score (Song et al. 2021, "Maximum likelihood training", theorem 1).
 
     With t even on (0, 1] half the loss bounds the negative log-likelihood in nats, up to a
     constant, where it is a sum over pixels. At a training level g^2 is the variance that the
     noising adds from the level below, over the time between them.
     """
-    if schedule.levels:
-        return schedule.levels * _added(schedule, t - 1 / schedule.levels, t)
-    low, high = (t - STEP).clamp(min=schedule.t_min), (t + STEP).clamp(max=1)
-    return 2 * (schedule.log_snr(low) - schedule.log_snr(high)) / (high - low)
+
+    def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
+        if schedule.levels:
+            return schedule.levels * _added(schedule, t - 1 / schedule.levels, t)
+        low, high = (t - STEP).clamp(min=schedule.t_min), (t + STEP).clamp(max=1)
+        return 2 * (schedule.log_snr(low) - schedule.log_snr(high)) / (high - low)
 
 
 def _added(schedule: Schedule, s: Tensor, t: Tensor) -> Tensor:
@@ -56,7 +69,7 @@ def _added(schedule: Schedule, s: Tensor, t: Tensor) -> Tensor:
 class MinSnr:
     """min(snr, gamma) on x0 (Hang et al. 2023, equation 9)."""
 
-    gamma: float = 5.0
+    gamma: Positive = 5.0
 
     def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
         snr = snr_of(schedule, t)
@@ -67,7 +80,7 @@ class MinSnr:
 class SoftMinSnr:
     """gamma snr / (snr + gamma) on x0: min-SNR without the corner (Crowson et al. 2024)."""
 
-    gamma: float = 5.0
+    gamma: Positive = 5.0
 
     def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
         return self.gamma / (snr_of(schedule, t) + self.gamma)
@@ -80,19 +93,9 @@ class Edm:
     d = `sigma_data` is the data's deviation; with that of the scaling, the network's own error.
     """
 
-    sigma_data: float = 0.5
+    measured: ClassVar = ("sigma_data",)
+
+    sigma_data: Positive = 0.5
 
     def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
         return 1 / (snr_of(schedule, t) * self.sigma_data**2) + 1
-
-
-WEIGHTINGS: dict[str, Weighting] = {
-    **{f.__name__: f for f in (simple, velocity, likelihood)},
-    **{"min_snr": MinSnr(), "soft_min_snr": SoftMinSnr(), "edm": Edm()},
-}
-
-
-def weighting_of(name: str, sigma_data: float | None = None, gamma: float = 5.0) -> Weighting:
-    """The weighting of this name; EDM's for data of this deviation, min-SNR's with this cap."""
-    capped = {"min_snr": MinSnr(gamma), "soft_min_snr": SoftMinSnr(gamma)}
-    return {**WEIGHTINGS, **capped, "edm": Edm(sigma_data or 0.5)}[name]

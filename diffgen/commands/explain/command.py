@@ -3,40 +3,35 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
 
-from diffgen.commands.data_dependent import followed, resolved, waiting
+from diffgen.commands.data_dependent import followed, resolved
 from diffgen.commands.explain.cost import Cost, cost_of
 from diffgen.commands.explain.data import Data, data_of
 from diffgen.commands.explain.explanation import explained
 from diffgen.commands.explain.picture import draw
 from diffgen.commands.explain.report import plain, tell
 from diffgen.commands.train import Run
-from diffgen.config.build import typed
-from diffgen.config.recipe import TrainerSettings
+from diffgen.config.schema import Explain
 from diffgen.dataset.images import Images, in_memory
 from diffgen.runtime.launch import quiet
 from diffgen.training.saving import write_atomically
 
 
-def explain(cfg: DictConfig) -> None:
+def explain(settings: Explain) -> None:
     """Print and draw what a configuration comes to; the folder is printed last."""
     quiet()
-    config: Any = OmegaConf.to_container(cfg, resolve=True)
-    config = followed(config)
+    settings = followed(settings)
     folder = Path(HydraConfig.get().runtime.output_dir)
-    measured, num_samples = config.pop("cost"), config.pop("num_samples")
-    needed = bool(waiting(config)) or config["model"].get("range") == "standardised"
-    data = data_of(config, needed)
-    config = resolved(config, data.images)
-    found = explained(config, data, applied())
-    if measured:
-        found = replace(found, cost=cost(config, data))
-    tell(found, num_samples)
+    needed = bool(settings.recipe.unmeasured()) or settings.recipe.model.range == "standardised"
+    data = data_of(settings, needed)
+    settings = resolved(settings, data.images)
+    found = explained(settings, data, applied())
+    if settings.cost:
+        found = replace(found, cost=cost(settings, data))
+    tell(found, settings.num_samples)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(plain(found), indent=1).encode()
     write_atomically(folder / "explain.json", lambda file: file.write(text))
@@ -52,11 +47,10 @@ def applied() -> str | None:
     return name if any((Path(folder) / name).is_file() for folder in folders) else None
 
 
-def cost(config: dict[str, Any], data: Data) -> Cost:
+def cost(settings: Explain, data: Data) -> Cost:
     """Measure what training and sampling take; images of noise stand in for the data's."""
-    settings = typed(TrainerSettings, "trainer", config["trainer"])
-    module = Run({**config, "compile": False}, Path()).module(stand_in(data), settings)
-    return cost_of(module, settings)
+    module = Run(settings.replaced(compile=False), Path()).module(stand_in(data))
+    return cost_of(module, settings.trainer)
 
 
 def stand_in(data: Data) -> Images:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from diffgen.config.recipe import TrainerSettings
+from diffgen.config.schema import TrainerSettings
 from diffgen.training.draws import Draws
 from diffgen.training.module import Module
 

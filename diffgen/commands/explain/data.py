@@ -1,11 +1,10 @@
 """The training set of a configuration as far as it is known: looked at where it is at hand."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from diffgen.config.build import build
+from diffgen.config.build import Choice
 from diffgen.config.recipe import Shape
+from diffgen.config.schema import Train
 from diffgen.dataset.images import Images, shape_of
 from diffgen.dataset.vision import offline
 from diffgen.errors import UsageError
@@ -37,35 +36,36 @@ class Data:
         return channels * height * width
 
 
-def data_of(config: Mapping[str, Any], needed: bool) -> Data:
+def data_of(settings: Train, needed: bool) -> Data:
     """The set of a configuration, read from disk if it is quick to; downloaded if `needed`.
 
     UsageError where it must be read and is not there.
     """
-    settings, labels = config["dataset"], config["model"].get("labels", True)
-    name = settings["name"]
-    images = _images(settings) if needed or name not in SIZED else None
+    dataset, labels = settings.dataset, settings.recipe.model.labels
+    images = _images(dataset) if needed or dataset.name not in SIZED else None
     if images is None and needed:
-        images = build("dataset", settings).split("train")
+        images = dataset.build().split("train")
     if images is not None:
         shape, classes = shape_of(images), len(images.classes)
     else:
-        shape, classes = _known(settings)
-    return Data(images.name if images else name, shape, classes if labels else 0, images)
+        shape, classes = _known(dataset)
+    name = images.name if images else dataset.name
+    return Data(name, shape, classes if labels else 0, images)
 
 
-def _images(settings: Mapping[str, Any]) -> Images | None:
+def _images(dataset: Choice) -> Images | None:
     try:
         with offline():
-            return build("dataset", settings).split("train")
+            return dataset.build().split("train")
     except UsageError:
-        if settings["name"] not in (*PLAIN, *SIZED):
+        if dataset.name not in (*PLAIN, *SIZED):
             raise
-        build("dataset", settings)  # a wrong setting is a mistake, a missing file is not
+        dataset.build()  # a wrong setting is a mistake, a missing file is not
         return None
 
 
-def _known(settings: Mapping[str, Any]) -> tuple[Shape, int]:
-    if settings["name"] in PLAIN:
-        return PLAIN[settings["name"]]
-    return (3, settings["size"], settings["size"]), 0
+def _known(dataset: Choice) -> tuple[Shape, int]:
+    if dataset.name in PLAIN:
+        return PLAIN[dataset.name]
+    size = dataset.settings["size"]
+    return (3, size, size), 0

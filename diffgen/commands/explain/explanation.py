@@ -1,6 +1,5 @@
 """All that is told of a configuration, gathered."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +11,11 @@ from diffgen.commands.explain.data import Data
 from diffgen.commands.explain.ladder import Ladder, ladder_of
 from diffgen.commands.explain.sampler_plan import Way, way_of
 from diffgen.commands.explain.warnings import doubts, early
-from diffgen.config.build import build, typed
-from diffgen.config.classifier_recipe import ClassifierSettings, any_network, settings_of
-from diffgen.config.recipe import ModelSettings, check_fit
+from diffgen.config.recipe import DenoiserRecipe, Recipe
+from diffgen.config.schema import Train
 from diffgen.dataset.diameter import Distance
 from diffgen.dataset.pixels import RANGES, Range
 from diffgen.schedule import Schedule
-from diffgen.training.ema import Profile
 
 
 @dataclass(frozen=True)
@@ -48,23 +45,22 @@ class Explanation:
         return None if self.distance is None else self.distance.value / self.scale
 
 
-def explained(config: dict[str, Any], data: Data, recipe: str | None) -> Explanation:
-    """What a configuration without waiting settings comes to."""
-    model = settings_of(config)
-    schedule: Schedule = build("schedule", config["schedule"])
-    if isinstance(model, ModelSettings):
-        check_fit(model, schedule)
+def explained(settings: Train, data: Data, recipe: str | None) -> Explanation:
+    """What settings without unmeasured ones come to."""
+    parts = settings.recipe
+    schedule: Schedule = parts.schedule.build()
     ladder = ladder_of(schedule, data.dimension)
-    of = _range(model, data)
-    distance = measured(data.images, config["cache"]) if data.images else None
-    averages = {k: typed(Profile, f"ema.{k}", v) for k, v in config["ema"].items()}
-    way = _way(config, model, schedule)
+    of = _range(parts.model.range, data)
+    distance = measured(data.images, settings.cache) if data.images else None
+    way = None
+    if isinstance(parts, DenoiserRecipe) and settings.sampler:
+        way = way_of(settings.sampler, parts, schedule)
     grey, apart = 1 / 255 / of.scale, distance.value / of.scale if distance else None
     return Explanation(
-        config=config,
+        config=settings.plain,
         recipe=recipe,
         data=data,
-        parameters=parameters(config, model, schedule, data),
+        parameters=parameters(parts, data),
         ladder=ladder,
         way=way,
         grey=grey,
@@ -72,33 +68,18 @@ def explained(config: dict[str, Any], data: Data, recipe: str | None) -> Explana
         scale=of.scale,
         doubts=[
             *doubts(schedule, ladder, data.dimension, grey, apart),
-            *early(averages, config["trainer"]["max_steps"]),
+            *early(settings.ema, settings.trainer.max_steps),
             *([way.doubt] if way and way.doubt else []),
         ],
     )
 
 
-def parameters(
-    config: Mapping[str, Any],
-    model: ModelSettings | ClassifierSettings,
-    schedule: Schedule,
-    data: Data,
-) -> int:
+def parameters(recipe: Recipe, data: Data) -> int:
     """How many numbers the network learns, counted without making them."""
     with torch.device("meta"):
-        network = any_network(config, model, schedule, data.shape, data.num_classes)
+        network = recipe.raw_network(data.shape, data.num_classes)
     return sum(parameter.numel() for parameter in network.parameters())
 
 
-def _way(
-    config: Mapping[str, Any], model: ModelSettings | ClassifierSettings, schedule: Schedule
-) -> Way | None:
-    if isinstance(model, ClassifierSettings):
-        return None
-    return way_of(config["sampler"], model, schedule)
-
-
-def _range(model: ModelSettings | ClassifierSettings, data: Data) -> Range:
-    if data.images is not None:
-        return range_of(model.range, data.images)
-    return RANGES[model.range]
+def _range(name: str, data: Data) -> Range:
+    return RANGES[name] if data.images is None else range_of(name, data.images)

@@ -16,7 +16,7 @@ BLUE, RED, GREY = "#0072B2", "#D55E00", "0.45"
 
 
 def draw(path: Path, ladder: Ladder, way: Way | None, grey: float, distance: float | None) -> None:
-    """Write the picture as a PNG; `grey` and `distance` as in diffgen.commands.explain.warnings."""
+    """Write the picture as a PNG; `grey` and `distance` are those of warnings.py."""
     count = 3 if way else 2
     figure = Figure(figsize=(4.5 * count, 3.9), layout="constrained")
     FigureCanvasAgg(figure)

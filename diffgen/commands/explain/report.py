@@ -88,7 +88,8 @@ def sampling(way: Way) -> Rows:
             ("technique 4", f"a level leaves {m.left:.4f} of its variance; {best}"),
         ]
     words = [f"sampler={way.name}", *(f"sampler.{k}={_word(v)}" for k, v in _told(way).items())]
-    return [*rows, ("the same by hand", " ".join(["diffgen sample", *words]))]
+    by_hand = " ".join(["diffgen sample", *words])
+    return [*rows, ("from a checkpoint", "diffgen sample sampler=own"), ("the same by hand", by_hand)]
 
 
 def cost(cost: Cost, way: Way | None, num_samples: int) -> Rows:
@@ -113,7 +114,7 @@ def plain(found: Explanation) -> dict[str, Any]:
     """An explanation as JSON can hold it."""
     ladder, way = found.ladder, found.way
     return {
-        "config": found.config,
+        "config": {k: v for k, v in found.config.items() if k not in ("cost", "num_samples")},
         "recipe": found.recipe,
         "shape": list(found.data.shape),
         "num_classes": found.data.num_classes,

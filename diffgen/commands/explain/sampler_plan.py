@@ -1,19 +1,19 @@
 """What the model's own sampler will do: its times, its cost, its step size."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from diffgen.config.build import build
-from diffgen.config.recipe import ModelSettings, scaling_of, spacing_of, times_of
+from diffgen.config.recipe import DenoiserRecipe
+from diffgen.config.sampler import SamplerSettings
 from diffgen.denoiser.base import Preconditioned
 from diffgen.denoiser.evaluations import RowCount
-from diffgen.sampler import Sampler, SeededNoise
+from diffgen.sampler import SeededNoise
 from diffgen.sampler.langevin import Langevin, gamma
 from diffgen.sampler.technique4 import best_rate, variance_ratio
+from diffgen.sampling.plan import SamplingPlan, plan_of
 from diffgen.schedule import Schedule
 
 
@@ -50,24 +50,22 @@ class Way:
         return len(self.times) - 1
 
 
-def way_of(settings: Mapping[str, Any], model: ModelSettings, schedule: Schedule) -> Way:
-    """How the sampler with these settings (`steps` among them) goes on this model."""
-    options = dict(settings)
-    steps = options.pop("steps")
-    sampler = build("sampler", options)
-    times = times_of(model, schedule, spacing_of(model, schedule, sampler, steps), steps)
+def way_of(settings: SamplerSettings, recipe: DenoiserRecipe, schedule: Schedule) -> Way:
+    """How the sampler with these settings goes on this model."""
+    plan = plan_of(settings.build(), settings.steps, recipe.model, schedule)
+    sampler, times = plan.sampler, plan.times
     ladder = isinstance(sampler, Langevin) and len(times) > 2
     moves = _moves(sampler, schedule, times) if ladder else None
-    nfe = evaluations(sampler, model, schedule, times) if sampler.takes_steps else None
-    doubt = sampler.doubt(schedule, len(times) - 1)
-    return Way(options.pop("name"), options, times.tolist(), nfe, moves, doubt)
+    nfe = evaluations(plan, recipe, schedule) if plan.steps is not None else None
+    options = dict(settings.choice.settings) if settings.choice else {}
+    return Way(settings.name, options, times.tolist(), nfe, moves, plan.warning(schedule))
 
 
-def evaluations(sampler: Sampler, model: ModelSettings, schedule: Schedule, times: Tensor) -> int:
+def evaluations(plan: SamplingPlan, recipe: DenoiserRecipe, schedule: Schedule) -> int:
     """Network evaluations per image, counted on a network that costs nothing."""
-    denoiser = Preconditioned(_Still(), schedule, scaling_of(model), lambda schedule, t: None)
+    denoiser = Preconditioned(_Still(), schedule, recipe.scaling, lambda schedule, t: None)
     count, x = RowCount(denoiser.network), torch.zeros(1, 1, 1, 1)
-    sampler(denoiser, x, times, None, SeededNoise(0, range(1)))
+    plan.sampler(denoiser, x, plan.times, None, SeededNoise(0, range(1)))
     return count.rows
 
 

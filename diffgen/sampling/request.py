@@ -1,0 +1,191 @@
+"""A request of `diffgen sample` or `diffgen tune`: a checkpoint and settings made into objects."""
+
+import math
+from dataclasses import asdict, dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from diffgen.config.build import changed
+from diffgen.config.recipe import ModelSettings
+from diffgen.config.sampler import SamplerSettings
+from diffgen.config.schema import Sampling, identity_keys
+from diffgen.denoiser.base import Preconditioned
+from diffgen.denoiser.evaluations import FixedShape, RowCount
+from diffgen.errors import UsageError
+from diffgen.guidance import checks
+from diffgen.runs import tuned_times
+from diffgen.runs.checkpoint import Checkpoint, locate, opened
+from diffgen.sampler import Sampler
+from diffgen.sampler.tuned import check_tunable
+from diffgen.sampling.guides import Guides, as_float
+from diffgen.sampling.inputs import CheckpointAlbum
+from diffgen.sampling.plan import SamplingPlan, plan_of, times_of
+from diffgen.schedule import Schedule
+from diffgen.task.base import Task
+
+ROUNDING = {"bf16-mixed": 2**-8, "16-mixed": 2**-11}  # relative, of a network's numbers
+CHUNK = 16  # rows a network sees at a time with deterministic=true
+
+
+@dataclass(frozen=True)
+class Request:
+    """One job of a command that samples, its settings read and its checkpoint open.
+
+    ema: the name of the weights; sampler: the settings in force, a checkpoint's own resolved.
+    """
+
+    settings: Sampling
+    checkpoint: Checkpoint
+    model: ModelSettings
+    schedule: Schedule
+    ema: str
+    sampler: SamplerSettings
+    guides: Guides
+    plan: SamplingPlan
+
+    def identity(self) -> dict[str, Any]:
+        """What tells this way of sampling from another, plain data as a table shows it.
+
+        Cells, tables, guidance sheets and tuned times tell ways apart by it: an entry for each
+        key of `Sampling` that is marked, with `auto` and the like replaced.
+        """
+        found: dict[str, Any] = {
+            "checkpoint": self.checkpoint.run.name,
+            "step": self.checkpoint.step,
+        }
+        plan, guidance = self.plan, self.settings.guidance
+        resolved = {
+            "ema": {"ema": self.ema},
+            "sampler": {"sampler": self.sampler.name, "settings": changed(plan.sampler)},
+            "guidance": {
+                "guidance": self.guides.name,
+                "weight": guidance.weight if self.guides.name else None,
+            },
+            "steps": {"steps": plan.steps},
+            "spacing": {"spacing": plan.spacing},
+            "start": {"start": plan.start_name},
+            "clip": {"clip": plan.clip},
+            "precision": {"numeric_precision": self.settings.precision},
+        }
+        for key in identity_keys():
+            found |= resolved.get(key, {key: getattr(self.settings, key)})
+        return found
+
+    def exact(self) -> dict[str, Any]:
+        """The same to the last bit, for the key of a cell: contents in the place of names."""
+        return {
+            **self.identity(),
+            "checkpoint": self.checkpoint.hash,
+            "sampler": {"name": self.sampler.name, **asdict(cast(Any, self.plan.sampler))},
+            "times": self.plan.times.tolist(),
+            "guidance": self.guides.identity(),
+        }
+
+    def denoiser(self) -> Preconditioned:
+        """The checkpoint's denoiser on the CPU, in chunks of one shape if that was asked for."""
+        denoiser = self.checkpoint.denoiser(self.ema)
+        if self.settings.compile:
+            denoiser.network = _compiled(self.checkpoint.path, self.checkpoint.hash, self.ema)
+        denoiser.network = prepared(denoiser.network, self.settings.deterministic)
+        return denoiser
+
+    def task(self, device: torch.device) -> tuple[Task, list[RowCount]]:
+        """What makes the images on a device, and the counters of the networks it calls."""
+        base, settings = self.denoiser().to(device), self.settings
+        counter = RowCount(base.network)
+        guided, counters = self.guides.over(base, device)
+        task = settings.task.build(
+            denoiser=self.plan.clipped(guided, self.checkpoint.range),
+            sampler=self.plan.sampler,
+            times=self.plan.times,
+            start=self.plan.start,
+            pixel_range=self.checkpoint.range,
+            shape=self.checkpoint.shape,
+            seed=settings.seed,
+            num_samples=settings.num_samples,
+            labels=labels_of(settings.labels, self.guides.classes),
+            num_classes=len(self.guides.classes),
+            album=CheckpointAlbum(self.checkpoint, settings.root),
+        )
+        if task.unlabelled and self.checkpoint.classes and not self.model.label_dropout:
+            raise UsageError("this checkpoint never learned to do without a label: give labels=")
+        return task, [counter, *counters]
+
+
+def request_of(settings: Sampling) -> Request:
+    """The request of a command's settings; UsageError where they do not fit the checkpoint."""
+    runs = Path(settings.runs)
+    checkpoint = opened(locate(settings.checkpoint, runs))
+    model = checkpoint.denoiser_recipe().model
+    schedule = checkpoint.denoiser_recipe().schedule.build()
+    ema = checkpoint.average(settings.ema)
+    chosen = settings.sampler.resolved(checkpoint.recipe)
+    sampler = chosen.build()
+    _check_tolerance(sampler, settings.precision)
+    prepare = partial(prepared, deterministic=settings.deterministic)
+    guides = Guides(settings.guidance, checkpoint, model.label_dropout, prepare, runs)
+    plan = partial(
+        plan_of,
+        sampler,
+        chosen.steps,
+        model,
+        schedule,
+        start=settings.start,
+        clip=settings.clip,
+    )
+    make = partial(Request, settings, checkpoint, model, schedule, ema, chosen, guides)
+
+    def tuned() -> Tensor:
+        check_tunable(sampler.still(), schedule, times_of(model, schedule, "log_snr", 3))
+        key = tuned_key(make(plan(spacing="auto")))
+        remedy = tuned_times.command(settings, chosen, changed(sampler.still()))
+        return tuned_times.read(checkpoint, key, remedy)
+
+    return make(plan(spacing=settings.spacing, tuned=tuned))
+
+
+def tuned_key(request: Request) -> dict[str, Any]:
+    """What tuned times depend on besides the checkpoint, plain data: fresh noise is off."""
+    found = request.identity()
+    sampler = {"name": found["sampler"], **changed(request.plan.sampler.still())}
+    return {
+        "sampler": {key: as_float(value) for key, value in sampler.items()},
+        "steps": request.sampler.steps,
+        "guidance": request.guides.identity() if found["guidance"] else None,
+        "clip": found["clip"],
+        "ema": found["ema"],
+    }
+
+
+def labels_of(
+    asked: str | int | list[str | int], classes: tuple[str, ...]
+) -> tuple[int, ...] | None:
+    """The labels asked for, which images take by turns; None where nobody asked."""
+    if asked == "balanced":
+        return None
+    return tuple(checks.find_labels(asked if isinstance(asked, list) else [asked], classes))
+
+
+def prepared(network: nn.Module, deterministic: bool) -> nn.Module:
+    """A network as it is called: in chunks of one shape if that was asked for."""
+    return FixedShape(network, CHUNK) if deterministic else network
+
+
+@lru_cache(maxsize=2)
+def _compiled(path: Path, content: str, ema: str) -> Any:
+    """A checkpoint's network, compiled once for all jobs of a process."""
+    return torch.compile(opened(path).denoiser(ema).network)
+
+
+def _check_tolerance(sampler: Sampler, precision: str) -> None:
+    """UsageError where rounding would keep an adaptive sampler from ever arriving."""
+    asked, rounding = getattr(sampler, "tolerance", math.inf), ROUNDING.get(precision, 0.0)
+    if asked < rounding:
+        raise UsageError(
+            f"sampler.tolerance={asked:g} is finer than precision={precision} resolves: take "
+            f"precision=32-true, or a tolerance of at least {rounding:g}"
+        )
