@@ -13,7 +13,7 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from diffgen.cli.main import main
-from diffgen.cli.paths import config_dir
+from diffgen.cli.config_files import config_dir
 from diffgen.config.schema import check
 from diffgen.runtime.ranks import register
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from running import here, settings
 
-from diffgen.cli.paths import config_dir
+from diffgen.cli.config_files import config_dir
 from diffgen.commands.data_dependent import waiting
 from diffgen.commands.preflight import train as preflight
 from diffgen.config.build import build, typed

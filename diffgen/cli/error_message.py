@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from diffgen.cli.job import JobFailed
-from diffgen.cli.paths import config_dir, searched
+from diffgen.cli.config_files import config_dir, searched
 from diffgen.cli.suggest import near
 from diffgen.errors import UsageError
 

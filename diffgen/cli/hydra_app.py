@@ -16,7 +16,8 @@ from diffgen.cli.argv import parse
 from diffgen.cli.help import text
 from diffgen.cli.hydra_bypass import Past
 from diffgen.cli.job import Job, full_error
-from diffgen.cli.paths import config_dir
+from diffgen.cli.config_files import config_dir
+from diffgen.cli.recipe import recipe_per_job, recipes
 from diffgen.cli.registry import Command, imported
 from diffgen.runtime.ranks import rank, register
 
@@ -24,6 +25,9 @@ from diffgen.runtime.ranks import rank, register
 def run(command: Command, words: list[str]) -> int:
     """Exit status of a composed command with the words after its name."""
     args, words = parse(words)
+    found = recipes(command.name, args)
+    named = list(args.overrides)
+    args.overrides, words = found.added(named), [*words, *found.of(named)]
     asked = os.environ.get("HYDRA_FULL_ERROR")
     job = Job(command, again(args), asked)
     try:
@@ -32,7 +36,8 @@ def run(command: Command, words: list[str]) -> int:
             if args.help:
                 print(text(command, args))
             else:
-                compose(command, job)
+                with recipe_per_job(found, named):
+                    compose(command, job)
     except SystemExit as stop:
         # Lightning answers Ctrl-C with an exit status of its own.
         if isinstance(stop.__context__, KeyboardInterrupt):
