@@ -7,7 +7,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from diffgen.cli.hydra_bypass import past
+from diffgen.cli.job import errors_past_hydra
 from diffgen.cli.recipe import SPLIT, job_with_recipe, needs_own_sweeper, parse
 from diffgen.cli.registry import COMMANDS, imported
 from diffgen.config.schema import check
@@ -16,14 +16,14 @@ from diffgen.errors import UsageError
 SWEEPS: list[Path] = []
 
 
-class Guard(Callback):
+class Preflight(Callback):
     """Checks one command's config, and notes the folder of each sweep that starts."""
 
     def __init__(self, command: str) -> None:
         self.command = command
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        with past():
+        with errors_past_hydra():
             check(self.command, config)
             make(config.hydra.run.dir, config.runs)
 
@@ -31,7 +31,7 @@ class Guard(Callback):
         loader = GlobalHydra.instance().config_loader()
         overrides = list(config.hydra.overrides.task)
         jobs = [job_with_recipe(job) for job in covering(overrides)]
-        with past():
+        with errors_past_hydra():
             if (
                 needs_own_sweeper(overrides)
                 and "BasicSweeper" not in config.hydra.sweeper._target_
@@ -61,7 +61,7 @@ def make(folder: str, runs: str) -> None:
 def covering(overrides: list[str]) -> list[list[str]]:
     """Few jobs of a sweep, in which each of its values stands at least once.
 
-    Root values are judged one by one, so that a product of lists needs no more than the longest.
+    Root values are checked one by one, so that a product of lists needs no more than the longest.
     """
     columns = [SPLIT([override], None)[0] for override in parse(overrides)]
     longest = max(map(len, columns), default=1)

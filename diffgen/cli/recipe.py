@@ -4,11 +4,14 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 
 from diffgen.cli.config_files import defaults, find, folders, read
@@ -32,7 +35,9 @@ class Recipes:
         if "recipe" not in self.defaults:
             return []
         parsed = parse(overrides)
-        if any(o.key_or_group == "recipe" or o.key_or_group in KEYS and varies(o) for o in parsed):
+        if any(
+            o.key_or_group == "recipe" or (o.key_or_group in KEYS and varies(o)) for o in parsed
+        ):
             return []
         made = self.defaults | {
             o.key_or_group: str(o.value()) for o in parsed if o.key_or_group in KEYS
@@ -67,9 +72,13 @@ def recipe_per_job(found: Recipes, overrides: Sequence[str]) -> Iterator[None]:
     global _sweeping
     if not any(o.key_or_group == "recipe" for o in parse(overrides)):
         _sweeping = found
+    Plugins.instance()  # which imports the module of the sweeper once more
+    sweeper: Any = import_module(BasicSweeper.__module__)
+    sweeper.BasicSweeper.split_arguments = staticmethod(split)
     try:
         yield
     finally:
+        sweeper.BasicSweeper.split_arguments = staticmethod(SPLIT)
         _sweeping = None
 
 
@@ -86,7 +95,7 @@ def job_with_recipe(overrides: list[str]) -> list[str]:
 
 
 def needs_own_sweeper(overrides: Sequence[str]) -> bool:
-    """Whether the jobs of the running sweep take different recipes, which no other sweeper gives."""
+    """Whether the jobs differ in their recipes, which only Hydra's own sweeper is made for."""
     if _sweeping is None or "recipe" not in _sweeping.defaults:
         return False
     return any(o.key_or_group in KEYS and varies(o) for o in parse(overrides))
@@ -96,6 +105,13 @@ def recipes(command: str, args: Namespace) -> Recipes:
     """The recipes that a command may take by itself."""
     found = folders(args)
     return Recipes(found, defaults(found, args.config_name or command))
+
+
+def completed(command: str, words: list[str]) -> list[str]:
+    """The words of an unfinished line, with the recipe of those before the last one."""
+    *before, last = words
+    args = Namespace(config_dir=None, config_name=None)
+    return [*recipes(command, args).added(before), last]
 
 
 def parse(overrides: Sequence[str]) -> list[Override]:
@@ -111,4 +127,3 @@ def varies(override: Override) -> bool:
 
 
 _sweeping: Recipes | None = None  # what gives the jobs of the running sweep their recipes
-BasicSweeper.split_arguments = staticmethod(split)

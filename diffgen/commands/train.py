@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from diffgen import __version__
-from diffgen.cli.job_dir import move_in
+from diffgen.cli.job_dir import continue_in
 from diffgen.commands.data_dependent import followed, range_of, resolved, waiting
 from diffgen.commands.resume import resumed
 from diffgen.config.build import build, typed
@@ -53,7 +53,7 @@ def train(cfg: DictConfig) -> None:
         config = resolved(config, images)
     if config["resume"]:
         config, folder, checkpoint = resumed(config, job.overrides.task, folder)
-        move_in(folder)
+        continue_in(folder)
     Run(config, folder).fit(checkpoint, images)
     print(folder)
 

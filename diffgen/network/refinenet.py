@@ -20,7 +20,8 @@ class RefineNet(nn.Module):
     A RefineNet with InstanceNorm++ and 5 x 5 max pooling. It is never told the noise level: its
     output, divided by sigma outside, is the score (technique 3). `depth` is the paper's network
     for 32 to 64 pixels (standard), 96 to 128 (deeper) or 256 (deepest), auto that for `size`;
-    `width` the channels of the first stage. With classes, a label shifts the gains and offsets of every norm.
+    `width` the channels of the first stage. With classes, a label shifts the gains and offsets of
+    every norm.
     """
 
     def __init__(
