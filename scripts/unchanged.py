@@ -65,9 +65,9 @@ RENAMED: dict[str, str] = {}
 
 def diffgen(*words: str) -> str:
     """What the command prints, run in this process."""
-    found: Any = importlib.import_module("diffgen.cli.main")
-    if not hasattr(found, "main") or not callable(found.main):
-        found = importlib.import_module("diffgen.cli.main.main")
+    found: Any = importlib.import_module("diffgen.cli")
+    if not callable(getattr(found, "main", None)):
+        found = importlib.import_module("diffgen.cli.main")
     printed = io.StringIO()
     with redirect_stdout(printed):
         status = found.main(list(words))
@@ -145,7 +145,7 @@ def recipes() -> dict[str, Any]:
     """The resolved values of every recipe, flattened."""
     package = Path(importlib.import_module("diffgen").__file__ or "").parent
     folders = package / "configs", package.parent / "configs"
-    names = sorted(p.stem for f in folders for p in (f / "recipe").glob("*.yaml"))
+    names = sorted(p.stem for f in folders for p in (f / "recipe").glob("*_*.yaml"))
     found = {}
     for name in names:
         model, _, dataset = name.partition("_")

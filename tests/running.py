@@ -5,6 +5,7 @@ import io
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_dir
 
+from diffgen.cli.config_files import config_dir
 from diffgen.cli.main import main
-from diffgen.cli.paths import config_dir
+from diffgen.cli.recipe import recipes
 from diffgen.config.schema import check
 from diffgen.runtime.ranks import register
 
@@ -87,8 +89,9 @@ def worked(done: Done) -> Done:
 def settings(command: str, *overrides: str) -> dict[str, Any]:
     """The configuration that a command would run with, plain data."""
     register()
+    words = recipes(command, Namespace(config_dir=None, config_name=None)).added(overrides)
     with initialize_config_dir(version_base="1.3", config_dir=config_dir()):
-        return check(command, compose(command, overrides=list(overrides)))
+        return check(command, compose(command, overrides=words))
 
 
 def contents(path: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from diffgen.config.objective import objective_of
 from running import here, settings
 
-from diffgen.cli.paths import config_dir
+from diffgen.cli.config_files import config_dir
 from diffgen.commands.data_dependent import waiting
 from diffgen.commands.preflight import train as preflight
 from diffgen.config.build import build, typed

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from running import ended, here, settings, there, worked
 
-from diffgen.cli.paths import config_dir
+from diffgen.cli.config_files import config_dir
 from diffgen.config.recipe import ModelSettings, spacing_of
 from diffgen.runs.cell import Cell
 from diffgen.sampler.ddim import DDIM

@@ -34,15 +34,10 @@ def refuse(message: str) -> NoReturn:
 
 
 def check(override: str) -> str:
-    """The override, if it sets something and names no recipe.
-
-    Recipes apply by themselves, and Hydra passes over a missing optional one in silence.
-    """
-    key, equals, value = override.partition("=")
+    """The override, if it sets something."""
+    key, equals, _ = override.partition("=")
     if not equals and not key.startswith("~"):
         refuse(f"{override!r} sets nothing; write {override}=VALUE")
-    if key == "recipe" and value != "none":
-        refuse("recipe= takes only none; the recipe of a model and a dataset applies by itself")
     return override
 
 

@@ -13,8 +13,8 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from diffgen.cli.config_files import config_dir, searched
 from diffgen.cli.job import JobFailed
-from diffgen.cli.paths import config_dir, searched
 from diffgen.cli.suggest import near
 from diffgen.errors import UsageError
 

@@ -8,7 +8,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from omegaconf import DictConfig, OmegaConf
 
-from diffgen.cli.paths import config_dir, searched
+from diffgen.cli.config_files import config_dir, searched
 from diffgen.cli.registry import Command
 
 TEXT = """\
@@ -49,8 +49,8 @@ def text(command: Command, args: Namespace) -> str:
 
 
 def is_offered(group: str) -> bool:
-    """Recipes apply by themselves; Hydra's own groups have their own help."""
-    return not group.startswith(("hydra/", "recipe"))
+    """Hydra's own groups have their own help."""
+    return not group.startswith("hydra/")
 
 
 def row(group: str, made: str) -> str:

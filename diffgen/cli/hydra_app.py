@@ -11,12 +11,12 @@ from types import FrameType
 
 import hydra
 
-from diffgen.cli import preflight_callback as guard
+from diffgen.cli import preflight_callback
 from diffgen.cli.argv import parse
+from diffgen.cli.config_files import config_dir
 from diffgen.cli.help import text
-from diffgen.cli.hydra_bypass import Past
-from diffgen.cli.job import Job, full_error
-from diffgen.cli.paths import config_dir
+from diffgen.cli.job import Job, PastHydra, full_error
+from diffgen.cli.recipe import recipe_per_job, recipes
 from diffgen.cli.registry import Command, imported
 from diffgen.runtime.ranks import rank, register
 
@@ -24,15 +24,24 @@ from diffgen.runtime.ranks import rank, register
 def run(command: Command, words: list[str]) -> int:
     """Exit status of a composed command with the words after its name."""
     args, words = parse(words)
+    found = recipes(command.name, args)
+    named = list(args.overrides)
+    args.overrides, words = found.added(named), [*words, *found.of(named)]
     asked = os.environ.get("HYDRA_FULL_ERROR")
-    job = Job(command, again(args), asked)
+    job = Job(command, config_flags(args), asked)
     try:
         # With it, Hydra raises what went wrong instead of printing pages and exiting.
-        with full_error("1"), arguments([sys.argv[0], *words]), terminable(), voiced():
+        with (
+            full_error("1"),
+            sys_argv([sys.argv[0], *words]),
+            sigterm_exits(),
+            first_rank_prints(),
+        ):
             if args.help:
                 print(text(command, args))
             else:
-                compose(command, job)
+                with recipe_per_job(found, named):
+                    compose(command, job)
     except SystemExit as stop:
         # Lightning answers Ctrl-C with an exit status of its own.
         if isinstance(stop.__context__, KeyboardInterrupt):
@@ -40,11 +49,11 @@ def run(command: Command, words: list[str]) -> int:
         raise
     except BrokenPipeError:
         raise
-    except (Exception, Past) as carried:
-        error = carried.__cause__ if isinstance(carried, Past) else carried
+    except (Exception, PastHydra) as carried:
+        error = carried.__cause__ if isinstance(carried, PastHydra) else carried
         if asked == "1" or not isinstance(error, Exception):
             raise
-        return tell(error, command.name, args)
+        return report(error, command.name, args)
     return 0
 
 
@@ -55,7 +64,7 @@ def compose(command: Command, job: Job) -> None:
     """
     register()
     decorate = hydra.main(version_base="1.3", config_path=config_dir(), config_name=command.name)
-    guard.SWEEPS.clear()
+    preflight_callback.SWEEPS.clear()
     try:
         decorate(job)()
     except BaseException:
@@ -70,12 +79,12 @@ def compose(command: Command, job: Job) -> None:
 def finish(command: Command) -> None:
     """Hands the folders of the sweeps that ran to the command, on one rank."""
     if command.finish and rank() == 0:
-        for folder in guard.SWEEPS:
+        for folder in preflight_callback.SWEEPS:
             imported(command.finish)(folder)
 
 
-def tell(error: Exception, command: str, args: Namespace) -> int:
-    """Prints an error as one line and returns the exit status that it stands for."""
+def report(error: Exception, command: str, args: Namespace) -> int:
+    """Print an error as one line and return its exit status."""
     from diffgen.cli.error_message import explain
 
     status, line = explain(error, command, args)
@@ -83,14 +92,14 @@ def tell(error: Exception, command: str, args: Namespace) -> int:
     return status
 
 
-def again(args: Namespace) -> list[str]:
+def config_flags(args: Namespace) -> list[str]:
     """The flags that say where configs are looked for, for processes that compose them again."""
     given = (("--config-dir", args.config_dir), ("--config-name", args.config_name))
     return [word for flag, value in given if value for word in (flag, value)]
 
 
 @contextmanager
-def arguments(words: list[str]) -> Iterator[None]:
+def sys_argv(words: list[str]) -> Iterator[None]:
     """Lets Hydra, which reads sys.argv, see these words."""
     before, sys.argv = sys.argv, words
     try:
@@ -100,17 +109,17 @@ def arguments(words: list[str]) -> Iterator[None]:
 
 
 @contextmanager
-def voiced() -> Iterator[None]:
-    """Takes standard output away from all processes of a run but the first."""
+def first_rank_prints() -> Iterator[None]:
+    """Discards the standard output of all processes of a run but the first."""
     if rank() == 0:
         yield
         return
-    with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+    with open(os.devnull, "w") as discarded, redirect_stdout(discarded):
         yield
 
 
 @contextmanager
-def terminable() -> Iterator[None]:
+def sigterm_exits() -> Iterator[None]:
     """Makes SIGTERM end this process in order, with exit status 143."""
     if threading.current_thread() is not threading.main_thread():
         yield

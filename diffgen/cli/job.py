@@ -1,7 +1,8 @@
-"""What Hydra calls for one job of a command, in this process or in a launcher's."""
+"""What Hydra calls for one job of a command, in this process or in a launcher's or worker's."""
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +14,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from diffgen.cli.hydra_bypass import Past
-from diffgen.cli.job_dir import leave
+from diffgen.cli.job_dir import remove_job_dir
 from diffgen.cli.registry import Command, imported
-from diffgen.cli.worker import Child
 from diffgen.config.parse import check
 from diffgen.errors import UsageError
 from diffgen.runtime.ranks import register
@@ -24,8 +23,27 @@ from diffgen.runtime.ranks import register
 FAILURES = logging.getLogger("diffgen.failure")  # goes to the run's log file only
 
 
+OWN = re.compile(  # overrides of Hydra that hold for the first process of a job alone
+    r"^[+~]*hydra(\.(mode|run|sweep|launcher|sweeper|output_subdir|job\.name)|/(launcher|sweeper))"
+)
+
+
 class JobFailed(Exception):
     """One line about an exception whose traceback is in the run's log."""
+
+
+class PastHydra(BaseException):
+    """Carries its cause out of Hydra, which makes a warning of an Exception in a callback and
+    reports one of a single job in words of its own."""
+
+
+@contextmanager
+def errors_past_hydra() -> Iterator[None]:
+    """Lets every error through Hydra."""
+    try:
+        yield
+    except Exception as error:
+        raise PastHydra from error
 
 
 @dataclass
@@ -60,9 +78,9 @@ class Job:
             cause, error = error, JobFailed(describe(error))
             error.__cause__ = cause
         else:
-            leave()
+            remove_job_dir()
         if HydraConfig.get().mode != RunMode.MULTIRUN:
-            raise Past from error
+            raise PastHydra from error
         print(f"diffgen: job {HydraConfig.get().job.num}: {error}", file=sys.stderr)
         raise error
 
@@ -71,9 +89,32 @@ class Job:
         from diffgen.runtime.launch import isolated, relaunch
 
         if several(config):
-            relaunch(Child(self.command.name, self.flags))
+            relaunch(WorkerCommand(self.command.name, self.flags))
         with isolated():
             return imported(self.command.task)(settings)
+
+
+@dataclass(frozen=True)
+class WorkerCommand:
+    """Called with a local rank, returns the command line and the working folder of its process.
+
+    The process runs exactly this job of a sweep, in the job's own output folder.
+    """
+
+    command: str
+    flags: list[str]
+
+    def __call__(self, local_rank: int) -> tuple[list[str], str]:
+        job = HydraConfig.get()
+        folder = job.runtime.output_dir.replace("\\", "\\\\").replace("'", "\\'")
+        return [
+            *(sys.executable, "-m", "diffgen", self.command, *self.flags),
+            *job.overrides.task,
+            *(override for override in job.overrides.hydra if not OWN.match(override)),
+            f"hydra.run.dir='{folder}'",
+            f"hydra.job.name={job.job.name}-rank{local_rank}",
+            "hydra.output_subdir=null",
+        ], job.runtime.cwd
 
 
 def several(config: DictConfig) -> bool:

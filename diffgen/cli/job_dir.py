@@ -11,7 +11,7 @@ from hydra.types import RunMode
 from omegaconf import read_write
 
 
-def move_in(folder: Path) -> None:
+def continue_in(folder: Path) -> None:
     """Lets the job's log go on in `folder`, and removes the folder that Hydra made for the job.
 
     A job of a sweep stays in its own.
@@ -29,7 +29,7 @@ def move_in(folder: Path) -> None:
     _remove(made, job.job.name)
 
 
-def leave() -> None:
+def remove_job_dir() -> None:
     """Removes the folder that Hydra made for a refused job, unless something was put into it."""
     job: Any = HydraConfig.get()
     made, log = Path(job.runtime.output_dir), f"{job.job.name}.log"

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from diffgen import __version__
-from diffgen.cli.registry import COMMANDS, usage
+from diffgen.cli.registry import COMMANDS, Command, imported, usage
 from diffgen.cli.suggest import near
 from diffgen.errors import UsageError
 
@@ -30,15 +30,39 @@ def answer(words: list[str]) -> int:
     """Runs one command line, given without the program's name."""
     first, rest = (words[0], words[1:]) if words else ("help", [])
     if first in COMMANDS:
-        return COMMANDS[first].run(rest)
+        return run(COMMANDS[first], rest)
     if first in ("-h", "--help", "help"):
         print(usage())
     elif first == "--version":
         print("diffgen", __version__)
     elif first in ("-sc", "--shell-completion"):
-        from diffgen.cli.completion import complete
-
         return complete(rest)
     else:
         raise UsageError(f"no command {first!r}{near(first, COMMANDS, COMMANDS)}")
+    return 0
+
+
+def run(command: Command, words: list[str]) -> int:
+    """Exit status of a command with the words after its name."""
+    if not command.composed:
+        return imported(command.task)(words) or 0
+    from diffgen.cli import hydra_app
+
+    return hydra_app.run(command, words)
+
+
+def complete(words: list[str]) -> int:
+    """Answers `diffgen -sc install=SHELL` and the queries of the script which that prints."""
+    if not any(word.startswith("query=") for word in words):
+        return run(COMMANDS["train"], ["-sc", *words])
+    line = os.environ.get("COMP_LINE", "")
+    program, *typed = [*line.split(), *([""] if line.endswith(" ") or not line else [])]
+    if len(typed) > 1 and typed[0] in COMMANDS and COMMANDS[typed[0]].composed:
+        from diffgen.cli.recipe import completed
+
+        # Hydra's completion knows a program and its overrides, but no commands and no recipes.
+        os.environ["COMP_LINE"] = " ".join([program, *completed(typed[0], typed[1:])])
+        return run(COMMANDS[typed[0]], ["-sc", *words])
+    if len(typed) < 2:
+        print(" ".join(name for name in COMMANDS if name.startswith("".join(typed))))
     return 0

@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from diffgen.cli.hydra_bypass import past
+from diffgen.cli.job import errors_past_hydra
+from diffgen.cli.recipe import SPLIT, job_with_recipe, needs_own_sweeper, parse
 from diffgen.cli.registry import COMMANDS, imported
 from diffgen.config.parse import check
 from diffgen.errors import UsageError
@@ -17,21 +16,30 @@ from diffgen.errors import UsageError
 SWEEPS: list[Path] = []
 
 
-class Guard(Callback):
+class Preflight(Callback):
     """Checks one command's config, and notes the folder of each sweep that starts."""
 
     def __init__(self, command: str) -> None:
         self.command = command
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
-        with past():
+        with errors_past_hydra():
             check(self.command, config)
             make(config.hydra.run.dir, config.runs)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         loader = GlobalHydra.instance().config_loader()
-        jobs = covering(list(config.hydra.overrides.task))
-        with past():
+        overrides = list(config.hydra.overrides.task)
+        jobs = [job_with_recipe(job) for job in covering(overrides)]
+        with errors_past_hydra():
+            if (
+                needs_own_sweeper(overrides)
+                and "BasicSweeper" not in config.hydra.sweeper._target_
+            ):
+                raise UsageError(
+                    "this sweeper gives its jobs one recipe, but the models or data sets differ; "
+                    "name it, as recipe=none"
+                )
             configs = [check(self.command, loader.load_sweep_config(config, job)) for job in jobs]
             if preflight := COMMANDS[self.command].preflight:
                 for plain in configs:
@@ -53,9 +61,8 @@ def make(folder: str, runs: str) -> None:
 def covering(overrides: list[str]) -> list[list[str]]:
     """Few jobs of a sweep, in which each of its values stands at least once.
 
-    Root values are judged one by one, so that a product of lists needs no more than the longest.
+    Root values are checked one by one, so that a product of lists needs no more than the longest.
     """
-    parsed = OverridesParser.create().parse_overrides(overrides)
-    columns = [BasicSweeper.split_arguments([override], None)[0] for override in parsed]
+    columns = [SPLIT([override], None)[0] for override in parse(overrides)]
     longest = max(map(len, columns), default=1)
     return [[column[row % len(column)][0] for column in columns] for row in range(longest)]

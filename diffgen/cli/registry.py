@@ -24,14 +24,6 @@ class Command:
     preflight: str | None = None
     finish: str | None = None
 
-    def run(self, words: list[str]) -> int:
-        """Exit status of this command with the words after its name."""
-        if not self.composed:
-            return imported(self.task)(words) or 0
-        from diffgen.cli.hydra_app import run
-
-        return run(self, words)
-
 
 def imported(path: str) -> Callable[..., Any]:
     """The function named "module:function"."""
@@ -50,7 +42,7 @@ COMMANDS = {
         ),
         Command(
             "explain",
-            "tell what a training would be: levels, steps, parameters, doubts, costs",
+            "show what a training would be: levels, steps, parameters, warnings, costs",
             "diffgen.commands.explain.command:explain",
             preflight="diffgen.commands.preflight:train",
         ),
@@ -93,7 +85,7 @@ def usage() -> str:
             "",
             *rows,
             "",
-            "diffgen COMMAND --help      its choices and every key with its value",
+            "diffgen COMMAND --help      its choices and its keys, each explained",
             "diffgen COMMAND --cfg job   the config that these words would run",
             "diffgen COMMAND -m k=a,b    a sweep over all combinations",
             "diffgen --version",

@@ -9,7 +9,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 
 from diffgen import __version__
-from diffgen.cli.job_dir import move_in
+from diffgen.cli.job_dir import continue_in
 from diffgen.commands.data_dependent import followed, range_of, resolved
 from diffgen.commands.resume import resumed
 from diffgen.config.recipe import DenoiserRecipe
@@ -42,7 +42,7 @@ def train(settings: Train) -> None:
         settings = resolved(settings, images)
     if settings.resume:
         settings, folder, checkpoint = resumed(settings, job.overrides.task, folder)
-        move_in(folder)
+        continue_in(folder)
     Run(settings, folder).fit(checkpoint, images)
     print(folder)
 

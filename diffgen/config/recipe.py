@@ -151,7 +151,9 @@ class DenoiserRecipe(Recipe):
         return self.prediction.build()
 
     def raw_network(self, shape: Shape, num_classes: int) -> nn.Module:
-        return self._network(self.schedule.build(), shape, num_classes)
+        with torch.device("cpu"):  # also where the network is only counted, on the meta device
+            schedule = self.schedule.build()
+        return self._network(schedule, shape, num_classes)
 
     def denoiser(self, shape: Shape, num_classes: int) -> Preconditioned:
         """The denoiser for images of `shape` (C, H, W), its weights untrained."""

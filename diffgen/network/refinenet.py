@@ -19,8 +19,9 @@ class RefineNet(nn.Module):
 
     A RefineNet with InstanceNorm++ and 5 x 5 max pooling. It is never told the noise level: its
     output, divided by sigma outside, is the score (technique 3). `depth` is the paper's network
-    for 32 to 64 pixels (standard), 96 to 128 (deeper) or 256 (deepest); `width` the channels of
-    the first stage. With classes, a label shifts the gains and offsets of every norm.
+    for 32 to 64 pixels (standard), 96 to 128 (deeper) or 256 (deepest), auto that for `size`;
+    `width` the channels of the first stage. With classes, a label shifts the gains and offsets of
+    every norm.
     """
 
     def __init__(
@@ -31,16 +32,22 @@ class RefineNet(nn.Module):
         num_classes: NonNegativeInt = 0,
         out_channels: PositiveInt | None = None,
         width: Annotated[int, Field(ge=2)] = 128,
-        depth: Literal["standard", "deeper", "deepest"] = "standard",
+        depth: Literal["auto", "standard", "deeper", "deepest"] = "auto",
     ) -> None:
         super().__init__()
         self.channels, self.size, self.num_classes = channels, size, num_classes
         self.out_channels = out_channels or channels
         norm = partial(InstanceNormPlus, num_classes=num_classes)
         style = RefineStyle(norm, lambda _: Unnormalised(), nn.MaxPool2d)
-        self.body = RefineBody(channels, size, self.out_channels, width, DEPTHS[depth], style)
+        stages = DEPTHS[depth_for(size) if depth == "auto" else depth]
+        self.body = RefineBody(channels, size, self.out_channels, width, stages, style)
 
     def forward(
         self, x: Tensor, told: Tensor | None = None, label: Tensor | None = None
     ) -> Tensor:
         return self.body(x, Given(label=known_label(label, self.num_classes, x)))
+
+
+def depth_for(size: int) -> str:
+    """The paper's depth for images of so many pixels a side."""
+    return "standard" if size <= 64 else "deeper" if size <= 128 else "deepest"

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from diffgen.config.build import nearest
 from diffgen.config.recipe import ModelSettings
 from diffgen.dataset.pixels import Range
 from diffgen.denoiser.base import Clipped, Denoiser, Thresholded
-from diffgen.errors import UsageError, nearest
+from diffgen.errors import UsageError
 from diffgen.sampler import Sampler
 from diffgen.sampler.start import STARTS, Start
 from diffgen.schedule import Schedule

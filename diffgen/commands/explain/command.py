@@ -40,11 +40,9 @@ def explain(settings: Explain) -> None:
 
 
 def applied() -> str | None:
-    """The recipe that stands in the configuration, None where its file does not exist."""
-    job = HydraConfig.get()
-    name = f"recipe/{job.runtime.choices.get('recipe')}.yaml"
-    folders = (s.path for s in job.runtime.config_sources if s.schema == "file")
-    return name if any((Path(folder) / name).is_file() for folder in folders) else None
+    """The recipe that stands in the configuration, None without one."""
+    choice = HydraConfig.get().runtime.choices.get("recipe")
+    return None if choice in (None, "none") else f"recipe/{choice}.yaml"
 
 
 def cost(settings: Explain, data: Data) -> Cost:

@@ -88,8 +88,8 @@ def sampling(way: Way) -> Rows:
             ("technique 4", f"a level leaves {m.left:.4f} of its variance; {best}"),
         ]
     words = [f"sampler={way.name}", *(f"sampler.{k}={_word(v)}" for k, v in _told(way).items())]
-    by_hand = " ".join(["diffgen sample", *words])
-    return [*rows, ("from a checkpoint", "diffgen sample sampler=own"), ("the same by hand", by_hand)]
+    rows.append(("from a checkpoint", "diffgen sample sampler=own"))
+    return [*rows, ("the same by hand", " ".join(["diffgen sample", *words]))]
 
 
 def cost(cost: Cost, way: Way | None, num_samples: int) -> Rows:
