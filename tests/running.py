@@ -16,7 +16,8 @@ from hydra import compose, initialize_config_dir
 from diffgen.cli.config_files import config_dir
 from diffgen.cli.main import main
 from diffgen.cli.recipe import recipes
-from diffgen.config.schema import check
+from diffgen.config.build import find, names
+from diffgen.config.parse import check
 from diffgen.runtime.ranks import register
 
 NETWORK = (
@@ -88,6 +89,16 @@ def worked(done: Done) -> Done:
 
 def settings(command: str, *overrides: str) -> dict[str, Any]:
     """The configuration that a command would run with, plain data."""
+    return tree(command, *overrides).plain
+
+
+def classes(room: str) -> dict[str, type]:
+    """The classes of a room by the names of its choices."""
+    return {name: find(room, name) for name in names(room)}
+
+
+def tree(command: str, *overrides: str) -> Any:
+    """The settings that a command would run with."""
     register()
     words = recipes(command, Namespace(config_dir=None, config_name=None)).added(overrides)
     with initialize_config_dir(version_base="1.3", config_dir=config_dir()):

@@ -12,7 +12,7 @@ import torch
 from running import assert_same, contents, here
 
 from diffgen import load
-from diffgen.config.recipe import denoiser_of
+from diffgen.config.recipe import recipe_of
 from diffgen.errors import UsageError
 from diffgen.runs import checkpoint
 from diffgen.runs.checkpoint_format import seal
@@ -212,7 +212,7 @@ RECIPES = {
     "path": ("network", {"name": "../cli"}, "no network=../cli"),
     "unknown key": ("schedule", {"name": "linear", "betamax": 1}, "did you mean beta_max"),
     "text": ("schedule", {"name": "linear", "levels": "${oc.env:HOME}"}, "schedule.levels="),
-    "model": ("model", {"name": "ddpm", "prediction": "noise"}, "model.prediction=noise"),
+    "prediction": ("prediction", {"name": "noise"}, "no prediction=noise"),
 }
 
 
@@ -228,7 +228,7 @@ def test_a_recipe_selects_no_code(key, value, answer, good, tmp_path):
 
 def test_another_packages_class_needs_trust(good):
     recipe = {**checkpoint.load(good).recipe, "network": {"name": "torch.nn:Flatten"}}
-    network = denoiser_of(recipe, (1, 8, 8), 10, trust=["torch.nn:Flatten"]).network
+    network = recipe_of(recipe, trust=["torch.nn:Flatten"]).denoiser((1, 8, 8), 10).network
     assert isinstance(network, torch.nn.Flatten)
 
 

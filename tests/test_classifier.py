@@ -20,7 +20,7 @@ from diffgen.denoiser.noise_input import level, nothing
 from diffgen.denoiser.noisy_classifier import NoisyClassifier
 from diffgen.runs import checkpoint
 from diffgen.sampler import SeededNoise
-from diffgen.sampling.plan import Request
+from diffgen.sampling.request import request_of
 from diffgen.schedule.geometric import Geometric
 from diffgen.schedule.linear import Linear
 from diffgen.training.classifier_loss import ClassifierLoss
@@ -202,7 +202,7 @@ def test_it_makes_no_images(classifier, tmp_path):
 def drawn(run: Path, *words: str, count: int = 20, batch: int = 20) -> tuple[Tensor, list[int]]:
     """Images of 3 steps, and the rows that each network evaluated."""
     told = (f"checkpoint={run}", "steps=3", f"num_samples={count}", *words)
-    task, counters = Request(settings("sample", *told)).task(CPU)
+    task, counters = request_of(tree("sample", *told)).task(CPU)
     images = torch.cat([task(part.tolist(), CPU) for part in torch.arange(count).split(batch)])
     return images, [counter.rows for counter in counters]
 
@@ -270,8 +270,7 @@ def test_it_composes_with_classifier_free_guidance(ddpm, unlabelled, classifier)
     assert rows == [60, 60]
     assert not torch.equal(without, drawn(ddpm, *by(classifier, 2))[0])
     assert not torch.equal(without, plain)
-    guides = Request(
-        settings("sample", f"checkpoint={ddpm}", *by(classifier, 2), f"{beneath}-1")
+    guides = request_of(tree("sample", f"checkpoint={ddpm}", *by(classifier, 2), f"{beneath}-1")
     ).guides
     assert guides.name == f"classifier by {classifier.name} at 240, classifier_free -1"
     done = here(ddpm, "sample", f"checkpoint={unlabelled}", *by(classifier, 2), f"{beneath}1")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from diffgen.denoiser import Clipped, Denoiser, Preconditioned
 from diffgen.denoiser.base import Thresholded
 from diffgen.denoiser.noise_input import level, log_sigma, nothing
-from diffgen.denoiser.prediction import SCALINGS, Edm, Score
+from diffgen.denoiser.prediction import Edm, Score
 from diffgen.schedule.edm import EDM
 from diffgen.schedule.geometric import Geometric
 from diffgen.schedule.linear import Linear
@@ -101,19 +101,19 @@ def clock(schedule: object, t: Tensor) -> Tensor:
 
 
 @EVERY
-@pytest.mark.parametrize("kind", SCALINGS)
+@pytest.mark.parametrize("kind", classes("prediction"))
 def test_every_prediction_is_the_same_denoiser(kind, schedule):
     exact = Gaussian(schedule, covariance(), 0.2)
-    scaling = Edm(SD) if kind == "edm" else SCALINGS[kind]()
+    scaling = Edm(SD) if kind == "edm" else classes("prediction")[kind]()
     found = Preconditioned(Perfect(exact, kind), schedule, scaling, clock)(noisy(), T)
     torch.testing.assert_close(found, exact(noisy(), T), atol=1e-7, rtol=1e-7)
 
 
 @EVERY
-@pytest.mark.parametrize("kind", SCALINGS)
+@pytest.mark.parametrize("kind", classes("prediction"))
 def test_the_target_gives_back_the_image(kind, schedule):
     """skip x_t + out (a x0 + b eps) = x0, whatever x0 and eps are."""
-    scaling = SCALINGS[kind]()
+    scaling = classes("prediction")[kind]()
     alpha, sigma = schedule.alpha(T), schedule.sigma(T)
     (skip, out, _), (a, b) = scaling(alpha, sigma), scaling.target(alpha, sigma)
     torch.testing.assert_close(skip * alpha + out * a, torch.ones(4).double(), atol=1e-9, rtol=0)

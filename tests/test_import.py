@@ -13,7 +13,7 @@ from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from test_interop import CIFAR10, shaken
 from torch import Tensor, nn
 
-from diffgen.config.recipe import denoiser_of
+from diffgen.config.recipe import recipe_of
 from diffgen.errors import UsageError
 from diffgen.interop.convert import convert
 from diffgen.interop.ddim import ddim_names
@@ -74,7 +74,7 @@ def test_ncsnv2(tmp_path: Path) -> None:
     assert found.recipe["schedule"] == ladder
     assert found.recipe["dataset"] == {"name": "celeba", "size": 16, "crop": "ncsn"}
     assert found.recipe["ema"]["average"]["decay"] == 0.999
-    denoiser = denoiser_of(found.recipe, found.shape, 0)
+    denoiser = recipe_of(found.recipe).denoiser(found.shape, 0)
     for weights, source in ((found.raw, network), (found.ema, average)):
         denoiser.network.load_state_dict(weights)
         x = images(3, 16)
@@ -94,7 +94,7 @@ def test_ncsn_label_0_is_the_largest_sigma(tmp_path: Path) -> None:
         "sigma_min": 0.01,
         "levels": 4,
     }
-    denoiser = denoiser_of(found.recipe, found.shape, 0)
+    denoiser = recipe_of(found.recipe).denoiser(found.shape, 0)
     denoiser.network.load_state_dict(found.raw)
     x, t = images(1, 28), torch.tensor([1.0, 0.25], dtype=torch.float64)
     # Without gains and offsets of the last norm, the output is the last convolution's bias.
@@ -118,7 +118,7 @@ def test_ddim(tmp_path: Path, converted: bool) -> None:
     found = convert("ddim", path)
     assert (found.shape, found.step) == ((3, 32, 32), 0 if converted else 9)
     assert found.recipe["network"]["attention"] == [16]
-    denoiser = denoiser_of(found.recipe, found.shape, 0)
+    denoiser = recipe_of(found.recipe).denoiser(found.shape, 0)
     denoiser.network.load_state_dict(found.raw if converted else found.ema)
     x, told = images(3, 32), torch.tensor([0.0, 999.0])
     assert torch.equal(denoiser.network(x, told), network(x, told))
@@ -135,7 +135,7 @@ def test_ddpm_of_diffusers(tmp_path: Path, safe: bool) -> None:
     found = convert("ddpm-diffusers", tmp_path)
     assert found.recipe["schedule"]["levels"] == 500
     assert found.recipe["schedule"]["beta_max"] == 0.03
-    denoiser = denoiser_of(found.recipe, found.shape, 0)
+    denoiser = recipe_of(found.recipe).denoiser(found.shape, 0)
     denoiser.network.load_state_dict(found.raw)
     x, level = images(3, 32), torch.tensor([3, 499])
     expected = other(x, level).sample

@@ -15,7 +15,6 @@ from diffgen.denoiser.base import Clipped, Preconditioned, match
 from diffgen.denoiser.evaluations import FixedShape, RowCount
 from diffgen.denoiser.learned_variance import between, estimate
 from diffgen.denoiser.noise_input import TOLD
-from diffgen.denoiser.prediction import SCALINGS
 from diffgen.guidance.classifier_free import ClassifierFree
 from diffgen.sampler.base import VARIANCES, posterior_mean, posterior_variance
 from diffgen.sampler.ddpm import DDPM
@@ -52,7 +51,7 @@ class Silent(Telling):
 
 
 def denoiser_of(schedule, said=0.3, kind=Telling, prediction="eps"):
-    scaling = SCALINGS[prediction]()
+    scaling = classes("prediction")[prediction]()
     return Preconditioned(kind(said), schedule, scaling, TOLD["nothing"], kind is Telling)
 
 

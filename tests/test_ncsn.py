@@ -179,7 +179,7 @@ def test_measured_settings_become_numbers_that_need_no_data(tmp_path):
     top = build("schedule", found["schedule"]).sigma(torch.tensor(1.0)).item()
     assert top == pytest.approx(4.81372, rel=1e-12)
     assert resolved(found) is found
-    denoiser_of(found, (1, 8, 8), 0)
+    recipe_of(found).denoiser((1, 8, 8), 0)
 
 
 @pytest.mark.parametrize(("name", "factor"), [("unit", 1.0), ("symmetric", 2.0)])
@@ -246,7 +246,7 @@ def test_sigma_data_is_the_deviation_in_the_models_range(tmp_path):
     found = resolved(config, images)["model"]["sigma_data"]
     seen = RANGES["symmetric"].to_model(images.pixels)
     assert found == pytest.approx(seen.double().std().item(), rel=1e-4)
-    assert denoiser_of(resolved(config, images), (1, 8, 8), 0).scaling.sigma_data == found
+    assert recipe_of(resolved(config, images)).denoiser((1, 8, 8), 0).scaling.sigma_data == found
 
 
 V1 = ModelSettings(name="ncsn", prediction="raw_score", told="index", range="unit")
@@ -280,4 +280,4 @@ def test_a_network_of_ten_levels_refuses_others(spacing, steps, words):
 def test_levels_by_index_need_levels():
     recipe = wanting("", model={"told": "index"}) | {"schedule": {"name": "ve"}}
     with pytest.raises(UsageError, match="schedule of levels"):
-        denoiser_of(recipe, (1, 8, 8), 0)
+        recipe_of(recipe).denoiser((1, 8, 8), 0)

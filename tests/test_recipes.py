@@ -6,7 +6,6 @@ from typing import Any, cast
 
 import pytest
 import torch
-from diffgen.config.objective import objective_of
 from running import here, settings
 
 from diffgen.cli.config_files import config_dir
@@ -427,7 +426,7 @@ def test_at_pure_noise_a_prediction_is_finite_or_refused(prediction, told, sched
         with pytest.raises(
             UsageError, match=r"schedule\.zero_snr=true .* model\.prediction=v or x0"
         ):
-            denoiser_of(recipe, (1, 8, 8), 0)
+            recipe_of(recipe).denoiser((1, 8, 8), 0)
         return
     loss = cast(Loss, objective_of(recipe, (1, 8, 8), 0))
     last = torch.ones(4, dtype=torch.float64)

@@ -20,7 +20,7 @@ from diffgen.sampler.ddim import DDIM
 from diffgen.sampler.unipc import UniPC
 from diffgen.sampling import report as publish
 from diffgen.sampling.evaluator import say_once
-from diffgen.sampling.plan import Request
+from diffgen.sampling.request import request_of
 from diffgen.schedule.geometric import Geometric
 from diffgen.task.generate import Generate
 
@@ -41,7 +41,7 @@ def sample(folder: Path, run: Path, *words: str) -> Path:
 
 
 def request(run: Path, *words: str) -> Request:
-    return Request(settings("sample", f"checkpoint={run}", *words))
+    return request_of(tree("sample", f"checkpoint={run}", *words))
 
 
 def drawn(run: Path, batch_size: int, *words: str, count: int = 64) -> torch.Tensor:

@@ -37,7 +37,7 @@ from diffgen.sampler.rk45 import RK45
 from diffgen.sampler.start import STARTS
 from diffgen.sampler.unipc import UniPC
 from diffgen.sampling.inputs import CheckpointAlbum
-from diffgen.sampling.plan import Request
+from diffgen.sampling.request import request_of
 from diffgen.schedule import Schedule
 from diffgen.schedule.geometric import Geometric
 from diffgen.schedule.linear import Linear
@@ -776,7 +776,7 @@ def images_of(config: dict[str, Any]) -> tuple[Task, Tensor]:
 )
 def test_a_network_that_is_not_told_starts_on_a_shell(model, sampler, start, request):
     words = f"checkpoint={request.getfixturevalue(model)}", f"sampler={sampler}", "steps=4"
-    asked = Request(settings("sample", *words, "num_samples=3"))
+    asked = request_of(tree("sample", *words, "num_samples=3"))
     assert asked.start == start
     made, _ = asked.task(CPU)
     assert made.start is STARTS[start]

@@ -7,7 +7,6 @@ from typing import get_args, get_type_hints
 
 import pytest
 import torch
-from diffgen.config.objective import objective_of
 from torch import nn
 
 from diffgen.config.recipe import ModelSettings

@@ -10,7 +10,7 @@ import yaml
 from running import Done, here, settings, worked
 
 from diffgen.commands.tune import tell
-from diffgen.sampling.plan import Request
+from diffgen.sampling.request import request_of
 from diffgen.schedule import spacing
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -28,7 +28,7 @@ def sample(folder: Path, run: Path, *words: str) -> Done:
 
 
 def times(run: Path, *words: str) -> torch.Tensor:
-    return Request(settings("sample", f"checkpoint={run}", *SAMPLE, *words)).times
+    return request_of(tree("sample", f"checkpoint={run}", *SAMPLE, *words)).times
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,7 @@ def test_a_sweep_keeps_the_times_of_every_job(swept, run):
     assert ways == {(name, steps) for name in ("ddim", "dpmpp_2m") for steps in (4, 5)}
     for told in kept:
         assert (
-            told["checkpoint"] == Request(settings("sample", f"checkpoint={run}")).checkpoint.hash
+            told["checkpoint"] == request_of(tree("sample", f"checkpoint={run}")).checkpoint.hash
         )
         assert told["nfe"] == told["way"]["steps"]
         assert told["error"].keys() == {*spacing.SPACINGS, "tuned"}
@@ -99,7 +99,7 @@ def test_fresh_noise_is_off_while_times_are_tuned(noisy, still, run, tmp_path):
     kept = Path(worked(here(tmp_path, *command, *FEW)).out.splitlines()[-1])
     for way in (noisy, still):
         assert times(run, *way, "steps=2").tolist() == yaml.safe_load(kept.read_text())["times"]
-    way = Request(settings("sample", f"checkpoint={run}", *SAMPLE, *noisy, "steps=2"))
+    way = request_of(tree("sample", f"checkpoint={run}", *SAMPLE, *noisy, "steps=2"))
     assert way.sampler != way.sampler.still(), "sampling has lost its noise"
     worked(sample(tmp_path, run, *noisy, "steps=2"))
 

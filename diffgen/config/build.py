@@ -11,7 +11,7 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from types import ModuleType
 from typing import Any, get_type_hints
 
@@ -30,10 +30,11 @@ class Choice:
     room: str
     name: str
     settings: Mapping[str, Any]
+    trust: tuple[str, ...] = field(default=(), compare=False)
 
     def build(self, **context: Any) -> Any:
         """The object; `context` holds what only code knows, such as the number of channels."""
-        return build(self.room, self.plain(), **context)
+        return build(self.room, self.plain(), self.trust, **context)
 
     def plain(self) -> dict[str, Any]:
         """As it stands in a configuration."""
@@ -41,24 +42,25 @@ class Choice:
 
     def replaced(self, **settings: Any) -> "Choice":
         """The same class with other settings."""
-        return choice(self.room, {**self.plain(), **settings})
+        return choice(self.room, {**self.plain(), **settings}, self.trust)
 
     def unmeasured(self) -> list[str]:
         """The settings that are null until they are measured in the training set."""
-        keys = getattr(find(self.room, self.name), "measured", ())
+        keys = getattr(find(self.room, self.name, self.trust), "measured", ())
         return [key for key in keys if self.settings.get(key) is None]
 
 
-def choice(room: str, settings: Mapping[str, Any]) -> Choice:
+def choice(room: str, settings: Mapping[str, Any], trust: Collection[str] = ()) -> Choice:
     """The choice that {"name": ..., **settings} describes; UsageError where a value is wrong."""
     given = dict(settings)
     name = given.pop("name", None)
-    cls = find(room, name)
+    cls = find(room, name, trust)
     measured = getattr(cls, "measured", ())
     known = {k: v for k, v in given.items() if v is not None or k not in measured}
     known = _known(cls, room, known, f" for {room}={name}")
     _checked(room, cls, known, partly=True)
-    return Choice(room, str(name), known | {k: None for k in measured if given.get(k) is None})
+    empty = {key: None for key in measured if given.get(key) is None}
+    return Choice(room, str(name), known | empty, tuple(trust))
 
 
 # Rooms whose choices stand in one file.
@@ -114,6 +116,14 @@ def changed(thing: object) -> dict[str, Any]:
         return {}
     settings = {field.name: (getattr(thing, field.name), field.default) for field in fields(thing)}
     return {name: value for name, (value, default) in settings.items() if value != default}
+
+
+def names(room: str) -> list[str]:
+    """The names of a room's choices."""
+    package = importlib.import_module(MODULES.get(room, f"diffgen.{room}"))
+    if not hasattr(package, "__path__"):
+        return list(_classes(package))
+    return [module.name for module in pkgutil.iter_modules(package.__path__)]
 
 
 def find(room: str, name: object, trust: Collection[str] = ()) -> type:

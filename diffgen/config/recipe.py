@@ -4,7 +4,7 @@ A recipe is plain data, the resolved configuration of `diffgen train`; a checkpo
 """
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -235,10 +235,15 @@ class ClassifierRecipe(Recipe):
         return ClassifierLoss(self.classifier(shape, num_classes), times)
 
 
-def recipe_of(plain: Mapping[str, Any]) -> Recipe:
-    """The recipe in a resolved configuration; UsageError where a value of it is wrong."""
-    parts = {key: choice(key, plain[key]) for key in ("schedule", "network", "times")}
+def recipe_of(plain: Mapping[str, Any], trust: Collection[str] = ()) -> Recipe:
+    """The recipe in a resolved configuration; UsageError where a value of it is wrong.
+
+    Classes outside this package need the user's `trust`. Recipes of imported weights, which are not
+    trained, say nothing of times and weighting.
+    """
+    plain = {"times": {"name": "uniform"}, "weighting": {"name": "simple"}, **plain}
+    parts = {key: choice(key, plain[key], trust) for key in ("schedule", "network", "times")}
     if plain["model"].get("name") == "classifier":
         return ClassifierRecipe(**parts, model=typed(ClassifierSettings, "model", plain["model"]))
-    parts |= {key: choice(key, plain[key]) for key in ("prediction", "weighting")}
+    parts |= {key: choice(key, plain[key], trust) for key in ("prediction", "weighting")}
     return DenoiserRecipe(**parts, model=typed(ModelSettings, "model", plain["model"]))

@@ -23,9 +23,10 @@ def ncsn_recipe(state: State, config: Recipe, size: int | None) -> tuple[Recipe,
     model = config.get("model", {})
     levels = len(_known(state, "normalizer.embed.weight"))
     ends = float(model.get("sigma_begin", 1.0)), float(model.get("sigma_end", 0.01))
-    family = {"name": "ncsn", "prediction": "raw_score", "told": "index", "dequantise": True}
+    family = {"name": "ncsn", "told": "index", "dequantise": True}
     network = {"name": "ncsn_refinenet", "width": len(_known(state, "begin_conv.weight"))}
-    recipe = _ncsn_family(family, _geometric(*ends, levels), network, config)
+    schedule = _geometric(*ends, levels)
+    recipe = _ncsn_family(family, "raw_score", schedule, network, config)
     return recipe, _shape(_known(state, "begin_conv.weight"), _size(config, size))
 
 
@@ -36,8 +37,8 @@ def ncsnv2_recipe(state: State, config: Recipe, size: int | None) -> tuple[Recip
         raise UsageError(f"a network of {len(stages)} stages is none of NCSNv2's")
     width = len(_known(state, "begin_conv.weight"))
     network = {"name": "refinenet", "width": width, "depth": DEPTHS[len(stages)]}
-    family = {"name": "ncsnv2", "prediction": "score", "told": "nothing"}
-    recipe = _ncsn_family(family, _ladder(_known(state, "sigmas")), network, config)
+    family = {"name": "ncsnv2", "told": "nothing"}
+    recipe = _ncsn_family(family, "score", _ladder(_known(state, "sigmas")), network, config)
     return recipe, _shape(_known(state, "begin_conv.weight"), _size(config, size))
 
 
@@ -70,14 +71,17 @@ def ddim_recipe(state: State, config: Recipe, size: int | None) -> tuple[Recipe,
 
 def ddpm_recipe(schedule: Recipe, network: Recipe, config: Recipe) -> Recipe:
     """A recipe of DDPM's kind: eps in [-1, 1], told the level."""
-    model = {"name": "ddpm", "prediction": "eps", "told": "level", "range": "symmetric"}
-    parts = {"model": {**model, "clip": True}, "schedule": schedule, "network": network}
-    return parts | _origin(config, "ddim")
+    model = {"name": "ddpm", "told": "level", "range": "symmetric", "clip": True}
+    parts = {"model": model, "prediction": {"name": "eps"}, "schedule": schedule}
+    return parts | {"network": network} | _origin(config, "ddim")
 
 
-def _ncsn_family(family: Recipe, schedule: Recipe, network: Recipe, config: Recipe) -> Recipe:
+def _ncsn_family(
+    family: Recipe, prediction: str, schedule: Recipe, network: Recipe, config: Recipe
+) -> Recipe:
     model = {**family, "range": "unit", "reduction": "sum", "clip": False}
-    return {"model": model, "schedule": schedule, "network": network} | _origin(config, "ncsn")
+    parts = {"model": model, "prediction": {"name": prediction}, "schedule": schedule}
+    return parts | {"network": network} | _origin(config, "ncsn")
 
 
 def _ladder(sigmas: Tensor) -> Recipe:

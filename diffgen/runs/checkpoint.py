@@ -8,6 +8,7 @@ names.
 import functools
 import pickle
 import warnings
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,9 +54,9 @@ class Checkpoint:
             raise UsageError(f"no weights ema={name} in {self.path}{nearest(name, self.states)}")
         return name
 
-    def denoiser_recipe(self) -> DenoiserRecipe:
+    def denoiser_recipe(self, trust: Collection[str] = ()) -> DenoiserRecipe:
         """The recipe of a model that makes images; UsageError where it is none."""
-        recipe = recipe_of(self.recipe)
+        recipe = recipe_of(self.recipe, trust)
         if not isinstance(recipe, DenoiserRecipe):
             raise UsageError(
                 f"{self.path} is a classifier and makes no images: it guides another model by "
@@ -63,9 +64,9 @@ class Checkpoint:
             )
         return recipe
 
-    def denoiser(self, ema: str | None = None) -> Preconditioned:
+    def denoiser(self, ema: str | None = None, trust: Collection[str] = ()) -> Preconditioned:
         """The denoiser with these weights, ready to sample: in eval mode, without gradients."""
-        denoiser = self.denoiser_recipe().denoiser(self.shape, len(self.classes))
+        denoiser = self.denoiser_recipe(trust).denoiser(self.shape, len(self.classes))
         self._fill(denoiser.network, ema)
         return denoiser.eval().requires_grad_(False)
 
