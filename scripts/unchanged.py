@@ -60,7 +60,21 @@ TASKS = {
 SWEEP = ("sampler=ddim,heun", "steps=2,4", "guidance.weight=0,1", "num_samples=40", "seed=1")
 UNSTABLE = ("seconds", "images_per_second", "versions", "checkpoint", "checkpoint_hash")
 # Today's name of what a recipe of an earlier version called otherwise.
-RENAMED: dict[str, str] = {}
+RENAMED = {
+    "model.prediction": "prediction.name",
+    "model.sigma_data": "prediction.sigma_data",
+    "model.times": "times.name",
+    "model.log_sigma_mean": "times.mean",
+    "model.log_sigma_std": "times.std",
+    "model.weighting": "weighting.name",
+    "model.gamma": "weighting.gamma",
+    "model.told": "model.noise_input",
+}
+# Values that recipes of 0.1.0 said and nothing used: the cap of another weighting's.
+UNUSED = {"weighting.gamma"}
+# What those recipes left to the defaults of classes, and today's say.
+UNSAID = {"times.name": "uniform", "weighting.name": "simple"}
+DEPTHS = {"standard", "deeper", "deepest"}  # of the RefineNet, today chosen by the size of images
 
 
 def diffgen(*words: str) -> str:
@@ -150,7 +164,8 @@ def recipes() -> dict[str, Any]:
     for name in names:
         model, _, dataset = name.partition("_")
         words = (f"model={model}", f"dataset={dataset}", "--cfg", "job", "--resolve")
-        found[name] = dict(flattened(yaml.safe_load(diffgen("train", *words))))
+        values = yaml.safe_load(diffgen("train", *words))
+        found[name] = {k: v for k, v in flattened(values) if k != "cache"}
     return found
 
 
@@ -171,7 +186,8 @@ def compare(before: Path, after: Path) -> int:
     """Print every difference; how many there are."""
     old, new = json.loads(before.read_text()), json.loads(after.read_text())
     for name, values in old.pop("recipes").items():
-        old[f"recipe {name}"] = {RENAMED.get(key, key): value for key, value in values.items()}
+        named = {RENAMED.get(key, key): value for key, value in values.items()}
+        old[f"recipe {name}"] = renamed(name, named)
     for name, values in new.pop("recipes").items():
         new[f"recipe {name}"] = values
     differing = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
@@ -179,6 +195,18 @@ def compare(before: Path, after: Path) -> int:
         print(f"{key} differs", *told(old.get(key), new.get(key)), sep="\n  ")
     print(f"{len(old | new) - len(differing)} of {len(old | new)} results are the same")
     return len(differing)
+
+
+def renamed(recipe: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The values of an earlier recipe as today's recipes state them."""
+    found = {k: v for k, v in values.items() if k not in UNUSED}
+    if not recipe.startswith("classifier"):
+        found = UNSAID | found
+    if found.get("weighting.name") == "edm" and "prediction.sigma_data" in found:
+        found["weighting.sigma_data"] = found["prediction.sigma_data"]
+    if found.get("network.depth") in DEPTHS:
+        found["network.depth"] = "auto"
+    return found
 
 
 def told(old: Any, new: Any) -> list[str]:
