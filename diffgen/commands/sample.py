@@ -21,6 +21,7 @@ from torch import Tensor
 from diffgen import __version__
 from diffgen.config.build import changed
 from diffgen.evaluation.metrics import check
+from diffgen.files import write_atomically
 from diffgen.runs.cell import Cell
 from diffgen.runtime.devices import fabric_of
 from diffgen.runtime.launch import quiet
@@ -29,7 +30,6 @@ from diffgen.sampling.evaluator import Judge, features_name, judge_of
 from diffgen.sampling.plan import Request
 from diffgen.sampling.report import NOTE, publish
 from diffgen.task.files import keep
-from diffgen.training.saving import write_atomically
 
 log = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from diffgen.config.recipe import (
 from diffgen.dataset.datamodule import DataModule
 from diffgen.dataset.images import Images, Source, shape_of
 from diffgen.dataset.pixels import Range
-from diffgen.runs.checkpoint_format import FORMAT
+from diffgen.runs.checkpoint_format import FORMAT, seal
 from diffgen.runtime.devices import fabric_of, strategy_of
 from diffgen.runtime.launch import quiet
 from diffgen.runtime.logger import finish, logger_of
@@ -176,7 +176,7 @@ class Run:
             accumulate_grad_batches=settings.accumulate,
             gradient_clip_val=settings.clip,
             callbacks=callbacks,
-            plugins=[SealedCheckpointIO()],
+            plugins=[SealedCheckpointIO(seal)],
             logger=logger_of(self.config["logger"], self.folder, self.config),
             default_root_dir=self.folder,
             use_distributed_sampler=False,

@@ -5,7 +5,6 @@ package, and its settings are checked against the annotations of the class found
 package's class, written `package.module:Class`, needs the user's explicit `trust`.
 """
 
-import difflib
 import importlib
 import inspect
 import pkgutil
@@ -15,7 +14,7 @@ from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, ValidationError, create_model
 
-from diffgen.errors import UsageError
+from diffgen.errors import UsageError, did_you_mean
 
 
 def build(
@@ -44,7 +43,7 @@ def typed(
     arguments = {k: value for k, value in arguments.items() if value is not None or k in known}
     for key in arguments:
         if key not in known or key in context:
-            raise UsageError(f"no {where}.{key}{of}{nearest(key, set(known) - set(context))}")
+            raise UsageError(f"no {where}.{key}{of}{did_you_mean(key, set(known) - set(context))}")
     supplied = {key: value for key, value in context.items() if key in known}
     return cls(**_checked(where, cls, {**arguments, **supplied}))
 
@@ -66,7 +65,7 @@ def find(room: str, name: object, trust: Collection[str] = ()) -> type:
     package = importlib.import_module(f"diffgen.{room}")
     names = [module.name for module in pkgutil.iter_modules(package.__path__)]
     if name not in names:
-        raise UsageError(f"no {room}={name}{nearest(str(name), names)}")
+        raise UsageError(f"no {room}={name}{did_you_mean(str(name), names)}")
     module = importlib.import_module(f"{package.__name__}.{name}")
     classes = [value for value in vars(module).values() if _is_public(value, module.__name__)]
     if len(classes) != 1:
@@ -104,13 +103,6 @@ def _checked(room: str, cls: type, arguments: dict[str, Any]) -> dict[str, Any]:
     except ValidationError as error:
         raise UsageError(_one_line(room, error)) from None
     return {key: getattr(checked, key) for key in arguments}
-
-
-def nearest(word: str, known: Collection[str]) -> str:
-    near = difflib.get_close_matches(word, known, 2, 0.6)
-    if near:
-        return f"; did you mean {' or '.join(near)}?"
-    return f"; there is {', '.join(sorted(known))}"
 
 
 def _one_line(room: str, error: ValidationError) -> str:

@@ -10,8 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from diffgen.cli.suggest import near
-from diffgen.errors import UsageError
+from diffgen.errors import UsageError, did_you_mean
 
 Room = dict[str, Any]
 Count = Annotated[int, Field(ge=1)]
@@ -136,7 +135,7 @@ def line(model: type[Settings], given: Mapping[str, Any], error: ValidationError
     path = within(given, first["loc"])
     key = ".".join(map(str, path))
     if first["type"] == "extra_forbidden":
-        return f"no key {key!r}{near(key, keys_of(model))}"
+        return f"no key {key!r}{did_you_mean(key, keys_of(model), listed=False)}"
     if first["type"] == "missing":
         return f"{'.'.join(map(str, first['loc']))} is missing"
     wanted = [e["msg"] for e in error.errors() if within(given, e["loc"]) == path]

@@ -15,7 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffgen.config.build import nearest
 from diffgen.config.classifier_recipe import (
     ClassifierSettings,
     classifier_of,
@@ -26,7 +25,7 @@ from diffgen.config.recipe import Shape, denoiser_of
 from diffgen.dataset.pixels import Range
 from diffgen.denoiser.base import Preconditioned
 from diffgen.denoiser.noisy_classifier import NoisyClassifier
-from diffgen.errors import UsageError
+from diffgen.errors import UsageError, did_you_mean
 from diffgen.runs.checkpoint_format import FORMAT, content_hash, training_hash
 
 PREFIX = "denoiser.network."
@@ -55,7 +54,9 @@ class Checkpoint:
         """The name of the weights meant by `ema`: the first average by default, else raw."""
         name = ema or next((name for name in self.states if name != "raw"), "raw")
         if name not in self.states:
-            raise UsageError(f"no weights ema={name} in {self.path}{nearest(name, self.states)}")
+            raise UsageError(
+                f"no weights ema={name} in {self.path}{did_you_mean(name, self.states)}"
+            )
         return name
 
     def denoiser(self, ema: str | None = None, trust: Collection[str] = ()) -> Preconditioned:

@@ -3,9 +3,7 @@
 Every way has a file of its own, so that jobs of a sweep never overwrite one another's.
 """
 
-import hashlib
 import inspect
-import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,13 +15,13 @@ from torch import Tensor
 
 from diffgen.config.build import find
 from diffgen.errors import UsageError
+from diffgen.files import sha256_of_json, write_atomically
 from diffgen.runs.checkpoint import Checkpoint
-from diffgen.training.saving import write_atomically
 
 
 def place(checkpoint: Checkpoint, way: Mapping[str, Any]) -> Path:
     """Where the times stand for a way of sampling: {"sampler": {"name", ...}, "steps", ...}."""
-    key = hashlib.sha256(json.dumps(way, sort_keys=True).encode()).hexdigest()[:8]
+    key = sha256_of_json(way)[:8]
     name = f"{checkpoint.path.stem}_{way['sampler']['name']}_{way['steps']}_{key}.yaml"
     return checkpoint.run / "tuned" / name
 

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffgen.config.build import build, changed, nearest, typed
+from diffgen.config.build import build, changed, typed
 from diffgen.config.recipe import ModelSettings, check_spacing, spacing_of, start_of, times_of
 from diffgen.denoiser.base import Clipped, Denoiser, Preconditioned, Thresholded
 from diffgen.denoiser.evaluations import FixedShape, RowCount
-from diffgen.errors import UsageError
+from diffgen.errors import UsageError, did_you_mean
 from diffgen.guidance import checks
 from diffgen.runs import tuned_times
 from diffgen.runs.checkpoint import Checkpoint, locate, opened
@@ -183,7 +183,7 @@ def _check_tolerance(sampler: Sampler, precision: str) -> None:
 
 def _named(table: dict[str, Any], key: str, name: str) -> Any:
     if name not in table:
-        raise UsageError(f"no {key}={name}{nearest(name, table)}")
+        raise UsageError(f"no {key}={name}{did_you_mean(name, table)}")
     return table[name]
 
 

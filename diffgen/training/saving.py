@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,36 +12,22 @@ import lightning.pytorch as L
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from diffgen.runs.checkpoint_format import seal
+from diffgen.files import write_atomically
 
 
 class SealedCheckpointIO(TorchCheckpointIO):
-    """Seals a checkpoint with its content hash; writes beside the target, syncs and renames."""
+    """Writes checkpoints whole or not at all, after `seal` has put the content hash into them."""
+
+    def __init__(self, seal: Callable[[dict[str, Any]], object]) -> None:
+        super().__init__()
+        self.seal = seal
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
         if "diffgen" in checkpoint:
-            seal(checkpoint)
+            self.seal(checkpoint)
         write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
-
-
-def write_atomically(path: Path, write: Any) -> None:
-    """Call `write(file)` on a file beside `path`, sync it and rename it to `path`.
-
-    A crash or a full disk leaves the old file or the new one, never a torn one.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 class Keeper(L.Callback):

@@ -19,8 +19,8 @@ from diffgen.commands.train import Run
 from diffgen.config.build import typed
 from diffgen.config.recipe import TrainerSettings
 from diffgen.dataset.images import Images, in_memory
+from diffgen.files import write_atomically
 from diffgen.runtime.launch import quiet
-from diffgen.training.saving import write_atomically
 
 
 def explain(cfg: DictConfig) -> None:
