@@ -12,7 +12,7 @@ from diffgen.cli.config_files import config_dir
 from diffgen.commands.data_dependent import waiting
 from diffgen.commands.preflight import train as preflight
 from diffgen.config.build import build, typed
-from diffgen.config.recipe import ModelSettings, denoiser_of, network_of, times_of
+from diffgen.config.recipe import ModelSettings, network_of, times_of
 from diffgen.denoiser.noise_input import TOLD
 from diffgen.denoiser.prediction import SCALINGS
 from diffgen.errors import UsageError
