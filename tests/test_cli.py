@@ -119,6 +119,8 @@ MISTAKES = [
     ("train model=dpm", "no model 'dpm'; did you mean ddpm?"),
     ("train recipe=ddpm_mnsit", "no recipe 'ddpm_mnsit'; did you mean ddpm_mnist"),
     ("train -m model=ddpm,ncsn hydra.sweeper._target_=x.Other", "this sweeper gives its jobs one"),
+    ("train averages=edm", "averages= is now called ema="),
+    ("train --help smapler", "no group 'smapler'; did you mean sampler?"),
     ("train seed", "'seed' sets nothing; write seed=VALUE"),
     ("train seed=1.5", "seed=1.5: Input should be a valid integer"),
     ("train --seed=1", "no flag '--seed=1'; keys are set without dashes, as key=value"),
@@ -157,17 +159,45 @@ def test_a_mistake_gets_one_line_and_runs_nothing(line, answer, capsys, tmp_path
     assert not list(tmp_path.rglob("*.log"))
 
 
+def helped(capsys, *words):
+    assert main([*words]) == 0
+    assert not SEEN
+    return capsys.readouterr().out
+
+
 def test_help_lists_what_this_command_reads_and_nothing_else(capsys):
-    assert main(["sample", "--help", "sampler=heun"]) == 0
-    sample = capsys.readouterr().out
+    sample = helped(capsys, "sample", "--help", "sampler=heun")
     assert "ddim" in sample
     assert "[heun]" in sample
-    assert "checkpoint: latest" in sample
+    assert "checkpoint=latest  " in sample
     assert "dataset" not in sample
-    assert main(["train", "--help"]) == 0
-    train = capsys.readouterr().out
+    train = helped(capsys, "train", "--help")
     assert all(f"\n  {group}" in train for group in ("dataset", "schedule", "network", "trainer"))
-    assert not SEEN
+
+
+@pytest.mark.parametrize("command", ["train", "explain", "sample", "tune"])
+def test_help_of_a_command_fits_on_two_screens_and_that_of_all_has_the_rest(command, capsys):
+    first = helped(capsys, command, "--help").splitlines()
+    assert len(first) <= 90
+    assert max(map(len, first)) <= 99
+    every = helped(capsys, command, "--help", "all")
+    assert "sampler.steps" in every
+    assert "sampler.steps" not in "\n".join(first)
+    assert "langevin_cifar10" in every
+
+
+def test_help_of_a_group_has_a_line_for_each_choice_and_key(capsys):
+    page = helped(capsys, "train", "model=ncsnv2", "dataset=mnist", "--help", "network")
+    assert "[unet_mnist_wide]" in page
+    assert "unet_256            DDPM's network for 256 pixels." in page
+    assert "network.blocks=1              residual blocks at each resolution" in page
+    assert "trainer" not in page
+
+
+def test_help_needs_no_torch():
+    code = "import sys; from diffgen.cli.main import main; \
+        main(['train', '--help', 'all']); print('torch' in sys.modules)"
+    assert fresh(code).endswith("False\n")
 
 
 def test_a_reader_that_leaves_is_no_failure():
