@@ -97,6 +97,8 @@ def _carried(recipe: dict[str, Any], config: dict[str, Any], key: str) -> dict[s
     """The recipe with the command line's value of `key`, where that may change."""
     free = any(key == name or key.startswith(f"{name}.") for name in FREE)
     head, _, rest = key.partition(".")
+    if head not in config:  # recipe=, whose values stand under other keys
+        return recipe
     if free:
         if not rest:
             return {**recipe, head: config[head]}
