@@ -110,7 +110,7 @@ def test_help_and_info_show_the_choices_made(tmp_path):
     rows = worked(here(tmp_path, *words, "--info", "defaults")).out.splitlines()
     files = {row.split("|")[1].strip() for row in rows if row.count("|") > 3}
     assert {"network/unet_mnist_wide", "ema/ncsnv2_warm", "recipe/ncsnv2_mnist"} <= files
-    assert not files & {"network/refinenet", "ema/ncsnv2"}
+    assert "network/refinenet" not in files
     job = yaml.safe_load(worked(here(tmp_path, *words, "--cfg", "job")).out)
     assert job["network"]["name"] == "unet"
 
