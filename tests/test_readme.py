@@ -16,6 +16,8 @@ from test_sampler import (
 )
 
 import diffgen.sampler
+from diffgen.cli.config_files import config_dir
+from diffgen.cli.explained import Explanations
 from diffgen.config.build import build
 from diffgen.dataset.pixels import Range
 from diffgen.sampler.ddim import DDIM
@@ -76,9 +78,9 @@ def test_codes_and_likelihoods_as_printed():
 
 
 def test_choices_that_are_listed_are_there():
-    """Each row of the table of groups names files of that group, and forgets none."""
-    folder = Path(__file__).parents[1] / "configs"
+    """Each row of the table of groups names all choices of that group but the presets."""
+    about = Explanations((Path(config_dir()),))
     for group, listed in re.findall(r"^\| `(\w+)=` \| (.*) \|$", README, re.MULTILINE):
-        there = {path.stem for path in (folder / group).glob("*.yaml")}
+        there = {c for c in about.choices(group) if not about.is_preset(group, c)}
         named = set(re.findall(r"`([a-z_0-9]+)`", listed))
         assert named == there, group
