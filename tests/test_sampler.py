@@ -332,11 +332,11 @@ def test_large_variance_wants_many_steps():
     same(states(DDPM("auto"), denoiser, few), states(DDPM("fixedsmall"), denoiser, few))
     same(states(DDPM("auto"), denoiser, many), states(DDPM("fixedlarge"), denoiser, many))
     for sampler in (DDPM("fixedlarge"), PC(variance="fixedlarge")):
-        assert "fixedlarge leaves noise in 499 steps" in str(sampler.doubt(Linear(), 499))
-        assert sampler.doubt(Linear(), 500) is None
-        assert sampler.doubt(Linear(levels=100), 50) is None
+        assert "fixedlarge leaves noise in 499 steps" in str(sampler.warning(Linear(), 499))
+        assert sampler.warning(Linear(), 500) is None
+        assert sampler.warning(Linear(levels=100), 50) is None
     for sampler in (DDPM(), DDPM("auto"), PC(), DDIM()):
-        assert sampler.doubt(Linear(), 2) is None
+        assert sampler.warning(Linear(), 2) is None
 
 
 def test_one_level_tells_no_ratio():

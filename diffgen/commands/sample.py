@@ -161,9 +161,11 @@ class Job:
         total, ranks = self.task.count, self.fabric.world_size
         share = -(-total // ranks)
         mine = torch.arange(self.fabric.global_rank * share, share * (1 + self.fabric.global_rank))
-        doubt = self.request.sampler.doubt(self.request.base.schedule, len(self.request.times) - 1)
-        if doubt and self.fabric.global_rank == 0:
-            log.warning(doubt)
+        warning = self.request.sampler.warning(
+            self.request.base.schedule, len(self.request.times) - 1
+        )
+        if warning and self.fabric.global_rank == 0:
+            log.warning(warning)
         parts, start = [], time.monotonic()
         batches = mine.clamp(max=total - 1).split(self.config["batch_size"])
         console = Console(stderr=True)

@@ -57,8 +57,8 @@ class Tuning:
         self.config, self.device, self.count = config, device, config["num_samples"]
         self.request = Request({**config, **PLAIN, "num_samples": 2 * self.count})
         self.steps: int = config["sampler"]["steps"]
-        schedule, sampler = self.request.base.schedule, self.request.sampler.still()
-        if self.request.model.told == "index":
+        schedule, sampler = self.request.base.schedule, self.request.sampler.deterministic()
+        if self.request.model.noise_input == "index":
             raise UsageError(
                 f"this network knows {schedule.levels} noise levels and nothing between them, so "
                 "there are no times to tune"

@@ -23,7 +23,7 @@ NAME = "classifier"
 
 @dataclass(frozen=True)
 class ClassifierSettings:
-    """How a classifier learns: on noised images, told the time, or on clean ones alone.
+    """How a classifier learns: on noised images, with the time, or on clean ones alone.
 
     range, times, log_sigma_mean, log_sigma_std: as in ModelSettings; guides: the checkpoint whose
     schedule and range took the place of the configured ones, null in a recipe.
@@ -62,8 +62,8 @@ def classifier_of(
 ) -> NoisyClassifier:
     """The classifier of a recipe for images of `shape` (C, H, W), its weights untrained."""
     network = classifying_network(recipe, settings, shape, num_classes)
-    told = level if settings.noise_conditional else nothing
-    return NoisyClassifier(network, build("schedule", recipe["schedule"]), told)
+    noise_input = level if settings.noise_conditional else nothing
+    return NoisyClassifier(network, build("schedule", recipe["schedule"]), noise_input)
 
 
 def classifying_network(

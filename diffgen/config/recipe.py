@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from diffgen.config.build import build, typed
 from diffgen.denoiser.base import Preconditioned
-from diffgen.denoiser.noise_input import TOLD
-from diffgen.denoiser.prediction import SCALINGS, Edm, Scaling
+from diffgen.denoiser.noise_input import NOISE_INPUTS
+from diffgen.denoiser.prediction import PREDICTIONS, Edm, Prediction
 from diffgen.errors import UsageError
 from diffgen.sampler import Sampler
 from diffgen.schedule import Schedule
-from diffgen.schedule.spacing import most, snapped, times
+from diffgen.schedule.spacing import max_steps, snapped, times
 
 Shape = tuple[int, int, int]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -30,10 +30,10 @@ class ModelSettings:
     """What a paper fixes besides its schedule and network.
 
     prediction: what the network gives; sigma_data: the data's deviation in the model's range, for
-    prediction=edm (null: measured when training starts) and weighting=edm (null: 0.5); told: what
-    the network hears of the noise; range: of the data; times and level_per: how training draws
-    levels, log_sigma_mean and log_sigma_std being those of ln(sigma / alpha) for log_normal ones;
-    weighting, reduction: how errors add up; gamma: the SNR at which min_snr caps and soft_min_snr
+    prediction=edm (null: measured when training starts) and weighting=edm (null: 0.5);
+    noise_input: what the network gets of the noise; range: of the data; times and level_per: how
+    training draws levels, log_sigma_mean and log_sigma_std being those of ln(sigma / alpha) for
+    log_normal ones; weighting, reduction: how errors add up; gamma: the SNR at which min_snr caps and soft_min_snr
     bends; labels: whether it learns them, where there are any; label_dropout: share of labels
     hidden; dequantise: pixels even within their bin; clip: whether samplers keep the estimate
     inside the range unless told otherwise; variance: whether the network learns that of ancestral
@@ -43,7 +43,7 @@ class ModelSettings:
     name: str
     prediction: Literal["eps", "score", "raw_score", "x0", "v", "edm"] = "eps"
     sigma_data: PositiveFloat | None = None
-    told: Literal["level", "index", "log_sigma", "nothing"] = "level"
+    noise_input: Literal["level", "index", "log_sigma", "nothing"] = "level"
     range: Literal["symmetric", "unit", "standardised"] = "symmetric"
     times: Literal["uniform", "antithetic", "stratified", "log_normal"] = "uniform"
     log_sigma_mean: FiniteFloat = -1.2
@@ -99,8 +99,8 @@ def denoiser_of(
     schedule = build("schedule", recipe["schedule"], trust)
     check_fit(settings, schedule)
     network = network_of(recipe, settings, schedule, shape, num_classes, trust)
-    told, learned = TOLD[settings.told], settings.variance == "learned"
-    return Preconditioned(network, schedule, scaling_of(settings), told, learned)
+    noise_input, learned = NOISE_INPUTS[settings.noise_input], settings.variance == "learned"
+    return Preconditioned(network, schedule, prediction_of(settings), noise_input, learned)
 
 
 def network_of(
@@ -119,7 +119,7 @@ def network_of(
         channels=shape[0],
         size=shape[1],
         num_classes=num_classes,
-        told=settings.told != "nothing",
+        has_noise_input=settings.noise_input != "nothing",
         levels=schedule.levels,
         out_channels=2 * shape[0] if settings.variance == "learned" else shape[0],
     )
@@ -128,13 +128,13 @@ def network_of(
 def check_fit(settings: ModelSettings, schedule: Schedule) -> None:
     """UsageError where a model cannot learn on a schedule.
 
-    It needs levels if it is told their index, and at pure noise a prediction from which x0 can be
+    It needs levels if it takes their index, and at pure noise a prediction from which x0 can be
     had: dividing by alpha is then no way to it.
     """
-    if settings.told == "index" and schedule.levels is None:
-        raise UsageError("model.told=index needs a schedule of levels, such as geometric")
+    if settings.noise_input == "index" and schedule.levels is None:
+        raise UsageError("model.noise_input=index needs a schedule of levels, such as geometric")
     last = torch.tensor(1.0, dtype=torch.float64)
-    coefficients = scaling_of(settings)(schedule.alpha(last), schedule.sigma(last))
+    coefficients = prediction_of(settings).coefficients(schedule.alpha(last), schedule.sigma(last))
     if not all(value.float().isfinite() for value in coefficients):
         cause = (
             "schedule.zero_snr=true" if getattr(schedule, "zero_snr", False) else "the schedule"
@@ -145,16 +145,16 @@ def check_fit(settings: ModelSettings, schedule: Schedule) -> None:
         )
 
 
-def scaling_of(settings: ModelSettings) -> Scaling:
+def prediction_of(settings: ModelSettings) -> Prediction:
     """What makes the network's output an image."""
     if settings.prediction == "edm":
         return Edm(**({} if settings.sigma_data is None else {"sigma_data": settings.sigma_data}))
-    return SCALINGS[settings.prediction]()
+    return PREDICTIONS[settings.prediction]()
 
 
 def start_of(settings: ModelSettings, sampler: Sampler) -> str:
-    """What sampling starts from: the sampler's own, on a shell where the level is not told."""
-    if sampler.start == "prior" and settings.told == "nothing":
+    """What sampling starts from: the sampler's own, on a shell where the network gets no level."""
+    if sampler.start == "prior" and settings.noise_input == "nothing":
         return "shell"
     return sampler.start
 
@@ -166,7 +166,7 @@ def spacing_of(
 
     Not for a network that knows nothing between them.
     """
-    if sampler.finer and settings.told != "index" and (steps or 0) > most(schedule):
+    if sampler.finer and settings.noise_input != "index" and (steps or 0) > max_steps(schedule):
         return sampler.finer
     return sampler.spacing
 
@@ -191,7 +191,7 @@ def times_of(
     UsageError where it knows a few levels by index and the times would be others.
     """
     found = times(schedule, spacing, steps)
-    if settings.told != "index":
+    if settings.noise_input != "index":
         return found
     if spacing == "ends":
         raise UsageError(

@@ -19,11 +19,16 @@ ATTENTION = 16  # the resolution of attention in all published networks of DDPM 
 
 
 def ncsn_recipe(state: State, config: Recipe, size: int | None) -> tuple[Recipe, Shape]:
-    """NCSN (2019): as many levels as rows of the norms' tables; 1 to 0.01 unless told."""
+    """NCSN (2019): as many levels as rows of the norms' tables; 1 to 0.01 unless given."""
     model = config.get("model", {})
     levels = len(_known(state, "normalizer.embed.weight"))
     ends = float(model.get("sigma_begin", 1.0)), float(model.get("sigma_end", 0.01))
-    family = {"name": "ncsn", "prediction": "raw_score", "told": "index", "dequantise": True}
+    family = {
+        "name": "ncsn",
+        "prediction": "raw_score",
+        "noise_input": "index",
+        "dequantise": True,
+    }
     network = {"name": "ncsn_refinenet", "width": len(_known(state, "begin_conv.weight"))}
     recipe = _ncsn_family(family, _geometric(*ends, levels), network, config)
     return recipe, _shape(_known(state, "begin_conv.weight"), _size(config, size))
@@ -36,7 +41,7 @@ def ncsnv2_recipe(state: State, config: Recipe, size: int | None) -> tuple[Recip
         raise UsageError(f"a network of {len(stages)} stages is none of NCSNv2's")
     width = len(_known(state, "begin_conv.weight"))
     network = {"name": "refinenet", "width": width, "depth": DEPTHS[len(stages)]}
-    family = {"name": "ncsnv2", "prediction": "score", "told": "nothing"}
+    family = {"name": "ncsnv2", "prediction": "score", "noise_input": "nothing"}
     recipe = _ncsn_family(family, _ladder(_known(state, "sigmas")), network, config)
     return recipe, _shape(_known(state, "begin_conv.weight"), _size(config, size))
 
@@ -69,8 +74,8 @@ def ddim_recipe(state: State, config: Recipe, size: int | None) -> tuple[Recipe,
 
 
 def ddpm_recipe(schedule: Recipe, network: Recipe, config: Recipe) -> Recipe:
-    """A recipe of DDPM's kind: eps in [-1, 1], told the level."""
-    model = {"name": "ddpm", "prediction": "eps", "told": "level", "range": "symmetric"}
+    """A recipe of DDPM's kind: eps in [-1, 1], given the level."""
+    model = {"name": "ddpm", "prediction": "eps", "noise_input": "level", "range": "symmetric"}
     parts = {"model": {**model, "clip": True}, "schedule": schedule, "network": network}
     return parts | _origin(config, "ddim")
 

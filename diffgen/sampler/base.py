@@ -26,11 +26,11 @@ class Sampler(abc.ABC):
         """Whether it takes the steps it is given; else it chooses its own between the ends."""
         return self.spacing != "ends"
 
-    def still(self) -> "Sampler":
+    def deterministic(self) -> "Sampler":
         """The same sampler with its fresh noise off, itself where no setting turns it off."""
         return self
 
-    def doubt(self, schedule: Schedule, steps: int) -> str | None:
+    def warning(self, schedule: Schedule, steps: int) -> str | None:
         """What is likely to disappoint in so many steps, with the remedy."""
         return None
 
@@ -53,7 +53,7 @@ class Sampler(abc.ABC):
         return x
 
 
-def within(name: str, value: float, low: float, high: float) -> None:
+def check_range(name: str, value: float, low: float, high: float) -> None:
     """UsageError unless low <= value <= high."""
     if not low <= value <= high:
         raise UsageError(f"sampler.{name}={value}: it must lie between {low} and {high}")
@@ -96,14 +96,14 @@ VARIANCES: dict[str, Variance] = {
 }
 
 
-def few(schedule: Schedule, steps: int) -> bool:
+def few_steps(schedule: Schedule, steps: int) -> bool:
     """Whether steps are fewer than half of the training levels; 1000 where time flows."""
     return 2 * steps < (schedule.levels or 1000)
 
 
-def noisy(variance: str, schedule: Schedule, steps: int) -> str | None:
+def variance_warning(variance: str, schedule: Schedule, steps: int) -> str | None:
     """The doubt about a `variance` that is too large for so many ancestral steps."""
-    if variance != "fixedlarge" or not few(schedule, steps):
+    if variance != "fixedlarge" or not few_steps(schedule, steps):
         return None
     return (
         f"sampler.variance=fixedlarge leaves noise in {steps} steps; take fixedsmall, or half of "

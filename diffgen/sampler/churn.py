@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from diffgen.sampler.base import Noise, Sampler, noised, within
+from diffgen.sampler.base import Noise, Sampler, check_range, noised
 from diffgen.schedule import Schedule
 
 
@@ -24,10 +24,10 @@ class Churned(Sampler, abc.ABC):
     churn_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        within("churn", self.churn, 0, math.inf)
-        within("churn_scale", self.churn_scale, 0, math.inf)
+        check_range("churn", self.churn, 0, math.inf)
+        check_range("churn_scale", self.churn_scale, 0, math.inf)
 
-    def still(self) -> Sampler:
+    def deterministic(self) -> Sampler:
         return replace(self, churn=0.0)
 
     def stirred(

@@ -7,7 +7,7 @@ from itertools import pairwise
 from torch import Tensor
 
 from diffgen.denoiser import Denoiser
-from diffgen.sampler.base import Noise, Sampler, posterior_variance, within
+from diffgen.sampler.base import Noise, Sampler, check_range, posterior_variance
 
 
 @dataclass(frozen=True)
@@ -21,9 +21,9 @@ class DDIM(Sampler):
     spacing = "trailing"
 
     def __post_init__(self) -> None:
-        within("eta", self.eta, 0, 1)
+        check_range("eta", self.eta, 0, 1)
 
-    def still(self) -> Sampler:
+    def deterministic(self) -> Sampler:
         return replace(self, eta=0.0)
 
     def trajectory(

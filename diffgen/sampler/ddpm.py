@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from diffgen.denoiser import Denoiser
-from diffgen.sampler.base import Noise, Sampler, few, noisy, posterior_mean
+from diffgen.sampler.base import Noise, Sampler, few_steps, posterior_mean, variance_warning
 from diffgen.sampler.step_variance import STEPS, Step
 from diffgen.schedule import Schedule
 
@@ -42,8 +42,8 @@ class DDPM(Sampler):
     def chosen(self, schedule: Schedule, steps: int) -> Step:
         """The variance for this many steps."""
         if self.variance == "auto":
-            return STEPS["fixedsmall" if few(schedule, steps) else "fixedlarge"]
+            return STEPS["fixedsmall" if few_steps(schedule, steps) else "fixedlarge"]
         return STEPS[self.variance]
 
-    def doubt(self, schedule: Schedule, steps: int) -> str | None:
-        return noisy(self.variance, schedule, steps)
+    def warning(self, schedule: Schedule, steps: int) -> str | None:
+        return variance_warning(self.variance, schedule, steps)

@@ -8,7 +8,7 @@ from itertools import pairwise
 from torch import Tensor
 
 from diffgen.denoiser import Denoiser
-from diffgen.sampler.base import Noise, Sampler, log_snrs, within
+from diffgen.sampler.base import Noise, Sampler, check_range, log_snrs
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class DPMpp2MSDE(Sampler):
     finer = "log_snr"
 
     def __post_init__(self) -> None:
-        within("eta", self.eta, 0, math.inf)
+        check_range("eta", self.eta, 0, math.inf)
 
-    def still(self) -> Sampler:
+    def deterministic(self) -> Sampler:
         return replace(self, eta=0.0)
 
     def trajectory(

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from diffgen.denoiser import Denoiser
 from diffgen.errors import UsageError
-from diffgen.sampler.base import Noise, Sampler, within
-from diffgen.sampler.technique4 import best_rate, gamma
+from diffgen.sampler.base import Noise, Sampler, check_range
+from diffgen.sampler.langevin_step import best_rate, gamma
 from diffgen.schedule import Schedule
 
 
@@ -32,7 +32,7 @@ class Langevin(Sampler):
     start = "uniform"
 
     def __post_init__(self) -> None:
-        within("inner", self.inner, 1, math.inf)
+        check_range("inner", self.inner, 1, math.inf)
 
     def trajectory(
         self, denoiser: Denoiser, x: Tensor, times: Tensor, label: Tensor | None, noise: Noise

@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 
 from diffgen.denoiser import Denoiser
-from diffgen.sampler.base import VARIANCES, Noise, Sampler, noisy, posterior_mean, within
+from diffgen.sampler.base import (
+    VARIANCES,
+    Noise,
+    Sampler,
+    check_range,
+    posterior_mean,
+    variance_warning,
+)
 from diffgen.schedule import Schedule
 
 
@@ -29,8 +36,8 @@ class PC(Sampler):
     spacing = "linspace"
 
     def __post_init__(self) -> None:
-        within("snr", self.snr, 0, math.inf)
-        within("correctors", self.correctors, 0, math.inf)
+        check_range("snr", self.snr, 0, math.inf)
+        check_range("correctors", self.correctors, 0, math.inf)
 
     def trajectory(
         self, denoiser: Denoiser, x: Tensor, times: Tensor, label: Tensor | None, noise: Noise
@@ -47,8 +54,8 @@ class PC(Sampler):
                 x = x + variance(schedule, t, s).sqrt() * noise(x)
             yield x
 
-    def doubt(self, schedule: Schedule, steps: int) -> str | None:
-        return noisy(self.variance, schedule, steps)
+    def warning(self, schedule: Schedule, steps: int) -> str | None:
+        return variance_warning(self.variance, schedule, steps)
 
 
 def norm(x: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from diffgen.denoiser import Denoiser
 from diffgen.sampler.angle import angle, norm, slope
-from diffgen.sampler.base import Noise, Sampler, within
+from diffgen.sampler.base import Noise, Sampler, check_range
 from diffgen.sampler.dormand_prince import stride
 
 
@@ -26,7 +26,7 @@ class RK45(Sampler):
     spacing = "ends"
 
     def __post_init__(self) -> None:
-        within("tolerance", self.tolerance, 1e-12, 1)
+        check_range("tolerance", self.tolerance, 1e-12, 1)
 
     def trajectory(
         self, denoiser: Denoiser, x: Tensor, times: Tensor, label: Tensor | None, noise: Noise

@@ -22,7 +22,7 @@ from diffgen.sampler import Sampler
 from diffgen.sampler.start import STARTS
 from diffgen.sampler.tuned import check_tunable
 from diffgen.sampling.guides import Guides, as_float
-from diffgen.sampling.inputs import CheckpointAlbum
+from diffgen.sampling.inputs import CheckpointInputs
 from diffgen.task.base import Task
 
 ROUNDING = {"bf16-mixed": 2**-8, "16-mixed": 2**-11}  # relative, of a network's numbers
@@ -91,7 +91,7 @@ class Request:
         steps = self.config["sampler"]["steps"]
         if self.spacing == "tuned":
             few = times_of(self.model, self.base.schedule, "log_snr", 3)
-            check_tunable(self.sampler.still(), self.base.schedule, few)
+            check_tunable(self.sampler.deterministic(), self.base.schedule, few)
             return tuned_times.kept(self.checkpoint, self.way, self.remedy)
         check_spacing(self.sampler, self.spacing)
         return times_of(self.model, self.base.schedule, self.spacing, steps)
@@ -104,7 +104,7 @@ class Request:
     @property
     def way(self) -> dict[str, Any]:
         """What tuned times depend on besides the checkpoint, plain data: fresh noise is off."""
-        sampler = {"name": self.config["sampler"]["name"], **changed(self.sampler.still())}
+        sampler = {"name": self.config["sampler"]["name"], **changed(self.sampler.deterministic())}
         return {
             "sampler": {key: as_float(value) for key, value in sampler.items()},
             "steps": self.config["sampler"]["steps"],
@@ -116,7 +116,7 @@ class Request:
     @property
     def remedy(self) -> str:
         """The command that makes the tuned times which this request asks for."""
-        return tuned_times.command(self.config, changed(self.sampler.still()))
+        return tuned_times.command(self.config, changed(self.sampler.deterministic()))
 
     @property
     def start(self) -> str:
@@ -158,9 +158,9 @@ class Request:
             num_samples=self.config["num_samples"],
             labels=self.labels(),
             num_classes=len(self.guides.classes),
-            album=CheckpointAlbum(self.checkpoint, self.config["root"]),
+            inputs=CheckpointInputs(self.checkpoint, self.config["root"]),
         )
-        if task.unlabelled and self.checkpoint.classes and not self.model.label_dropout:
+        if task.unconditional and self.checkpoint.classes and not self.model.label_dropout:
             raise UsageError("this checkpoint never learned to do without a label: give labels=")
         return task, [counter, *counters]
 

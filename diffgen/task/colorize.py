@@ -10,7 +10,7 @@ from torch import Tensor
 from diffgen.errors import UsageError
 from diffgen.task.edit import beside
 from diffgen.task.filling import Filling
-from diffgen.task.pictures import Pictures
+from diffgen.task.inputs import LoadedImages
 from diffgen.task.turned import Turned, grey_first, turn
 
 
@@ -28,8 +28,8 @@ class Colorize(Filling):
             raise UsageError(f"task=colorize needs a model of 3 channels, not {self.shape[0]}")
 
     @cached_property
-    def given(self) -> Pictures:
-        return self.album.pictures(self.image, self.resize, grey=True)
+    def given(self) -> LoadedImages:
+        return self.inputs.load(self.image, self.resize, grey=True)
 
     def draw(self, images: Sequence[int], device: torch.device) -> Tensor:
         axes, noise = grey_first(3).to(device, torch.float32), self.noise(images)

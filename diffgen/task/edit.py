@@ -11,7 +11,7 @@ from torch import Tensor
 from diffgen.dataset.pixels import enlarge, grid
 from diffgen.errors import UsageError
 from diffgen.task.base import Task, by_turns, on
-from diffgen.task.pictures import Album, Names, Pictures, digest
+from diffgen.task.inputs import InputImages, LoadedImages, Names, digest
 
 ROWS = 16  # pictures that a sheet shows
 
@@ -24,7 +24,7 @@ class Edit(Task, abc.ABC):
     another size or kind are converted. Without `labels` the model is asked without any.
     """
 
-    album: Album
+    inputs: InputImages
     image: Names
     resize: bool = False
 
@@ -34,9 +34,9 @@ class Edit(Task, abc.ABC):
         """Images made of one picture."""
 
     @cached_property
-    def given(self) -> Pictures:
+    def given(self) -> LoadedImages:
         """The pictures to edit."""
-        return self.album.pictures(self.image, self.resize)
+        return self.inputs.load(self.image, self.resize)
 
     @property
     def count(self) -> int:
@@ -47,7 +47,7 @@ class Edit(Task, abc.ABC):
         return digest(self.given.pixels)
 
     @property
-    def unlabelled(self) -> bool:
+    def unconditional(self) -> bool:
         return not self.labels
 
     def classes(self) -> Tensor | None:

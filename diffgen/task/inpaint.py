@@ -11,8 +11,8 @@ from diffgen.dataset.pixels import grid
 from diffgen.errors import UsageError
 from diffgen.task.edit import ROWS, beside
 from diffgen.task.filling import Filling
+from diffgen.task.inputs import digest
 from diffgen.task.masks import MASKS, masks
-from diffgen.task.pictures import digest
 
 LOST = 128  # how a lost pixel is shown
 
@@ -38,7 +38,7 @@ class Inpaint(Filling):
                     f"no task.mask={self.mask}; there is {', '.join(MASKS)}, every_2 and so on, "
                     "or the path of a file"
                 )
-            found = self.album.mask(self.mask, self.resize).expand(len(self.given), -1, -1)
+            found = self.inputs.mask(self.mask, self.resize).expand(len(self.given), -1, -1)
         return found[:, None]
 
     @property

@@ -13,8 +13,8 @@ from diffgen.sampler.encode import encode, noiseless
 from diffgen.task.base import Task, by_turns, on
 from diffgen.task.blended import blended
 from diffgen.task.edit import ROWS, at_least, joined
+from diffgen.task.inputs import InputImages, LoadedImages, Names, digest
 from diffgen.task.mixed import MixedNoise, lerp, shares, slerp
-from diffgen.task.pictures import Album, Names, Pictures, digest
 from diffgen.task.way import check_stops, from_strength, settled
 
 Ends = tuple[list[int], list[int]]
@@ -31,7 +31,7 @@ class Interpolate(Task):
     are variations. `pairs` is the number of strips without pictures.
     """
 
-    album: Album
+    inputs: InputImages
     image: Names | None = None
     pairs: int = 4
     frames: int = 9
@@ -49,11 +49,11 @@ class Interpolate(Task):
             check_stops(self.sampler, "going from label to label")
 
     @cached_property
-    def given(self) -> Pictures | None:
+    def given(self) -> LoadedImages | None:
         """The pictures at the ends, if any."""
         if self.image is None:
             return None
-        found = self.album.pictures(self.image, self.resize)
+        found = self.inputs.load(self.image, self.resize)
         if len(found) < 2:
             raise UsageError("task.image: take two pictures or more, to have something between")
         return found
@@ -81,7 +81,7 @@ class Interpolate(Task):
         return digest(self.given.pixels) if self.given else ""
 
     @property
-    def unlabelled(self) -> bool:
+    def unconditional(self) -> bool:
         return not self.taken
 
     def classes(self) -> None:
@@ -110,7 +110,7 @@ class Interpolate(Task):
         alpha, sigma = self.denoiser.schedule.at(self.part[0], x0)
         return alpha * x0 + sigma * noise(x0)
 
-    def latents(self, given: Pictures, device: torch.device) -> Tensor:
+    def latents(self, given: LoadedImages, device: torch.device) -> Tensor:
         """The pictures encoded, (N, C, H, W), at the first call."""
         if device not in self.kept:
             x0 = self.pixel_range.to_model(given.pixels).to(device)

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from diffgen.config.build import build
-from diffgen.config.recipe import ModelSettings, scaling_of, spacing_of, times_of
+from diffgen.config.recipe import ModelSettings, prediction_of, spacing_of, times_of
 from diffgen.denoiser.base import Preconditioned
 from diffgen.denoiser.evaluations import RowCount
 from diffgen.sampler import Sampler, SeededNoise
 from diffgen.sampler.langevin import Langevin, gamma
-from diffgen.sampler.technique4 import best_rate, variance_ratio
+from diffgen.sampler.langevin_step import best_rate, variance_ratio
 from diffgen.schedule import Schedule
 
 
@@ -59,13 +59,15 @@ def way_of(settings: Mapping[str, Any], model: ModelSettings, schedule: Schedule
     ladder = isinstance(sampler, Langevin) and len(times) > 2
     moves = _moves(sampler, schedule, times) if ladder else None
     nfe = evaluations(sampler, model, schedule, times) if sampler.takes_steps else None
-    doubt = sampler.doubt(schedule, len(times) - 1)
+    doubt = sampler.warning(schedule, len(times) - 1)
     return Way(options.pop("name"), options, times.tolist(), nfe, moves, doubt)
 
 
 def evaluations(sampler: Sampler, model: ModelSettings, schedule: Schedule, times: Tensor) -> int:
     """Network evaluations per image, counted on a network that costs nothing."""
-    denoiser = Preconditioned(_Still(), schedule, scaling_of(model), lambda schedule, t: None)
+    denoiser = Preconditioned(
+        _ZeroNetwork(), schedule, prediction_of(model), lambda schedule, t: None
+    )
     count, x = RowCount(denoiser.network), torch.zeros(1, 1, 1, 1)
     sampler(denoiser, x, times, None, SeededNoise(0, range(1)))
     return count.rows
@@ -79,8 +81,8 @@ def _moves(sampler: Langevin, schedule: Schedule, times: Tensor) -> Moves:
     return Moves(ratio, sampler.inner, rate * lowest, left[0], best * lowest, left[1])
 
 
-class _Still(nn.Module):
+class _ZeroNetwork(nn.Module):
     """A network that says 0 to everything."""
 
-    def forward(self, x: Tensor, told: Tensor | None, label: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor | None, label: Tensor | None) -> Tensor:
         return torch.zeros_like(x)
