@@ -43,16 +43,15 @@ from diffgen.schedule.geometric import Geometric
 from diffgen.schedule.linear import Linear
 from diffgen.schedule.spacing import times
 from diffgen.task.base import Task
-from diffgen.task.colorize import Colorize
+from diffgen.task.colorize import Colorize, RotatedColors, grey_first, rotate
 from diffgen.task.denoise import REVERSE, Denoise
 from diffgen.task.generate import Generate
 from diffgen.task.inpaint import Inpaint
 from diffgen.task.inputs import LoadedImages
 from diffgen.task.interpolate import Interpolate
+from diffgen.task.interpolation import MixedNoise, slerp
 from diffgen.task.masks import masks
-from diffgen.task.mixed import MixedNoise, slerp
-from diffgen.task.moments import Conditioned
-from diffgen.task.turned import Turned, grey_first, turn
+from diffgen.task.mmps import MMPSDenoiser
 from diffgen.task.variations import Variations
 
 CPU = torch.device("cpu")
@@ -124,7 +123,7 @@ def task_of(
 
 
 def noise_pixels(*shape: int) -> Tensor:
-    """LoadedImages of random bytes."""
+    """Pictures of random bytes."""
     return torch.randint(256, shape, generator=torch.Generator().manual_seed(0)).byte()
 
 
@@ -220,7 +219,7 @@ def test_moments_are_the_denoiser_of_the_conditional_law(schedule):
     image = GIVEN.reshape(1, 1, 2, 2)
     known = KNOWN.reshape(1, 1, 2, 2)
     joint = Gaussian(schedule, COVARIANCE, MEAN)
-    found = Conditioned(joint, image, known, error=1e-9, solves=2)
+    found = MMPSDenoiser(joint, image, known, error=1e-9, solves=2)
     x = torch.randn(5, 1, 2, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     for t in (1.0, 0.5, 0.1, 0.02):
         x0 = found(x, scalar(t))
@@ -380,10 +379,10 @@ def test_turning_colours():
     torch.testing.assert_close(axes @ axes.T, torch.eye(3, dtype=torch.float64))
     torch.testing.assert_close(axes[0], torch.full((3,), 3**-0.5, dtype=torch.float64))
     c = torch.randn(4, 3, 1, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = Turned(Gaussian(Linear(), COLOURS), axes)(c, scalar(0.3))
+    found = RotatedColors(Gaussian(Linear(), COLOURS), axes)(c, scalar(0.3))
     exact = Gaussian(Linear(), axes @ COLOURS @ axes.T)(c, scalar(0.3))
     torch.testing.assert_close(found, exact)
-    torch.testing.assert_close(turn(turn(c, axes), axes.T), c)
+    torch.testing.assert_close(rotate(rotate(c, axes), axes.T), c)
 
 
 @ON_BOTH
@@ -607,7 +606,7 @@ def test_strengths_are_levels(schedule):
     task = task_of(
         Variations, DDIM(), Gaussian(schedule, 0.1), PIXELS, strength=[0.4999, 1e-5], steps=5
     )
-    first, least = task.ways
+    first, least = task.path_times
     levels = schedule.levels or 0
     assert first.tolist() == pytest.approx([round(0.4999 * levels) / levels, 0.4, 0.2, 0.0])
     assert least.tolist() == pytest.approx([schedule.t_min, 0.0])
@@ -628,8 +627,8 @@ def test_denoising_draws_from_the_posterior(sampler, schedule, monkeypatch):
     gain = COVARIANCE @ (COVARIANCE + variance * torch.eye(4)).inverse()
     mean = MEAN.flatten() + gain @ (GIVEN - MEAN.flatten())
     spread = COVARIANCE - gain @ COVARIANCE
-    assert task.way.diff().max() < 0
-    assert len(task.way) == 101
+    assert task.path_times.diff().max() < 0
+    assert len(task.path_times) == 101
     torch.testing.assert_close(task.draw([0], CPU).flatten().double(), mean, atol=1e-5, rtol=0)
     found, covariance = law(task, monkeypatch, image=1)
     torch.testing.assert_close(found, mean, atol=0.02, rtol=0)

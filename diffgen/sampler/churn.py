@@ -1,4 +1,4 @@
-"""Churn: fresh noise before a deterministic step (Karras et al. 2022, algorithm 2)."""
+"""Churn: new noise before a deterministic step (Karras et al. 2022, algorithm 2)."""
 
 import abc
 import math
@@ -30,7 +30,7 @@ class Churned(Sampler, abc.ABC):
     def deterministic(self) -> Sampler:
         return replace(self, churn=0.0)
 
-    def stirred(
+    def add_churn(
         self, schedule: Schedule, x: Tensor, t: Tensor, steps: int, noise: Noise
     ) -> tuple[Tensor, Tensor]:
         """x (B, C, H, W) with churn's noise, and the later time at which it now is."""

@@ -129,7 +129,7 @@ class Request:
         """What happens to estimates outside the range, `auto` replaced by the model's own."""
         name = self.config["clip"]
         if name == "auto":
-            own = self.model.clip and self.config["sampler"]["name"] != "langevin"
+            own = self.model.clip and self.sampler.clips_by_default
             return "range" if own else "none"
         return name
 
