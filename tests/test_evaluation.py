@@ -759,7 +759,7 @@ def test_a_noise_conditional_classifier_hears_what_it_is_told():
     quiet, loud = network(x, torch.tensor([0.0, 0.0])), network(x, torch.tensor([0.0, 900.0]))
     torch.testing.assert_close(quiet[0], loud[0])
     assert (quiet[1] - loud[1]).abs().max() > 1e-3
-    with pytest.raises(UsageError, match="told"):
+    with pytest.raises(UsageError, match="noise level"):
         network(x)
     with pytest.raises(UsageError, match="8 pixels"):
         Classifier(**settings | {"size": 7})

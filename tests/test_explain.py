@@ -95,7 +95,7 @@ DOUBTS = {
         ["visible: its noise is 12.8 grey levels"],
     ),
     "narrow": (
-        ("schedule=ve", "schedule.sigma_max=2", "model.range=unit", "model.told=nothing"),
+        ("schedule=ve", "schedule.sigma_max=2", "model.range=unit", "model.noise_input=nothing"),
         ["2, is small against the data, whose images lie up to 4.814 apart"],
     ),
     "short": (

@@ -11,15 +11,16 @@ from test_training import draws, images
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
-from diffgen.denoiser.base import Clipped, Preconditioned, match
+from diffgen.denoiser.base import Clipped, Preconditioned
 from diffgen.denoiser.evaluations import FixedShape, RowCount
 from diffgen.denoiser.learned_variance import between, estimate
-from diffgen.denoiser.noise_input import TOLD
+from diffgen.denoiser.noise_input import NOISE_INPUTS
 from diffgen.guidance.classifier_free import ClassifierFree
 from diffgen.sampler.base import VARIANCES, posterior_mean, posterior_variance
 from diffgen.sampler.ddpm import DDPM
 from diffgen.sampler.dpmpp_2m import DPMpp2M
 from diffgen.sampler.noise import SeededNoise
+from diffgen.schedule.base import match
 from diffgen.schedule.geometric import Geometric
 from diffgen.schedule.linear import Linear
 from diffgen.training.bound import Bound
@@ -38,7 +39,7 @@ class Telling(nn.Module):
         super().__init__()
         self.said, self.free = said, nn.Parameter(torch.zeros(2, dtype=torch.float64))
 
-    def forward(self, x, told, label):
+    def forward(self, x, c_noise, label):
         moved = 0 if label is None else label.to(x).reshape(-1, 1, 1, 1)
         found = torch.sin(3 * x) + moved + self.free[0].to(x)
         said = torch.full_like(x, self.said) + 0.1 * moved
@@ -46,13 +47,13 @@ class Telling(nn.Module):
 
 
 class Silent(Telling):
-    def forward(self, x, told, label):
-        return super().forward(x, told, label)[:, : x.shape[1]]
+    def forward(self, x, c_noise, label):
+        return super().forward(x, c_noise, label)[:, : x.shape[1]]
 
 
 def denoiser_of(schedule, said=0.3, kind=Telling, prediction="eps"):
     scaling = classes("prediction")[prediction]()
-    return Preconditioned(kind(said), schedule, scaling, TOLD["nothing"], kind is Telling)
+    return Preconditioned(kind(said), schedule, scaling, NOISE_INPUTS["nothing"], kind is Telling)
 
 
 def drawn(sampler, denoiser, label=None):

@@ -81,7 +81,7 @@ def ladder_of_digits() -> None:
 SETTLED = (2e-5, 1e-4, 1.111)
 CIFAR10 = test_oracles.PUBLISHED["cifar10"]
 CIFAR10_LADDER = test_ncsn.PUBLISHED["cifar10"]
-REFINENET = test_networks.UNTOLD["refinenet"]
+REFINENET = test_networks.WITHOUT_LEVEL["refinenet"]
 DPMPP_3M = "- (p2 / step - 0.5) * 2 * (d0 - d1)"
 
 MISTAKES = {

@@ -162,7 +162,7 @@ def test_the_digits_lie_4_81_apart():
 def wanting(cache, **changes):
     """A configuration whose ladder waits for the digits."""
     schedule = {"name": "ncsnv2", "sigma_max": None, "sigma_min": 0.01, "C": 0.5, "levels": None}
-    model = {"name": "ncsnv2", "prediction": "score", "told": "nothing", "range": "unit"}
+    model = {"name": "ncsnv2", "prediction": "score", "noise_input": "nothing", "range": "unit"}
     config = {
         "dataset": {"name": "digits"},
         "schedule": schedule,
@@ -249,7 +249,7 @@ def test_sigma_data_is_the_deviation_in_the_models_range(tmp_path):
     assert recipe_of(resolved(config, images)).denoiser((1, 8, 8), 0).scaling.sigma_data == found
 
 
-V1 = ModelSettings(name="ncsn", prediction="raw_score", told="index", range="unit")
+V1 = ModelSettings(name="ncsn", prediction="raw_score", noise_input="index", range="unit")
 TEN = Geometric(sigma_max=1.0, levels=10)
 
 
@@ -261,7 +261,7 @@ def test_a_network_of_ten_levels_is_asked_at_ten(spacing):
         assert len(times) == (steps or 10) + 1
         assert torch.equal(index, index.round())
         assert (index.diff() < 0).all()
-    assert times_of(replace(V1, told="level"), TEN, "log_snr", 7)[1] * 10 % 1 != 0
+    assert times_of(replace(V1, noise_input="level"), TEN, "log_snr", 7)[1] * 10 % 1 != 0
 
 
 @pytest.mark.parametrize(
@@ -278,6 +278,6 @@ def test_a_network_of_ten_levels_refuses_others(spacing, steps, words):
 
 
 def test_levels_by_index_need_levels():
-    recipe = wanting("", model={"told": "index"}) | {"schedule": {"name": "ve"}}
+    recipe = wanting("", model={"noise_input": "index"}) | {"schedule": {"name": "ve"}}
     with pytest.raises(UsageError, match="schedule of levels"):
         recipe_of(recipe).denoiser((1, 8, 8), 0)

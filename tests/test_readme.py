@@ -5,15 +5,10 @@ import re
 from pathlib import Path
 
 import pytest
+import test_sampler
 import torch
 import yaml
 from analytic import SCHEDULES, Gaussian, silent
-from test_sampler import (
-    SAMPLERS,
-    test_cost,
-    test_error_falls_with_the_order,
-    test_the_law_of_the_mixture_is_recovered,
-)
 
 import diffgen.sampler
 from diffgen.cli.config_files import config_dir
@@ -40,25 +35,27 @@ def midpoint(tmp_path, monkeypatch):
     settings = yaml.safe_load(block("yaml", "name: midpoint"))
     sampler = build("sampler", {"name": settings["name"]})
     order, cost = re.search(r'"midpoint": \(Midpoint\(\), (\d), (\d+)\)', README).groups()
-    monkeypatch.setitem(SAMPLERS, "midpoint", (sampler, int(order), int(cost)))
+    monkeypatch.setitem(test_sampler.SAMPLERS, "midpoint", (sampler, int(order), int(cost)))
     monkeypatch.setitem(
-        test_error_falls_with_the_order.__globals__["ORDERS"], "midpoint", (sampler, int(order))
+        test_sampler.test_error_falls_with_the_order.__globals__["ORDERS"],
+        "midpoint",
+        (sampler, int(order)),
     )
     return sampler
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
 def test_the_sampler_to_add_recovers_the_law(midpoint, schedule):
-    test_the_law_of_the_mixture_is_recovered("midpoint", schedule)
+    test_sampler.test_the_law_of_the_mixture_is_recovered("midpoint", schedule)
 
 
 @pytest.mark.parametrize("schedule", ["linear", "ve"])
 def test_the_sampler_to_add_has_the_order_it_claims(midpoint, schedule):
-    test_error_falls_with_the_order("midpoint", schedule)
+    test_sampler.test_error_falls_with_the_order("midpoint", schedule)
 
 
 def test_the_sampler_to_add_costs_what_it_claims(midpoint):
-    test_cost("midpoint")
+    test_sampler.test_cost("midpoint")
 
 
 def test_codes_and_likelihoods_as_printed():

@@ -11,10 +11,11 @@ from torch import nn
 
 from diffgen.config.recipe import ModelSettings
 from diffgen.dataset.pixels import RANGES
-from diffgen.denoiser.base import Preconditioned, match
-from diffgen.denoiser.noise_input import TOLD
-from diffgen.denoiser.prediction import SCALINGS, Edm
+from diffgen.denoiser.base import Preconditioned
+from diffgen.denoiser.noise_input import NOISE_INPUTS
+from diffgen.denoiser.prediction import PREDICTIONS, Edm
 from diffgen.errors import UsageError
+from diffgen.schedule.base import match
 from diffgen.schedule.cosine import Cosine
 from diffgen.schedule.edm import EDM
 from diffgen.schedule.geometric import Geometric
@@ -63,8 +64,8 @@ def draws(step=0, seed=0, batch_size=B, position=None):
 
 
 def loss_of(schedule, prediction, weighting="simple", told="nothing", network=None, **options):
-    scaling = SCALINGS[prediction]()
-    denoiser = Preconditioned(network or Wave(), schedule, scaling, TOLD[told])
+    scaling = PREDICTIONS[prediction]()
+    denoiser = Preconditioned(network or Wave(), schedule, scaling, NOISE_INPUTS[told])
     return Loss(denoiser, uniform, WEIGHTINGS[weighting], **options)
 
 
@@ -193,12 +194,12 @@ def test_edms_weight_knows_the_datas_deviation():
     """With that of the scaling, the network's error is plain again."""
     loss, x0 = loss_of(LADDER, "edm", "edm"), images()
     scaling = Edm(sigma_data=0.3)
-    denoiser = Preconditioned(Wave(), LADDER, scaling, TOLD["nothing"])
+    denoiser = Preconditioned(Wave(), LADDER, scaling, NOISE_INPUTS["nothing"])
     errors, t = replace(loss, denoiser=denoiser, weighting=weighting_of("edm", 0.3))(
         x0, None, draws()
     )
     x_t = x0 + match(LADDER.sigma(t), x0) * draws().normal(x0)
-    skip, out, _ = (match(c, x0) for c in scaling(LADDER.alpha(t), LADDER.sigma(t)))
+    skip, out, _ = (match(c, x0) for c in scaling.coefficients(LADDER.alpha(t), LADDER.sigma(t)))
     plain = (denoiser.raw(x_t, t) - (x0 - skip * x_t) / out).square().mean((1, 2, 3))
     torch.testing.assert_close(errors, plain, rtol=1e-9, atol=0)
     assert weighting_of("edm") == WEIGHTINGS["edm"]
@@ -218,7 +219,7 @@ def test_weights_stay_finite_where_no_trace_of_the_image_is_left():
 
 
 @pytest.mark.parametrize("schedule", [Linear(), LADDER], ids=lambda s: type(s).__name__)
-@pytest.mark.parametrize("prediction", SCALINGS)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("weighting", PAPERS)
 def test_each_weighting_is_the_papers_weight_of_the_error_of_x0(weighting, prediction, schedule):
     loss, x0 = loss_of(schedule, prediction, weighting), images()
@@ -267,7 +268,7 @@ def test_edms_weight_makes_the_error_of_its_network_plain():
     network = torch.sin(3 * x_t / (sigma**2 + 0.25).sqrt())
     plain = (network - (x0 - skip * x_t) / out).square().mean((1, 2, 3))
     torch.testing.assert_close(errors, plain, rtol=1e-9, atol=0)
-    assert Edm() == SCALINGS["edm"]()
+    assert Edm() == PREDICTIONS["edm"]()
 
 
 @pytest.mark.parametrize("times", TIMES.values(), ids=TIMES)
@@ -661,7 +662,12 @@ def test_losses_by_level_are_means_of_their_tenth():
 
 def test_every_choice_of_a_model_is_known():
     hints = get_type_hints(ModelSettings)
-    tables = {"times": TIMES, "weighting": WEIGHTINGS, "told": TOLD, "prediction": SCALINGS}
+    tables = {
+        "times": TIMES,
+        "weighting": WEIGHTINGS,
+        "noise_input": NOISE_INPUTS,
+        "prediction": PREDICTIONS,
+    }
     for key, table in tables.items():
         assert set(get_args(hints[key])) <= set(table)
     assert set(get_args(hints["range"])) == {*RANGES, "standardised"}

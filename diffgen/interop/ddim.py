@@ -7,8 +7,8 @@ from diffgen.errors import UsageError
 BLOCK = {
     "norm": "norm1",
     "conv": "conv1",
-    "told_norm.told": "temb_proj",
-    "told_norm.norm": "norm2",
+    "emb_norm.emb_proj": "temb_proj",
+    "emb_norm.norm": "norm2",
     "last": "conv2",
     "shortcut": "nin_shortcut",
 }

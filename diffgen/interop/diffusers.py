@@ -16,8 +16,8 @@ from diffgen.network.unet import UNet
 BLOCK = {
     "norm": "norm1",
     "conv": "conv1",
-    "told_norm.told": "time_emb_proj",
-    "told_norm.norm": "norm2",
+    "emb_norm.emb_proj": "time_emb_proj",
+    "emb_norm.norm": "norm2",
     "last": "conv2",
     "shortcut": "conv_shortcut",
 }

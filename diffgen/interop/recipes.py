@@ -1,4 +1,4 @@
-"""Recipes of released networks, told from the shapes of their weights and from their configs."""
+"""Recipes of released networks, read from the shapes of their weights and from their configs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,11 +19,11 @@ ATTENTION = 16  # the resolution of attention in all published networks of DDPM 
 
 
 def ncsn_recipe(state: State, config: Recipe, size: int | None) -> tuple[Recipe, Shape]:
-    """NCSN (2019): as many levels as rows of the norms' tables; 1 to 0.01 unless told."""
+    """NCSN (2019): as many levels as rows of the norms' tables; 1 to 0.01 unless given."""
     model = config.get("model", {})
     levels = len(_known(state, "normalizer.embed.weight"))
     ends = float(model.get("sigma_begin", 1.0)), float(model.get("sigma_end", 0.01))
-    family = {"name": "ncsn", "told": "index", "dequantise": True}
+    family = {"name": "ncsn", "noise_input": "index", "dequantise": True}
     network = {"name": "ncsn_refinenet", "width": len(_known(state, "begin_conv.weight"))}
     schedule = _geometric(*ends, levels)
     recipe = _ncsn_family(family, "raw_score", schedule, network, config)
@@ -37,7 +37,7 @@ def ncsnv2_recipe(state: State, config: Recipe, size: int | None) -> tuple[Recip
         raise UsageError(f"a network of {len(stages)} stages is none of NCSNv2's")
     width = len(_known(state, "begin_conv.weight"))
     network = {"name": "refinenet", "width": width, "depth": DEPTHS[len(stages)]}
-    family = {"name": "ncsnv2", "told": "nothing"}
+    family = {"name": "ncsnv2", "noise_input": "nothing"}
     recipe = _ncsn_family(family, "score", _ladder(_known(state, "sigmas")), network, config)
     return recipe, _shape(_known(state, "begin_conv.weight"), _size(config, size))
 
@@ -70,8 +70,8 @@ def ddim_recipe(state: State, config: Recipe, size: int | None) -> tuple[Recipe,
 
 
 def ddpm_recipe(schedule: Recipe, network: Recipe, config: Recipe) -> Recipe:
-    """A recipe of DDPM's kind: eps in [-1, 1], told the level."""
-    model = {"name": "ddpm", "told": "level", "range": "symmetric", "clip": True}
+    """A recipe of DDPM's kind: eps in [-1, 1], the level as the network's input."""
+    model = {"name": "ddpm", "noise_input": "level", "range": "symmetric", "clip": True}
     parts = {"model": model, "prediction": {"name": "eps"}, "schedule": schedule}
     return parts | {"network": network} | _origin(config, "ddim")
 

@@ -1,4 +1,4 @@
-"""What judges samples: an extractor of features, the reference of a data set, and its floor."""
+"""What scores samples: an extractor of features, the reference of a data set, and its floor."""
 
 import logging
 from dataclasses import dataclass
@@ -67,8 +67,8 @@ class Evaluator:
     def row(self, images: Tensor, labels: Tensor | None, names: list[str]) -> dict[str, Any]:
         """The columns of provenance and metrics for these images."""
         scored = Scored(images, self.extractor(images), labels)
-        told = floor.provenance(len(images), self.extractor, self.reference)
-        return {**told, **metrics.evaluate(names, scored, self.reference)}
+        provenance = floor.provenance(len(images), self.extractor, self.reference)
+        return {**provenance, **metrics.evaluate(names, scored, self.reference)}
 
     def identity(self) -> dict[str, str]:
         """What figures depend on besides the images."""

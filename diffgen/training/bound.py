@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffgen.denoiser.base import match
 from diffgen.denoiser.learned_variance import between
 from diffgen.errors import UsageError
 from diffgen.sampler.base import added_variance, posterior_variance
 from diffgen.schedule import Schedule
+from diffgen.schedule.base import match
 
 FAR = 1e4  # beyond black and white the outermost bins have no end
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffgen.denoiser.base import match
 from diffgen.denoiser.noisy_classifier import NoisyClassifier
+from diffgen.schedule.base import match
 from diffgen.training.draws import Draws
 from diffgen.training.times import Times
 

@@ -1,7 +1,7 @@
 """The one loss: the squared error of the network's estimate, read as an error of eps.
 
 NCSN's sigma^2-weighted denoising score matching (Song and Ermon 2019, equation 6) and DDPM's
-L_simple (Ho et al. 2020, equation 14) are this function with other schedules and scalings.
+L_simple (Ho et al. 2020, equation 14) are this function with other schedules and predictions.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffgen.denoiser.base import Preconditioned, match
+from diffgen.denoiser.base import Preconditioned
+from diffgen.schedule.base import match
 from diffgen.training.bound import Bound
 from diffgen.training.draws import Draws
 from diffgen.training.times import Times
@@ -39,12 +40,12 @@ class Loss:
 
     def __call__(self, x0: Tensor, label: Tensor | None, draws: Draws) -> tuple[Tensor, Tensor]:
         """Errors (b,) of clean images x0 (b, C, H, W) and the times t (b,) they were noised to."""
-        schedule, scaling = self.denoiser.schedule, self.denoiser.scaling
+        schedule, prediction = self.denoiser.schedule, self.denoiser.prediction
         t = self.draw_times(draws)
         eps = draws.normal(x0)
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
         x_t = match(alpha, x0) * x0 + match(sigma, x0) * eps
-        a, b = scaling.target(alpha, sigma)
+        a, b = prediction.target(alpha, sigma)
         target = match(a, x0) * x0 + match(b, x0) * eps
         outputs = self.denoiser.outputs(x_t, t, label)
         raw = outputs[:, : x0.shape[1]]
@@ -69,5 +70,5 @@ class Loss:
     def _weight(self, t: Tensor) -> Tensor:
         """Weight (b,) of the squared error of F, which is out of x0 and alpha / sigma of eps."""
         schedule = self.denoiser.schedule
-        _, out, _ = self.denoiser.scaling(schedule.alpha(t), schedule.sigma(t))
+        _, out, _ = self.denoiser.prediction.coefficients(schedule.alpha(t), schedule.sigma(t))
         return self.weighting(schedule, t) * torch.square(out) * snr_of(schedule, t)

@@ -90,7 +90,7 @@ class SoftMinSnr:
 class Edm:
     """(s^2 + d^2) / (s d)^2 on x0, s = sigma / alpha (Karras et al. 2022, table 1).
 
-    d = `sigma_data` is the data's deviation; with that of the scaling, the network's own error.
+    d = `sigma_data` is the data's deviation; with that of the prediction, the network's own error.
     """
 
     measured: ClassVar = ("sigma_data",)
