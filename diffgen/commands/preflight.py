@@ -11,7 +11,7 @@ from diffgen.config.recipe import ModelSettings, TrainerSettings, check_fit
 from diffgen.evaluation.metrics import check
 from diffgen.runtime.logger import ready
 from diffgen.sampling.plan import Request
-from diffgen.training.ema import Profile
+from diffgen.training.ema import EmaSettings
 from diffgen.training.optimizer import OptimizerSettings
 
 
@@ -21,7 +21,7 @@ def train(config: dict[str, Any]) -> None:
     typed(OptimizerSettings, "optimizer", config["optimizer"])
     model = settings_of(config)
     for name, profile in config["ema"].items():
-        typed(Profile, f"ema.{name}", profile)
+        typed(EmaSettings, f"ema.{name}", profile)
     if not waiting(config):
         schedule = build("schedule", config["schedule"])
         if isinstance(model, ModelSettings):

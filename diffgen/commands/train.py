@@ -32,13 +32,12 @@ from diffgen.runtime.devices import fabric_of, strategy_of
 from diffgen.runtime.launch import quiet
 from diffgen.runtime.logger import finish, logger_of
 from diffgen.sampler.start import STARTS
-from diffgen.training.agreement import Agreement
-from diffgen.training.ema import Ema, Profile
+from diffgen.training.ema import Ema, EmaSettings
 from diffgen.training.module import Module
 from diffgen.training.optimizer import OptimizerSettings
-from diffgen.training.preview import Preview
+from diffgen.training.preview import Preview, PreviewImages
 from diffgen.training.progress import Reporter
-from diffgen.training.saving import Keeper, SealedCheckpointIO
+from diffgen.training.saving import CheckpointSaver, SealedCheckpointIO
 
 
 def train(cfg: DictConfig) -> None:
@@ -76,11 +75,13 @@ class Run:
         source: Source = build("dataset", self.config["dataset"])
         images = read or source.split("train")
         module = self.module(images, settings)
-        profiles = {k: typed(Profile, f"ema.{k}", v) for k, v in self.config["ema"].items()}
-        ema = Ema(profiles)
-        keeper = Keeper(self.folder / "checkpoints", settings.save_every, settings.snapshot_every)
+        averages = {k: typed(EmaSettings, f"ema.{k}", v) for k, v in self.config["ema"].items()}
+        ema = Ema(averages)
+        saver = CheckpointSaver(
+            self.folder / "checkpoints", settings.save_every, settings.snapshot_every
+        )
         reporter = Reporter(settings.log_every)
-        callbacks = [ema, *self.previews(ema, module, images), keeper, reporter, Agreement()]
+        callbacks = [ema, *self.previews(ema, module, images), saver, reporter]
         trainer = self.trainer(settings, callbacks)
         data = DataModule(
             images,
@@ -96,8 +97,8 @@ class Run:
         finally:
             finish(trainer.loggers)
         # Another status than 0 of another rank would have Lightning kill this one, working or not.
-        if keeper.stopped and trainer.is_global_zero:
-            raise SystemExit(128 + keeper.stopped)
+        if saver.stopped and trainer.is_global_zero:
+            raise SystemExit(128 + saver.stopped)
 
     def module(self, images: Images, settings: TrainerSettings) -> Module:
         """The LightningModule, its weights drawn from the seed."""
@@ -151,19 +152,16 @@ class Run:
         sampler = build("sampler", options)
         schedule = module.denoiser.schedule
         count, classes = preview.num_samples, len(self.classes(images))
-        callback = Preview(
-            self.folder / "previews",
-            ema,
-            sampler,
-            times_of(model, schedule, spacing_of(model, schedule, sampler, steps), steps),
-            shape_of(images),
-            torch.arange(count) % classes if classes else None,
-            count,
-            preview.every,
-            model.clip,
-            STARTS[start_of(model, sampler)],
+        shown = PreviewImages(
+            sampler=sampler,
+            times=times_of(model, schedule, spacing_of(model, schedule, sampler, steps), steps),
+            start=STARTS[start_of(model, sampler)],
+            shape=shape_of(images),
+            labels=torch.arange(count) % classes if classes else None,
+            num_samples=count,
+            clip=model.clip,
         )
-        return [callback]
+        return [Preview(self.folder / "previews", ema, preview.every, shown)]
 
     def trainer(self, settings: TrainerSettings, callbacks: list[L.Callback]) -> L.Trainer:
         """Lightning's Trainer for these settings."""

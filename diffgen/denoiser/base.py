@@ -68,9 +68,13 @@ class Preconditioned(Denoiser):
     def outputs(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """All that the network gives: F, and behind it what it may say of the variance."""
         *_, in_ = self.coefficients(t, x_t)
-        told = self.told(self.schedule, t.expand(len(x_t)))
-        told = None if told is None else told.to(x_t)
-        return self.network(in_ * x_t, told, label).to(x_t)
+        return self.call_network(in_ * x_t, t, label)
+
+    def call_network(self, scaled: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """As `outputs`, of what the network itself is given: `scaled` = in_ x_t (B, C, H, W)."""
+        told = self.told(self.schedule, t.expand(len(scaled)))
+        told = None if told is None else told.to(scaled)
+        return self.network(scaled, told, label).to(scaled)
 
     def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, ...]:
         """skip, out and in_ at t, shaped and cast to multiply `like`."""

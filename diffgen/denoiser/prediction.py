@@ -20,15 +20,6 @@ class Scaling(abc.ABC):
     def __call__(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
         """skip, out and in_, each of the shape of alpha."""
 
-    def target(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """Coefficients (a, b) of what F learns, a x0 + b eps.
-
-        From x0 = skip x_t + out F with x_t = alpha x0 + sigma eps; the noise is never recovered
-        by subtracting images.
-        """
-        skip, out, _ = self(alpha, sigma)
-        return (1 - skip * alpha) / out, -skip * sigma / out
-
 
 @dataclass(frozen=True)
 class Eps(Scaling):
@@ -83,6 +74,16 @@ class Edm(Scaling):
     def __call__(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
         unit = (alpha**2 * self.sigma_data**2 + sigma**2).rsqrt()
         return alpha * self.sigma_data**2 * unit**2, sigma * self.sigma_data * unit, unit
+
+
+def target_of(coefficients: Coefficients, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """Coefficients (a, b) of what F learns, a x0 + b eps.
+
+    From x0 = skip x_t + out F with x_t = alpha x0 + sigma eps; the noise is never recovered by
+    subtracting images.
+    """
+    skip, out, _ = coefficients
+    return (1 - skip * alpha) / out, -skip * sigma / out
 
 
 def _unit(alpha: Tensor, sigma: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Sample grids while training, made with the averaged weights."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,65 +9,62 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffgen.dataset.pixels import enlarge, grid, save_png
+from diffgen.dataset.pixels import Range, enlarge, grid, save_png
 from diffgen.denoiser.base import Clipped, Denoiser
 from diffgen.sampler import Sampler, SeededNoise
 from diffgen.sampler.start import Start
 from diffgen.training.ema import Ema
 
 
+@dataclass(frozen=True, kw_only=True)
+class PreviewImages:
+    """Draws the same images each time, from the same noise; `shape` (C, H, W) is one image's."""
+
+    sampler: Sampler
+    times: Tensor
+    start: Start
+    shape: tuple[int, int, int]
+    labels: Tensor | None
+    num_samples: int
+    clip: bool
+
+    def __call__(self, denoiser: Denoiser, pixel_range: Range, device: torch.device) -> Tensor:
+        """Images uint8 (num_samples, C, H, W) of the denoiser as it stands."""
+        bounds = pixel_range.low, pixel_range.high
+        if self.clip:
+            denoiser = Clipped(denoiser, *bounds)
+        noise = SeededNoise(0, range(self.num_samples))
+        like = torch.empty(self.num_samples, *self.shape, device=device)
+        x = self.start(denoiser.schedule, self.times[0], like, noise, bounds)
+        labels = None if self.labels is None else self.labels.to(device)
+        return pixel_range.to_uint8(self.sampler(denoiser, x, self.times, labels, noise)).cpu()
+
+
 class Preview(L.Callback):
-    """Every `every` steps, and at the end, a grid of `labels` drawn from the same noise.
+    """Every `every` steps, and at the end, a grid of `images` into the folder and the loggers."""
 
-    `shape` (C, H, W) is one image's; `times` are the sampler's, and `start`.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        ema: Ema,
-        sampler: Sampler,
-        times: Tensor,
-        shape: tuple[int, int, int],
-        labels: Tensor | None,
-        num_samples: int,
-        every: int,
-        clip: bool,
-        start: Start,
-    ) -> None:
-        self.folder, self.ema, self.sampler, self.times = folder, ema, sampler, times
-        self.shape, self.labels, self.num_samples = shape, labels, num_samples
-        self.every, self.clip, self.start, self.made = every, clip, start, 0
+    def __init__(self, folder: Path, ema: Ema, every: int, images: PreviewImages) -> None:
+        self.folder, self.ema, self.every, self.images = folder, ema, every, images
+        self.step = 0
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any
     ) -> None:
         step = trainer.global_step
         due = step % self.every == 0 or step == trainer.max_steps
-        if trainer.is_global_zero and due and step != self.made:
-            self.made = step
+        if trainer.is_global_zero and due and step != self.step:
+            self.step = step
             self._draw(trainer, pl_module, step)
 
     def _draw(self, trainer: L.Trainer, module: Any, step: int) -> None:
         module.denoiser.eval()
         with self.ema.weights(module):
-            images = self.sample(module.denoiser, module.pixel_range, module.device)
+            images = self.images(module.denoiser, module.pixel_range, module.device)
         module.denoiser.train()
         picture = enlarge(grid(images))
         save_png(picture, self.folder / f"step_{step:07d}.png")
         for logger in trainer.loggers:
             _log(logger, picture, step)
-
-    def sample(self, denoiser: Denoiser, pixel_range: Any, device: torch.device) -> Tensor:
-        """Images uint8 (num_samples, C, H, W) of the denoiser as it stands."""
-        if self.clip:
-            denoiser = Clipped(denoiser, pixel_range.low, pixel_range.high)
-        noise = SeededNoise(0, range(self.num_samples))
-        like = torch.empty(self.num_samples, *self.shape, device=device)
-        bounds = pixel_range.low, pixel_range.high
-        x = self.start(denoiser.schedule, self.times[0], like, noise, bounds)
-        labels = None if self.labels is None else self.labels.to(device)
-        return pixel_range.to_uint8(self.sampler(denoiser, x, self.times, labels, noise)).cpu()
 
 
 def _log(logger: Any, picture: Tensor, step: int) -> None:

@@ -1,4 +1,4 @@
-"""At which times a batch is trained: functions (u (B,) even on [0, 1), schedule) -> t (B,)."""
+"""The times a batch is trained at: functions (u (B,), schedule) -> t (B,), u uniform on [0, 1)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ Times = Callable[[Tensor, Schedule], Tensor]
 
 
 def uniform(u: Tensor, schedule: Schedule) -> Tensor:
-    """Every level alike (Ho et al. 2020, algorithm 1); even on [t_min, 1] where time flows."""
+    """Every level alike (Ho et al. 2020, algorithm 1); uniform on [t_min, 1] without levels."""
     if schedule.levels:
         return ((u * schedule.levels).floor() + 1) / schedule.levels
     return schedule.t_min + u * (1 - schedule.t_min)
@@ -27,7 +27,7 @@ def antithetic(u: Tensor, schedule: Schedule) -> Tensor:
 
 
 def stratified(u: Tensor, schedule: Schedule) -> Tensor:
-    """One time in each of B even strata (Kingma et al. 2021, appendix I.1): a steadier loss."""
+    """One time in each of B equal strata (Kingma et al. 2021, appendix I.1): a steadier loss."""
     index = torch.arange(len(u), dtype=u.dtype)
     return uniform((u[0] + index / len(u)) % 1, schedule)
 

@@ -18,7 +18,7 @@ from diffgen.config.recipe import ModelSettings, check_fit
 from diffgen.dataset.diameter import Distance
 from diffgen.dataset.pixels import RANGES, Range
 from diffgen.schedule import Schedule
-from diffgen.training.ema import Profile
+from diffgen.training.ema import EmaSettings
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ def explained(config: dict[str, Any], data: Data, recipe: str | None) -> Explana
     ladder = ladder_of(schedule, data.dimension)
     of = _range(model, data)
     distance = measured(data.images, config["cache"]) if data.images else None
-    averages = {k: typed(Profile, f"ema.{k}", v) for k, v in config["ema"].items()}
+    averages = {k: typed(EmaSettings, f"ema.{k}", v) for k, v in config["ema"].items()}
     way = _way(config, model, schedule)
     grey, apart = 1 / 255 / of.scale, distance.value / of.scale if distance else None
     return Explanation(
