@@ -32,7 +32,6 @@ from diffgen.evaluation.classifier import ClassifierExtractor
 from diffgen.evaluation.classifier_cache import cached
 from diffgen.evaluation.classifier_fit import FeaturesClassifier, shifted
 from diffgen.evaluation.collect import collect
-from diffgen.evaluation.draws import draw, draw_evenly
 from diffgen.evaluation.features import Features, extract
 from diffgen.evaluation.floor import floor
 from diffgen.evaluation.frechet import Moments, frechet
@@ -40,6 +39,7 @@ from diffgen.evaluation.inception import InceptionExtractor
 from diffgen.evaluation.metrics import METRICS, Scored, evaluate
 from diffgen.evaluation.reference import Reference, identity_of, reference
 from diffgen.evaluation.rows import FLOOR
+from diffgen.evaluation.subset import stratified_subset, subset
 from diffgen.evaluation.table import show, write
 from diffgen.network.classifier import Classifier
 
@@ -203,7 +203,7 @@ def test_kid_repeats_itself_and_leaves_the_global_generator_alone(monkeypatch):
 
 def test_precision_compares_equal_numbers():
     mine, real = normal(40, 3), normal(400, 3, seed=1)
-    few = real[draw(400, 40)]
+    few = real[subset(400, 40)]
     found = evaluate(["precision", "recall"], scored(mine), reference_of(real))
     truth = (neighbours.precision(mine, few), neighbours.recall(mine, few))
     assert (found["precision"], found["recall"]) == truth
@@ -404,7 +404,7 @@ def test_a_cached_reference_equals_a_computed_one_to_the_bit(images, tmp_path):
 def test_a_reference_of_some_images_is_their_own(images, tmp_path):
     extractor = ClassifierExtractor(Projection(), batch=50)
     few = reference(images, "train", extractor, tmp_path, count=40)
-    rows = draw(300, 40)
+    rows = subset(300, 40)
     assert len(rows.unique()) == 40
     assert torch.equal(few.features, extractor(images.pixels[rows]).features)
     assert torch.equal(few.labels, images.labels[rows])
@@ -465,11 +465,11 @@ def test_a_damaged_reference_is_computed_again_with_a_notice(images, tmp_path, c
 
 def test_an_even_draw_takes_the_same_share_of_each_class():
     labels = torch.arange(1000).remainder(7).clamp(max=4)  # the last of five classes is threefold
-    rows = draw_evenly(labels, 140)
+    rows = stratified_subset(labels, 140)
     assert labels[rows].bincount().tolist() == [20, 20, 20, 20, 60]
     assert len(rows.unique()) == 140
-    assert torch.equal(draw_evenly(labels, 1000), torch.arange(1000))
-    assert not torch.equal(rows, draw_evenly(labels, 140, seed=1))
+    assert torch.equal(stratified_subset(labels, 1000), torch.arange(1000))
+    assert not torch.equal(rows, stratified_subset(labels, 140, seed=1))
 
 
 def test_the_floor_scores_held_out_images_as_samples_are(images, tmp_path):
@@ -477,7 +477,7 @@ def test_the_floor_scores_held_out_images_as_samples_are(images, tmp_path):
     extractor = ClassifierExtractor(Projection(), batch=50)
     real = reference(images, "train", extractor, tmp_path)
     row = floor(test, 60, extractor, real, list(METRICS))
-    rows = draw_evenly(test.labels, 60)
+    rows = stratified_subset(test.labels, 60)
     truth = Scored(test.pixels[rows], extractor(test.pixels[rows]), test.labels[rows])
     assert {key: row[key] for key in evaluate(list(METRICS), truth, real)} == evaluate(
         list(METRICS), truth, real

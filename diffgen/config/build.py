@@ -57,17 +57,23 @@ def changed(thing: object) -> dict[str, Any]:
 
 
 def find(room: str, name: object, trust: Collection[str] = ()) -> type:
-    """The one public class of the file `name` in `room`, or a trusted `package.module:Class`."""
+    """The one public class of the file `name` in `room`, or a trusted `package.module:Class`.
+
+    Where a room lets choices share a file (its SHARED_FILES), the class is called like the choice.
+    """
     if name is None:
         raise UsageError(f"{room}.name is missing")
     if isinstance(name, str) and ":" in name:
         return _foreign(room, name, trust)
     package = importlib.import_module(f"diffgen.{room}")
-    names = [module.name for module in pkgutil.iter_modules(package.__path__)]
+    shared: dict[str, str] = getattr(package, "SHARED_FILES", {})
+    names = [*shared, *(module.name for module in pkgutil.iter_modules(package.__path__))]
     if name not in names:
         raise UsageError(f"no {room}={name}{did_you_mean(str(name), names)}")
-    module = importlib.import_module(f"{package.__name__}.{name}")
+    module = importlib.import_module(f"{package.__name__}.{shared.get(str(name), name)}")
     classes = [value for value in vars(module).values() if _is_public(value, module.__name__)]
+    if name in shared:
+        classes = [cls for cls in classes if cls.__name__.lower() == str(name).replace("_", "")]
     if len(classes) != 1:
         raise UsageError(f"no {room}={name}: that file holds no {room}")
     return classes[0]

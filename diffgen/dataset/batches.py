@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from diffgen.dataset.draws import coins, permutation
 from diffgen.dataset.images import Images
+from diffgen.dataset.philox import coins, permutation
 from diffgen.errors import UsageError
 
 ORDER, MIRROR = 0, 1  # what a key's second number stands for

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from diffgen.errors import UsageError
 from diffgen.evaluation import reference_file
-from diffgen.evaluation.draws import draw
 from diffgen.evaluation.features import Extractor, Pixels, extract
 from diffgen.evaluation.frechet import Moments
 from diffgen.evaluation.reference_file import Damaged
+from diffgen.evaluation.subset import subset
 from diffgen.files import sha256_of_json
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def reference(
             return _matching(path, identity)
         except Damaged as error:
             log.warning("%s is damaged (%s) and is computed again", path, error)
-    rows = draw(images.pixels.shape[0], int(identity["count"]))
+    rows = subset(images.pixels.shape[0], int(identity["count"]))
     features = extract(extractor, images.pixels, rows).features
     labels = None if images.labels is None else images.labels[rows]
     reference_file.write(path, features, labels, identity)

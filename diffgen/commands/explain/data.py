@@ -6,8 +6,8 @@ from typing import Any
 
 from diffgen.config.build import build
 from diffgen.config.recipe import Shape
+from diffgen.dataset.download import offline
 from diffgen.dataset.images import Images, shape_of
-from diffgen.dataset.vision import offline
 from diffgen.errors import UsageError
 
 # shape and number of classes of the sets that are always the same
