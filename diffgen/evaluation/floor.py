@@ -2,16 +2,17 @@
 
 from collections.abc import Sequence
 
+from diffgen.dataset.images import Images
 from diffgen.errors import UsageError
 from diffgen.evaluation.features import Extractor
 from diffgen.evaluation.metrics import Scored, evaluate
-from diffgen.evaluation.reference import ImageSet, Reference
+from diffgen.evaluation.reference import Reference
 from diffgen.evaluation.rows import FLOOR, Row
 from diffgen.evaluation.subset import stratified_subset, subset
 
 
 def floor(
-    test: ImageSet,
+    test: Images,
     n: int,
     extractor: Extractor,
     reference: Reference,
@@ -20,7 +21,8 @@ def floor(
 ) -> Row:
     """The row of n held-out images, drawn without repetition, the same share of each class.
 
-    The shares of a simple random draw are off by chance, and that alone can double a distance at n = 2000.
+    The shares of a simple random draw are off by chance, and that alone can double a distance at
+    n = 2000.
     """
     total = test.pixels.shape[0]
     if n > total:

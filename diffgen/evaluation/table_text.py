@@ -1,13 +1,13 @@
-"""A table as a reader sees it: heads and cells as text."""
+"""A table as a reader sees it: headers and cells as text."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from diffgen.evaluation.rows import WAY, Block, Row, pooled, setting, text, varying
+from diffgen.evaluation.rows import IDENTITY, Block, Row, pooled, setting, text, varying
 
-TOLD = ("sampler", "settings", "steps", "weight")  # in every table
-SHARED = tuple(column for column in (*WAY, "seed") if column not in TOLD)
+ALWAYS = ("sampler", "settings", "steps", "weight")  # columns of every table
+SHARED = tuple(column for column in (*IDENTITY, "seed") if column not in ALWAYS)
 SHARES = ("accuracy", "precision", "recall", "saturation")
 
 Grid = tuple[list[str], list[list[str]]]
@@ -23,17 +23,19 @@ def title(row: Row) -> str:
 def header(block: Block) -> str:
     """What all rows share, in one or two sentences."""
     row = block.all[0]
-    told = (
+    scored = (
         f"{title(row)} of n = {block.n} images a row, features {row['features']} "
         f"[{row['features_hash']}], against {row['reference']} [{row['reference_hash']}]."
     )
     first = block.rows[0] if block.rows else {}
     same = [c for c in SHARED if first.get(c) is not None and c not in _differing(block)]
-    return f"{told} All samples: {', '.join(f'{c} {first[c]}' for c in same)}." if same else told
+    if not same:
+        return scored
+    return f"{scored} All samples: {', '.join(f'{c} {first[c]}' for c in same)}."
 
 
-def cells(block: Block) -> Grid:
-    """Heads and rows of the block, without the columns that say nothing or all say the same."""
+def main_cells(block: Block) -> Grid:
+    """Headers and rows of the block, without columns that are empty or alike in all rows."""
     floor = (block.floor or {}).get("fid")
     columns: list[Column] = [
         *_methods(block),
@@ -48,7 +50,7 @@ def cells(block: Block) -> Grid:
 
 
 def over_seeds(block: Block) -> Grid | None:
-    """Heads and rows of the ways that several seeds sampled, None where there are none."""
+    """Headers and rows of the settings sampled with several seeds, None without any."""
     rows = [row for row in pooled(block.rows) if row["seeds"] > 1]
     if not rows:
         return None
@@ -64,7 +66,7 @@ def over_seeds(block: Block) -> Grid | None:
 
 
 def per_class(block: Block) -> Grid | None:
-    """Heads and rows of the distances per class, None where there are none."""
+    """Headers and rows of the distances per class, None where there are none."""
     rows = [row for row in block.all if row.get("fid_per_class")]
     if not rows:
         return None
@@ -119,7 +121,7 @@ def _worst(row: Row) -> str:
 
 
 def _number(value: Any) -> str:
-    """Four significant digits, so that neither 0.0123 nor 431 loses what is known of it."""
+    """Four significant digits, for 0.0123 and 431 alike."""
     return "" if value is None else f"{value:.4g}"
 
 
