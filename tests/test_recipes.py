@@ -20,8 +20,8 @@ from diffgen.denoiser.prediction import PREDICTIONS
 from diffgen.errors import UsageError
 from diffgen.network.refinenet import depth_for
 from diffgen.schedule.geometric import Geometric
-from diffgen.training.draws import Draws
 from diffgen.training.loss import Loss
+from diffgen.training.random_numbers import RandomNumbers
 
 MILLION = 1_000_000
 
@@ -432,7 +432,7 @@ def test_at_pure_noise_a_prediction_is_finite_or_refused(prediction, told, sched
     loss = cast(Loss, objective_of(recipe, (1, 8, 8), 0))
     last = torch.ones(4, dtype=torch.float64)
     errors, _ = replace(loss, times=lambda *_: last)(
-        torch.rand(4, 1, 8, 8), None, Draws(0, 0, 4, torch.arange(4))
+        torch.rand(4, 1, 8, 8), None, RandomNumbers(0, 0, 4, torch.arange(4))
     )
     errors.mean().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in loss.denoiser.parameters())

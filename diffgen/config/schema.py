@@ -25,7 +25,7 @@ from diffgen.config.build import Choice, choice, typed
 from diffgen.config.complaint import complaint
 from diffgen.config.recipe import Recipe, recipe_of
 from diffgen.config.sampler import GuidanceSettings, SamplerSettings
-from diffgen.training.ema import Profile
+from diffgen.training.ema import EmaSettings
 from diffgen.training.optimizer import OptimizerSettings
 
 Count = Annotated[int, Field(ge=1)]
@@ -110,8 +110,8 @@ def _typed(cls: type, where: str) -> BeforeValidator:
     return BeforeValidator(lambda given: typed(cls, where, given))
 
 
-def _profiles(given: Mapping[str, Any]) -> dict[str, Profile]:
-    return {name: typed(Profile, f"ema.{name}", value) for name, value in given.items()}
+def _profiles(given: Mapping[str, Any]) -> dict[str, EmaSettings]:
+    return {name: typed(EmaSettings, f"ema.{name}", value) for name, value in given.items()}
 
 
 class Settings(BaseModel):
@@ -160,7 +160,7 @@ class Train(Common):
     schedule: Part
     network: Part
     optimizer: Annotated[OptimizerSettings, _typed(OptimizerSettings, "optimizer")]
-    ema: Annotated[dict[str, Profile], BeforeValidator(_profiles)]
+    ema: Annotated[dict[str, EmaSettings], BeforeValidator(_profiles)]
     sampler: Annotated[SamplerSettings, BeforeValidator(SamplerSettings.of)] | None = None
     trainer: Annotated[TrainerSettings, _typed(TrainerSettings, "trainer")]
     preview: Annotated[PreviewSettings, BeforeValidator(PreviewSettings.of)]

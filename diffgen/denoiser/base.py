@@ -70,9 +70,13 @@ class Preconditioned(Denoiser):
     def outputs(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """All that the network gives: F, and behind it what it may say of the variance."""
         *_, c_in = self.coefficients(t, x_t)
-        c_noise = self.noise_input(self.schedule, t.expand(len(x_t)))
-        c_noise = None if c_noise is None else c_noise.to(x_t)
-        return self.network(c_in * x_t, c_noise, label).to(x_t)
+        return self.call_network(c_in * x_t, t, label)
+
+    def call_network(self, scaled: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """As `outputs`, of what the network itself is given: `scaled` = c_in x_t (B, C, H, W)."""
+        c_noise = self.noise_input(self.schedule, t.expand(len(scaled)))
+        c_noise = None if c_noise is None else c_noise.to(scaled)
+        return self.network(scaled, c_noise, label).to(scaled)
 
     def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, ...]:
         """c_skip, c_out and c_in at t, shaped and cast to multiply `like`."""

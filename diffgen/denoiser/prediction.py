@@ -22,15 +22,6 @@ class Prediction(abc.ABC):
     def coefficients(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
         """c_skip, c_out and c_in, each of the shape of alpha."""
 
-    def target(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """Coefficients (a, b) of what F learns, a x0 + b eps.
-
-        From x0 = c_skip x_t + c_out F with x_t = alpha x0 + sigma eps; the noise is never
-        recovered by subtracting images.
-        """
-        c_skip, c_out, _ = self.coefficients(alpha, sigma)
-        return (1 - c_skip * alpha) / c_out, -c_skip * sigma / c_out
-
 
 @dataclass(frozen=True)
 class Eps(Prediction):
@@ -87,6 +78,16 @@ class Edm(Prediction):
     def coefficients(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
         unit = (alpha**2 * self.sigma_data**2 + sigma**2).rsqrt()
         return alpha * self.sigma_data**2 * unit**2, sigma * self.sigma_data * unit, unit
+
+
+def target_of(coefficients: Coefficients, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """Coefficients (a, b) of what F learns, a x0 + b eps.
+
+    From x0 = c_skip x_t + c_out F with x_t = alpha x0 + sigma eps; the noise is never recovered
+    by subtracting images.
+    """
+    c_skip, c_out, _ = coefficients
+    return (1 - c_skip * alpha) / c_out, -c_skip * sigma / c_out
 
 
 def _unit(alpha: Tensor, sigma: Tensor) -> Tensor:

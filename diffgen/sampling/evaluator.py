@@ -13,10 +13,10 @@ from diffgen.config.schema import Named
 from diffgen.dataset.images import Images
 from diffgen.errors import UsageError
 from diffgen.evaluation import floor, metrics
-from diffgen.evaluation.classifier import ClassifierExtractor
-from diffgen.evaluation.classifier_cache import cached
-from diffgen.evaluation.classifier_fit import FeaturesClassifier
+from diffgen.evaluation.classifier_extractor import ClassifierExtractor
 from diffgen.evaluation.features import Extractor
+from diffgen.evaluation.features_classifier import FeaturesClassifier
+from diffgen.evaluation.features_classifier_cache import cached
 from diffgen.evaluation.inception import InceptionExtractor
 from diffgen.evaluation.metrics import Scored
 from diffgen.evaluation.reference import Reference, reference
