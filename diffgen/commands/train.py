@@ -65,7 +65,7 @@ class Run:
         images = read or source.split("train")
         module = self.module(images)
         ema = Ema(self.settings.ema)
-        keeper = CheckpointSaver(
+        saver = CheckpointSaver(
             self.folder / "checkpoints", settings.save_every, settings.snapshot_every
         )
         reporter = Reporter(settings.log_every)
