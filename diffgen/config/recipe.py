@@ -29,15 +29,15 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class ModelSettings:
     """What a paper fixes besides its schedule and network.
 
-    prediction: what the network gives; sigma_data: the data's deviation in the model's range, for
-    prediction=edm (null: measured when training starts) and weighting=edm (null: 0.5);
-    noise_input: what the network gets of the noise; range: of the data; times and level_per: how
-    training draws levels, log_sigma_mean and log_sigma_std being those of ln(sigma / alpha) for
-    log_normal ones; weighting, reduction: how errors add up; gamma: the SNR at which min_snr caps
-    and soft_min_snr bends; labels: whether it learns them, where there are any; label_dropout: share
-    of labels hidden; dequantise: pixels even within their bin; clip: whether samplers keep the estimate
-    inside the range unless told otherwise; variance: whether the network learns that of ancestral
-    steps, in as many channels again.
+    prediction: what the network gives; sigma_data: the data's deviation in the model's range,
+    for prediction=edm (null: measured when training starts) and weighting=edm (null: 0.5);
+    noise_input: what the network gets of the noise; range: of the data; times and level_per:
+    how training draws levels, log_sigma_mean and log_sigma_std being those of ln(sigma /
+    alpha) for log_normal ones; weighting, reduction: how errors add up; gamma: the SNR at
+    which min_snr caps and soft_min_snr bends; labels: whether it learns them, where there are
+    any; label_dropout: share of labels hidden; dequantise: pixels even within their bin; clip:
+    whether samplers keep the estimate inside the range unless told otherwise; variance:
+    whether the network learns that of ancestral steps, in as many channels again.
     """
 
     name: str

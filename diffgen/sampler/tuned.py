@@ -39,7 +39,8 @@ class Recorded(Denoiser):
         super().__init__()
         self.schedule, self.path = schedule, path
         self.log_snr = log_snrs(schedule, path.times[:-1])
-        self.table = dict(zip(path.times.tolist(), path.estimates, strict=False))
+        times: list[float] = path.times.tolist()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        self.table = dict(zip(times, path.estimates, strict=False))
 
     def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         found = self.table.get(float(t))
@@ -153,7 +154,7 @@ def windows(count: int) -> list[tuple[int, int, int]]:
 
 def shortest(errors: Tensor, steps: int) -> list[int]:
     """Indices (steps + 1) from the first to the last along which errors sum to the least."""
-    best, before = errors[0, 0].expand_as(errors[0]).clone(), []
+    best, before = errors[0, 0].expand_as(errors[0]).clone(), list[Tensor]()
     best[1:] = torch.inf
     for _ in range(steps - 1):
         best, came = (best[:, :, None] + errors).min(0)
