@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from analytic import SCHEDULES, Gaussian, scalar, two_peaks
+from running import classes
 from torch import Tensor, nn
 
 from diffgen.denoiser import Clipped, Denoiser, Preconditioned
