@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from diffgen.denoiser import Clipped, Denoiser, Preconditioned
 from diffgen.denoiser.base import Thresholded
 from diffgen.denoiser.noise_input import level, log_sigma, nothing
-from diffgen.denoiser.prediction import Edm, Score
+from diffgen.denoiser.prediction import Edm, Score, target_of
 from diffgen.schedule.edm import EDM
 from diffgen.schedule.geometric import Geometric
 from diffgen.schedule.linear import Linear
@@ -116,7 +116,8 @@ def test_the_target_gives_back_the_image(kind, schedule):
     """skip x_t + out (a x0 + b eps) = x0, whatever x0 and eps are."""
     prediction = classes("prediction")[kind]()
     alpha, sigma = schedule.alpha(T), schedule.sigma(T)
-    (skip, out, _), (a, b) = prediction.coefficients(alpha, sigma), target_of(prediction.coefficients(alpha, sigma), alpha, sigma)
+    coefficients = prediction.coefficients(alpha, sigma)
+    (skip, out, _), (a, b) = coefficients, target_of(coefficients, alpha, sigma)
     torch.testing.assert_close(skip * alpha + out * a, torch.ones(4).double(), atol=1e-9, rtol=0)
     torch.testing.assert_close(skip * sigma + out * b, torch.zeros(4).double(), atol=1e-9, rtol=0)
 
@@ -126,7 +127,10 @@ def test_edm_has_unit_variance_in_and_out(schedule):
     """Karras et al. 2022, appendix B.6, at every level."""
     t = torch.linspace(schedule.t_min, 1, 50, dtype=torch.float64)
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-    (_, _, in_), (a, b) = Edm(SD).coefficients(alpha, sigma), Edm(SD).target(alpha, sigma)
+    (_, _, in_), (a, b) = (
+        Edm(SD).coefficients(alpha, sigma),
+        target_of(Edm(SD).coefficients(alpha, sigma), alpha, sigma),
+    )
     one = torch.ones(50, dtype=torch.float64)
     torch.testing.assert_close(in_**2 * (alpha**2 * SD**2 + sigma**2), one)
     torch.testing.assert_close(a**2 * SD**2 + b**2, one, atol=1e-9, rtol=0)

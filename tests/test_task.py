@@ -765,7 +765,7 @@ def chosen(name: str) -> dict[str, Any]:
 
 def images_of(config: dict[str, Any]) -> tuple[Task, Tensor]:
     """What a configuration asks for, made."""
-    task, _ = Request(config).task(CPU)
+    task, _ = request_of(Sample.of(config)).task(CPU)
     return task, task(range(task.count), CPU)
 
 
@@ -776,7 +776,7 @@ def images_of(config: dict[str, Any]) -> tuple[Task, Tensor]:
 def test_a_network_that_is_not_told_starts_on_a_shell(model, sampler, start, request):
     words = f"checkpoint={request.getfixturevalue(model)}", f"sampler={sampler}", "steps=4"
     asked = request_of(tree("sample", *words, "num_samples=3"))
-    assert asked.start == start
+    assert asked.plan.start_name == start
     made, _ = asked.task(CPU)
     assert made.start is STARTS[start]
 

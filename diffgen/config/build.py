@@ -142,9 +142,9 @@ def find(room: str, name: object, trust: Collection[str] = ()) -> type:
         raise UsageError(f"no {room}={name}{did_you_mean(str(name), names(room))}")
     shared: dict[str, str] = getattr(package, "SHARED_FILES", {})
     found = _classes(importlib.import_module(f"{package.__name__}.{shared.get(str(name), name)}"))
-    if name in shared:
+    if name in found:
         return found[str(name)]
-    if len(found) != 1:
+    if name in shared or len(found) != 1:
         raise UsageError(f"no {room}={name}: that file holds no {room}")
     return next(iter(found.values()))
 

@@ -25,6 +25,7 @@ from diffgen.config.build import Choice, choice, typed
 from diffgen.config.complaint import complaint
 from diffgen.config.recipe import Recipe, recipe_of
 from diffgen.config.sampler import GuidanceSettings, SamplerSettings
+from diffgen.errors import UsageError
 from diffgen.training.ema import EmaSettings
 from diffgen.training.optimizer import OptimizerSettings
 
@@ -175,6 +176,10 @@ class Train(Common):
     @model_validator(mode="after")
     def _read_recipe(self) -> Self:
         parts = ("model", "prediction", "times", "weighting", "schedule", "network")
+        if self.sampler and self.sampler.choice is None:
+            raise UsageError(
+                "sampler=own is that of a checkpoint: a training names the sampler itself"
+            )
         self._recipe = recipe_of({key: getattr(self, key) for key in parts})
         self._recipe.check()
         return self

@@ -15,7 +15,7 @@ from torch import nn
 
 from diffgen.config.build import build
 from diffgen.errors import UsageError, did_you_mean
-from diffgen.interop.diffusers_files import diffusers_recipe, read_diffusers
+from diffgen.interop.diffusers import diffusers_recipe, read_diffusers
 from diffgen.interop.files import Released, read_config, read_released
 from diffgen.interop.mapping import Names, State, adopt
 from diffgen.interop.ncsn import CONDITIONAL, UNCONDITIONAL, ncsn_names
