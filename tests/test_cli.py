@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
 
 from diffgen.cli import registry
 from diffgen.cli.argv import parse
@@ -27,7 +26,7 @@ SEEN = []
 def task(config):
     """Stands in for a real task: notes the config, and does what the seed says."""
     job = HydraConfig.get()
-    SEEN.append((OmegaConf.to_container(config, resolve=True), job.runtime.output_dir))
+    SEEN.append((config.plain, job.runtime.output_dir))
     Path(job.runtime.output_dir, "seen.json").write_text(json.dumps(config.seed))
     match config.seed:
         case 1:
@@ -49,7 +48,7 @@ def task(config):
 
 
 def preflight(config):
-    if config["seed"] == 99:
+    if config.seed == 99:
         raise UsageError("nobody counts to 99")
 
 

@@ -65,7 +65,7 @@ def diffusers_recipe(
     size = int(size or unet["sample_size"])
     recipe = ddpm_recipe(_schedule(scheduler), _network(unet, size), {})
     prediction = scheduler.get("prediction_type", "epsilon")
-    recipe["model"]["prediction"] = PREDICTIONS[prediction]
+    recipe["prediction"] = {"name": PREDICTIONS[prediction]}
     return recipe, (int(unet["in_channels"]), size, size)
 
 
