@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from running import TINY, contents, here, tree, worked
+from running import contents, here, tree, worked
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -74,7 +74,7 @@ def test_training_goes_on_from_it_and_writes_todays_format(run, tmp_path):
 
 
 def test_a_setting_that_contradicts_it_is_refused(run, tmp_path):
-    done = here(tmp_path, "train", *TINY, f"resume={run}", "prediction=v")
+    done = here(tmp_path, "train", f"resume={run}", "prediction=v")
     assert done.status == 2
     assert done.line().startswith("prediction.name=v contradicts the checkpoint's eps")
 

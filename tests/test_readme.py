@@ -80,6 +80,8 @@ def test_choices_that_are_listed_are_there():
     folder = Path(__file__).parents[1] / "configs"
     for group, listed in re.findall(r"^\| `(\w+)=` \| (.*) \|$", README, re.MULTILINE):
         files = {path.stem: yaml.safe_load(path.read_text()) for path in folder.glob(f"{group}/*")}
-        plain = {stem for stem, told in files.items() if told.get("name") in (stem, None)}
+        presets = {stem for stem, told in files.items() if told.get("name", stem) != stem}
+        presets |= {stem for stem, told in files.items() if "defaults" in told}
+        plain = set(files) - presets
         named = set(re.findall(r"`([a-z_0-9]+)`", listed))
         assert plain <= named <= set(files), group

@@ -437,9 +437,7 @@ def test_at_pure_noise_a_prediction_is_finite_or_refused(prediction, told, sched
     """The loss, its gradient and the estimate at t = 1; eps and scores say nothing there."""
     recipe = pure_noise(schedule, prediction, told)
     if prediction in ("eps", "score", "raw_score"):
-        with pytest.raises(
-            UsageError, match=r"schedule\.zero_snr=true .* prediction=v or x0"
-        ):
+        with pytest.raises(UsageError, match=r"schedule\.zero_snr=true .* prediction=v or x0"):
             cast(DenoiserRecipe, recipe_of(recipe)).denoiser((1, 8, 8), 0)
         return
     loss = cast(Loss, recipe_of(recipe).objective((1, 8, 8), 0))

@@ -15,6 +15,7 @@ from running import ended, here, there, tree, worked
 
 from diffgen.cli.config_files import config_dir
 from diffgen.config.recipe import ModelSettings
+from diffgen.errors import UsageError
 from diffgen.runs.cell import Cell
 from diffgen.sampler.ddim import DDIM
 from diffgen.sampler.unipc import UniPC
@@ -297,9 +298,9 @@ FIXED = {"rk45": ("sampler.tolerance=0.5",)}  # these choose their steps
 
 @pytest.mark.parametrize("model", ["ddpm", "ncsnv2"])
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_every_sampler_runs_on_every_model(sampler, model, request_of):
+def test_every_sampler_runs_on_every_model(sampler, model, ask):
     words = (f"sampler={sampler}", *FIXED.get(sampler, ("steps=3",)), "deterministic=true")
-    task, counters = request_of(model, *words).task(CPU)
+    task, counters = ask(model, *words).task(CPU)
     images = task([0, 1, 2], CPU)
     assert images.shape == (3, 1, 8, 8)
     assert len(images.flatten(1).unique(dim=0)) == 3
@@ -333,7 +334,7 @@ def test_a_model_that_knows_its_levels_alone_is_asked_nothing_between_them():
 
 
 @pytest.fixture
-def request_of(ddpm, ncsnv2):
+def ask(ddpm, ncsnv2):
     return lambda model, *words: request({"ddpm": ddpm, "ncsnv2": ncsnv2}[model], *words)
 
 
