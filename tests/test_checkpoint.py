@@ -314,7 +314,7 @@ def test_a_file_is_synced_before_it_takes_the_place_of_the_old(tmp_path, monkeyp
     for name in ("fsync", "replace"):
         real = getattr(os, name)
         monkeypatch.setattr(os, name, lambda *a, r=real, n=name: (calls.append(n), r(*a))[1])
-    SealedCheckpointIO(seal).save_checkpoint({"a": 1}, tmp_path / "x.ckpt")
+    SealedCheckpointIO(lambda _: None, dict).save_checkpoint({"a": 1}, tmp_path / "x.ckpt")
     assert calls == ["fsync", "replace"]
     assert contents(tmp_path / "x.ckpt") == {"a": 1}
 

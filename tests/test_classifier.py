@@ -25,7 +25,7 @@ from diffgen.schedule.geometric import Geometric
 from diffgen.schedule.linear import Linear
 from diffgen.training.classifier_loss import ClassifierLoss
 from diffgen.training.random_numbers import RandomNumbers
-from diffgen.training.times import clean, uniform
+from diffgen.training.times import Uniform, clean
 
 CPU = torch.device("cpu")
 FEATURES = (
@@ -63,10 +63,10 @@ def images(rows=32):
 def test_the_loss_is_the_cross_entropy_of_noised_images(schedule):
     x0, label, draws = images()
     network = Linears()
-    errors, t, right = ClassifierLoss(NoisyClassifier(network, schedule, level), uniform)(
+    errors, t, right = ClassifierLoss(NoisyClassifier(network, schedule, level), Uniform())(
         x0, label, draws
     )
-    assert torch.equal(t, uniform(draws.uniform("time"), schedule))
+    assert torch.equal(t, Uniform()(draws.uniform("time"), schedule))
     assert len(t.unique()) > 10
     alpha, sigma = (f(t).reshape(-1, 1, 1, 1) for f in (schedule.alpha, schedule.sigma))
     x_t = alpha * x0 + sigma * draws.normal(x0)

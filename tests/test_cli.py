@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import OmegaConf
 
 from diffgen.cli import registry
 from diffgen.cli.argv import parse
@@ -40,7 +39,7 @@ class Seed(IntEnum):
 def task(config):
     """Stands in for a real task: notes the config, and does what the seed stands for."""
     job = HydraConfig.get()
-    SEEN.append((OmegaConf.to_container(config, resolve=True), job.runtime.output_dir))
+    SEEN.append((config.plain, job.runtime.output_dir))
     Path(job.runtime.output_dir, "seen.json").write_text(json.dumps(config.seed))
     match config.seed:
         case Seed.FAIL:
@@ -62,7 +61,7 @@ def task(config):
 
 
 def preflight(config):
-    if config["seed"] == Seed.REFUSED:
+    if config.seed == 99:
         raise UsageError("nobody counts to 99")
 
 
@@ -146,7 +145,7 @@ MISTAKES = [
     ("sample sampler.stpes=5", "no key 'sampler.stpes'; did you mean sampler.steps"),
     ("sample steps=0", "steps=0: Input should be greater than or equal to 1"),
     ("sample steps=1e3", "steps=1000.0: Input should be a valid integer"),
-    ("sample guidance.weight=abc", "guidance.weight=abc: Input should be a valid number"),
+    ("sample guidance.weight=abc", "guidance.weight=abc: input should be a valid number"),
     ("sample clip=rnage", "clip=rnage: Input should be 'auto', 'none', 'range' or 'dynamic'"),
     ("sample devices=two", "devices=two: Input should be 'auto' or -1 or Input should be a valid"),
     ("sample devices=0", "devices=0: Input should be 'auto' or -1 or Input should be greater"),

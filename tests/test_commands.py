@@ -296,7 +296,7 @@ REFUSALS = {
     "optimizer.lr=fast": "optimizer.lr=fast: input should be a valid number",
     "optimizer.betas=[0.9,1.5]": "optimizer.betas.1=1.5: input should be less than 1",
     "model.label_dropout=1.0": "model.label_dropout=1.0: input should be less than 1",
-    "model.prediction=noise": "model.prediction=noise: input should be 'eps'",
+    "prediction=noise": "no prediction 'noise'",
     "ema.average.decay=2": "ema.<name>.decay=2.0: it must lie between 0 and 1",
     "preview.every=often": "preview.every=often: input should be a valid integer",
     "schedule.levels=some": "schedule.levels=some: input should be a valid integer",
@@ -377,10 +377,10 @@ def test_tensorboard_gets_losses_and_pictures(tmp_path):
 
 
 def test_a_sweep_with_a_model_that_cannot_learn_starts_no_job(tmp_path):
-    words = (*TINY, "logger=none", "schedule.zero_snr=false,true", "model.prediction=eps")
+    words = (*TINY, "logger=none", "schedule.zero_snr=false,true", "prediction=eps")
     done = here(tmp_path, "train", "-m", *words)
     assert done.status == 2
-    assert "take model.prediction=v or x0" in done.line()
+    assert "take prediction=v or x0" in done.line()
     assert not list(tmp_path.glob("runs/**/last.ckpt"))
 
 

@@ -25,7 +25,7 @@ from diffgen.schedule.geometric import Geometric
 from diffgen.schedule.linear import Linear
 from diffgen.training.bound import Bound
 from diffgen.training.loss import Loss
-from diffgen.training.times import uniform
+from diffgen.training.times import Uniform
 from diffgen.training.weighting import Simple
 
 LEVELS = (Linear(), Geometric(sigma_max=5.0, sigma_min=0.01, levels=10))
@@ -155,7 +155,7 @@ def test_the_first_level_takes_the_variance_of_the_second():
 
 def gradients(bound):
     denoiser = denoiser_of(Linear())
-    loss = Loss(denoiser, uniform, Simple(), bound=bound)
+    loss = Loss(denoiser, Uniform(), Simple(), bound=bound)
     errors, _ = loss(images().clamp(-1, 1), None, draws())
     errors.mean().backward()
     return errors.detach(), denoiser.network.free.grad

@@ -11,16 +11,18 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from running import ended, here, settings, there, worked
+from running import ended, here, there, tree, worked
 
 from diffgen.cli.config_files import config_dir
-from diffgen.config.recipe import ModelSettings, spacing_of
+from diffgen.config.recipe import ModelSettings
+from diffgen.errors import UsageError
 from diffgen.runs.cell import Cell
 from diffgen.sampler.ddim import DDIM
 from diffgen.sampler.unipc import UniPC
 from diffgen.sampling import report as publish
-from diffgen.sampling.evaluator import say_once
-from diffgen.sampling.request import request_of
+from diffgen.sampling.evaluator import Evaluator, evaluator_of, say_once
+from diffgen.sampling.plan import plan_of
+from diffgen.sampling.request import Request, request_of
 from diffgen.schedule.geometric import Geometric
 from diffgen.task.generate import Generate
 
@@ -48,6 +50,11 @@ def drawn(run: Path, batch_size: int, *words: str, count: int = 64) -> torch.Ten
     """The first images, made in batches of this size without any cell."""
     task, _ = request(run, f"num_samples={count}", *words).task(CPU)
     return torch.cat([task(part.tolist(), CPU) for part in torch.arange(count).split(batch_size)])
+
+
+def judge_of(run: Path, cache: Path) -> Evaluator:
+    made = tree("sample", f"checkpoint={run}", *FEATURES)
+    return evaluator_of(request(run).checkpoint, made.features, str(cache), None, "cpu")
 
 
 def arrays(folder: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -157,10 +164,7 @@ def test_the_table_is_printed_and_written_alike(sweep):
 
 
 def test_figures_are_those_of_the_images_in_the_cell(sweep, ddpm, cache):
-    from diffgen.sampling.evaluator import judge_of
-
-    config = settings("sample", f"checkpoint={ddpm}", *FEATURES)
-    judge = judge_of(request(ddpm).checkpoint, config["features"], str(cache), None, "cpu")
+    judge = judge_of(ddpm, cache)
     by_figure = {row["fid"]: row for row in rows(sweep.folder)}
     for job in (0, 7):
         pixels, labels = arrays(sweep.folder / str(job))
@@ -179,12 +183,9 @@ def distance(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def test_what_guidance_does_is_measured_class_by_class(ddpm, cache, tmp_path):
-    from diffgen.sampling.evaluator import judge_of
-
     names = "metrics=[fid_per_class,precision,recall,saturation]"
     folder = sample(tmp_path, ddpm, *FEATURES, names, "num_samples=300", "steps=2")
-    config = settings("sample", f"checkpoint={ddpm}", *FEATURES)
-    judge = judge_of(request(ddpm).checkpoint, config["features"], str(cache), None, "cpu")
+    judge = judge_of(ddpm, cache)
     pixels, labels = arrays(folder)
     mine = judge.extractor(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()).features
     theirs = judge.reference
@@ -297,9 +298,9 @@ FIXED = {"rk45": ("sampler.tolerance=0.5",)}  # these choose their steps
 
 @pytest.mark.parametrize("model", ["ddpm", "ncsnv2"])
 @pytest.mark.parametrize("sampler", SAMPLERS)
-def test_every_sampler_runs_on_every_model(sampler, model, request_of):
+def test_every_sampler_runs_on_every_model(sampler, model, ask):
     words = (f"sampler={sampler}", *FIXED.get(sampler, ("steps=3",)), "deterministic=true")
-    task, counters = request_of(model, *words).task(CPU)
+    task, counters = ask(model, *words).task(CPU)
     images = task([0, 1, 2], CPU)
     assert images.shape == (3, 1, 8, 8)
     assert len(images.flatten(1).unique(dim=0)) == 3
@@ -314,21 +315,26 @@ MULTISTEP = ("heun", "dpmpp_2m", "dpmpp_3m", "dpmpp_2m_sde", "unipc", "deis")
 def test_more_steps_than_levels_go_between_them(sampler, ncsnv2):
     """Of ten levels: even in log-SNR, which needs none; at ten steps still the levels."""
     at, beyond = (request(ncsnv2, f"sampler={sampler}", f"steps={n}") for n in (10, 11))
+    at, beyond, schedule = at.plan, beyond.plan, at.schedule
     assert (at.spacing, beyond.spacing) == ("trailing", "log_snr")
     assert (10 * at.times).tolist() == pytest.approx(list(range(10, -1, -1)))
-    assert beyond.base.schedule.log_snr(beyond.times[:-1]).diff().std() < 1e-9
+    assert schedule.log_snr(beyond.times[:-1]).diff().std() < 1e-9
     assert len(beyond.times) == 12
 
 
 def test_a_model_that_knows_its_levels_alone_is_asked_nothing_between_them():
     model, ladder = ModelSettings("ncsn", noise_input="index"), Geometric(sigma_max=1.0)
-    assert spacing_of(model, ladder, UniPC(), 11) == "trailing"
-    assert spacing_of(replace(model, noise_input="level"), ladder, UniPC(), 11) == "log_snr"
-    assert spacing_of(replace(model, noise_input="level"), ladder, DDIM(), 11) == "trailing"
+    with pytest.raises(UsageError, match="spacing=trailing"):
+        plan_of(UniPC(), 11, model, ladder)
+    between = replace(model, noise_input="level")
+    assert plan_of(UniPC(), 10, model, ladder).spacing == "trailing"
+    assert plan_of(UniPC(), 11, between, ladder).spacing == "log_snr"
+    with pytest.raises(UsageError, match="10 levels"):
+        plan_of(DDIM(), 11, between, ladder)
 
 
 @pytest.fixture
-def request_of(ddpm, ncsnv2):
+def ask(ddpm, ncsnv2):
     return lambda model, *words: request({"ddpm": ddpm, "ncsnv2": ncsnv2}[model], *words)
 
 

@@ -12,9 +12,10 @@ import pytest
 import torch
 from analytic import Gaussian, scalar
 from PIL import Image
-from running import here, settings, worked
+from running import here, tree, worked
 from torch import Tensor
 
+from diffgen.config.schema import Sample
 from diffgen.dataset.digits import Digits
 from diffgen.dataset.pixels import RANGES, Range
 from diffgen.denoiser import Denoiser
@@ -751,9 +752,9 @@ CANNOT = {
 
 
 @cache
-def composed(task: str) -> dict[str, Any]:
+def composed(task: str) -> Sample:
     words = f"task={task.partition('_')[0]}", "num_samples=3", "metrics=[]", *TASKS[task]
-    return settings("sample", *words)
+    return tree("sample", *words)
 
 
 def chosen(name: str) -> dict[str, Any]:
@@ -763,9 +764,9 @@ def chosen(name: str) -> dict[str, Any]:
     return {"name": room, **asdict(sampler), "steps": None if name == "rk45" else 4}
 
 
-def images_of(config: dict[str, Any]) -> tuple[Task, Tensor]:
+def images_of(config: Sample) -> tuple[Task, Tensor]:
     """What a configuration asks for, made."""
-    task, _ = request_of(Sample.of(config)).task(CPU)
+    task, _ = request_of(config).task(CPU)
     return task, task(range(task.count), CPU)
 
 
@@ -787,7 +788,7 @@ def test_a_network_that_is_not_told_starts_on_a_shell(model, sampler, start, req
 def test_every_task_with_every_sampler_on_both_families(model, name, task, request):
     """It makes its images, or says in one line which other way there is."""
     run = request.getfixturevalue(model)
-    config = {**composed(task), "checkpoint": str(run), "sampler": chosen(name)}
+    config = composed(task).replaced(checkpoint=str(run), sampler=chosen(name))
     if name in CANNOT.get(task, ()):
         with pytest.raises(UsageError, match="take"):
             images_of(config)

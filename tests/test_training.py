@@ -7,13 +7,15 @@ from typing import get_args, get_type_hints
 
 import pytest
 import torch
+from running import classes
 from torch import nn
 
-from diffgen.config.recipe import ModelSettings
+from diffgen.config.build import build
+from diffgen.config.recipe import ModelSettings, recipe_of
 from diffgen.dataset.pixels import RANGES
-from diffgen.denoiser.base import Preconditioned
+from diffgen.denoiser.base import Preconditioned, match
 from diffgen.denoiser.noise_input import NOISE_INPUTS
-from diffgen.denoiser.prediction import PREDICTIONS, Edm
+from diffgen.denoiser.prediction import Edm
 from diffgen.errors import UsageError
 from diffgen.schedule.base import match
 from diffgen.schedule.cosine import Cosine
@@ -28,11 +30,13 @@ from diffgen.training.loss_by_time import LossByTime
 from diffgen.training.module import Module
 from diffgen.training.optimizer import OptimizerSettings
 from diffgen.training.progress import Reporter
-from diffgen.training.random_numbers import RandomNumbers
-from diffgen.training.times import TIMES, LogNormal, antithetic, drawing, stratified, uniform
-from diffgen.training.weighting import WEIGHTINGS, snr_of, weighting_of
+from diffgen.training.times import LogNormal
 
 B, SHAPE = 6, (2, 4, 4)
+PREDICTIONS = classes("prediction")
+WEIGHTINGS = {name: cls() for name, cls in classes("weighting").items()}
+TIMES = {name: cls() for name, cls in classes("times").items()}
+uniform, antithetic, stratified = (TIMES[k] for k in ("uniform", "antithetic", "stratified"))
 LADDER = Geometric(sigma_max=5.0, sigma_min=0.01, levels=10)
 
 
@@ -67,6 +71,10 @@ def loss_of(schedule, prediction, weighting="simple", told="nothing", network=No
     scaling = PREDICTIONS[prediction]()
     denoiser = Preconditioned(network or Wave(), schedule, scaling, NOISE_INPUTS[told])
     return Loss(denoiser, uniform, WEIGHTINGS[weighting], **options)
+
+
+def weighting_of(name, **settings):
+    return build("weighting", {"name": name, **settings})
 
 
 def test_on_eps_it_is_ddpms_l_simple():
@@ -195,7 +203,7 @@ def test_edms_weight_knows_the_datas_deviation():
     loss, x0 = loss_of(LADDER, "edm", "edm"), images()
     scaling = Edm(sigma_data=0.3)
     denoiser = Preconditioned(Wave(), LADDER, scaling, NOISE_INPUTS["nothing"])
-    errors, t = replace(loss, denoiser=denoiser, weighting=weighting_of("edm", 0.3))(
+    errors, t = replace(loss, denoiser=denoiser, weighting=weighting_of("edm", sigma_data=0.3))(
         x0, None, draws()
     )
     x_t = x0 + match(LADDER.sigma(t), x0) * draws().normal(x0)
@@ -244,19 +252,25 @@ def test_min_snr_caps_where_it_is_told(gamma):
 
 
 def test_a_recipe_sets_the_times_and_the_weights():
-    """One without these keys, of before they were settings, has the papers' numbers."""
+    """One that leaves their settings open has the papers' numbers."""
     recipe = {
+        "model": {"name": "x"},
         "schedule": {"name": "linear", "levels": 50},
         "network": {"name": "unet", "width": 8, "groups": 4, "multipliers": [1], "blocks": 1},
+        "prediction": {"name": "eps"},
+        "times": {"name": "log_normal"},
+        "weighting": {"name": "min_snr"},
     }
-    model = {"name": "x", "times": "log_normal", "weighting": "min_snr"}
-    given = {"log_sigma_mean": 0.5, "log_sigma_std": 0.1, "gamma": 2.0}
+    given = {
+        "times": {"name": "log_normal", "mean": 0.5, "std": 0.1},
+        "weighting": {"name": "min_snr", "gamma": 2.0},
+    }
     for keys, times, cap in (({}, LogNormal(-1.2, 1.2), 5.0), (given, LogNormal(0.5, 0.1), 2.0)):
-        made = objective_of({**recipe, "model": {**model, **keys}}, (1, 8, 8), 0)
+        made = recipe_of({**recipe, **keys}).objective((1, 8, 8), 0)
         assert made.times == times
         assert made.weighting == weighting_of("min_snr", gamma=cap)
-    with pytest.raises(UsageError, match=r"model\.log_sigma_std=0"):
-        objective_of({**recipe, "model": {**model, "log_sigma_std": 0}}, (1, 8, 8), 0)
+    with pytest.raises(UsageError, match=r"times\.std=0"):
+        recipe_of({**recipe, "times": {"name": "log_normal", "std": 0}})
 
 
 def test_edms_weight_makes_the_error_of_its_network_plain():
@@ -324,7 +338,7 @@ def test_stratified_times_fill_every_stratum():
 
 @pytest.mark.parametrize(("mean", "std"), [(-1.2, 1.2), (-0.4, 1.0)], ids=["EDM", "EDM2"])
 def test_log_normal_times_have_these_moments(mean, std):
-    schedule, log_normal = EDM(), drawing("log_normal", mean, std)
+    schedule, log_normal = EDM(), LogNormal(mean, std)
     log_sigma = -schedule.log_snr(log_normal(evenly(20_000), schedule))
     assert log_sigma.mean().item() == pytest.approx(mean, abs=1e-3)
     assert log_sigma.std().item() == pytest.approx(std, abs=1e-3)
@@ -662,12 +676,8 @@ def test_losses_by_level_are_means_of_their_tenth():
 
 def test_every_choice_of_a_model_is_known():
     hints = get_type_hints(ModelSettings)
-    tables = {
-        "times": TIMES,
-        "weighting": WEIGHTINGS,
-        "noise_input": NOISE_INPUTS,
-        "prediction": PREDICTIONS,
-    }
-    for key, table in tables.items():
-        assert set(get_args(hints[key])) <= set(table)
+    assert set(get_args(hints["told"])) == set(NOISE_INPUTS)
     assert set(get_args(hints["range"])) == {*RANGES, "standardised"}
+    assert set(classes("times")) == {"uniform", "antithetic", "stratified", "log_normal"}
+    assert set(WEIGHTINGS) == {*PAPERS, "likelihood"}
+    assert set(PREDICTIONS) == {"eps", "x0", "score", "raw_score", "v", "edm"}

@@ -4,6 +4,7 @@ Evaluations are shown beside each error, since steps of one number may cost diff
 """
 
 from functools import cached_property
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -14,6 +15,7 @@ from diffgen import __version__
 from diffgen.config.schema import Tune
 from diffgen.errors import UsageError
 from diffgen.runs import tuned_times
+from diffgen.runs.checkpoint import locate, opened
 from diffgen.runtime.devices import fabric_of
 from diffgen.runtime.launch import quiet
 from diffgen.sampler import tuned
@@ -45,7 +47,7 @@ class Tuning:
 
     def __init__(self, settings: Tune, device: torch.device) -> None:
         self.settings, self.device, self.count = settings, device, settings.num_samples
-        drawn = {"num_samples": 2 * self.count, "spacing": "log_snr"}
+        drawn = {"num_samples": 2 * self.count, "spacing": _spacing(settings)}
         self.request = request_of(settings.model_copy(update=drawn))
         steps, schedule = self.request.sampler.steps, self.request.schedule
         if self.request.model.noise_input == "index":
@@ -120,6 +122,13 @@ class Tuning:
             "versions": {"diffgen": __version__, "torch": str(torch.__version__)},
         }
         return str(tuned_times.write(self.request.checkpoint, self.key, times, facts))
+
+
+def _spacing(settings: Tune) -> str:
+    """One that a sampler of any number of steps goes by, whatever the levels."""
+    checkpoint = opened(locate(settings.checkpoint, Path(settings.runs)))
+    sampler = settings.sampler.resolved(checkpoint.recipe).build()
+    return "log_snr" if sampler.takes_steps else "auto"
 
 
 def show(title: str, costs: dict[str, tuple[float, float]]) -> None:

@@ -77,8 +77,10 @@ class Request:
 
     def exact(self) -> dict[str, Any]:
         """The same to the last bit, for the key of a cell: contents in the place of names."""
+        identity = self.identity()
         return {
-            **self.identity(),
+            **identity,
+            "weight": as_float(identity["weight"]),
             "checkpoint": self.checkpoint.hash,
             "sampler": {"name": self.sampler.name, **asdict(cast(Any, self.plan.sampler))},
             "times": self.plan.times.tolist(),
