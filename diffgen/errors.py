@@ -1,8 +1,37 @@
 """The one exception that means: the request was wrong, and this line says how to mend it."""
 
+from collections.abc import Collection
+from difflib import get_close_matches
+from typing import NoReturn
+
 
 class UsageError(ValueError):
     """A request that cannot be met as it stands; its text is one line with the remedy.
 
     The command prints it on stderr and exits with status 2.
     """
+
+
+def refuse(message: str) -> NoReturn:
+    """Raise a UsageError; as the `error` of an argparse parser it gives one line for its page."""
+    raise UsageError(message)
+
+
+def did_you_mean(word: str, known: Collection[str], listed: bool = True) -> str:
+    """What to add to an error about `word`: the one or two known words most like it.
+
+    Dotted keys are compared as a whole, then by their last part. Where none is alike, all known
+    words are named, or nothing without `listed`.
+    """
+    known = sorted(known)
+    found = get_close_matches(word, known, 2, 0.75)
+    if not found:
+        last = get_close_matches(_last_part(word), {_last_part(w) for w in known}, 1, 0.6)
+        found = [w for w in known if _last_part(w) in last][:2]
+    if found:
+        return f"; did you mean {' or '.join(found)}?"
+    return f"; there is {', '.join(known)}" if listed else ""
+
+
+def _last_part(key: str) -> str:
+    return key.rpartition(".")[2]

@@ -6,8 +6,8 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field
 
-from diffgen.config.build import build, find, nearest, typed
-from diffgen.errors import UsageError
+from diffgen.config.build import build, find, typed
+from diffgen.errors import UsageError, did_you_mean
 from diffgen.network.unet import UNet
 from diffgen.sampler.ddim import DDIM
 from diffgen.schedule.linear import Linear
@@ -97,5 +97,5 @@ def test_trusted_classes_are_found_by_their_full_name():
 
 
 def test_the_nearest_words_come_first():
-    assert nearest("trailng", SPACINGS) == "; did you mean trailing?"
-    assert nearest("zzz", ["b", "a"]) == "; there is a, b"
+    assert did_you_mean("trailng", SPACINGS) == "; did you mean trailing?"
+    assert did_you_mean("zzz", ["b", "a"]) == "; there is a, b"

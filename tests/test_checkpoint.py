@@ -14,9 +14,10 @@ from running import assert_same, contents, here
 from diffgen import load
 from diffgen.config.recipe import recipe_of
 from diffgen.errors import UsageError
+from diffgen.files import write_atomically
 from diffgen.runs import checkpoint
 from diffgen.runs.checkpoint_format import seal
-from diffgen.training.saving import Keeper, SealedCheckpointIO, write_atomically
+from diffgen.training.saving import Keeper, SealedCheckpointIO
 
 
 @pytest.fixture(scope="module")
@@ -313,7 +314,7 @@ def test_a_file_is_synced_before_it_takes_the_place_of_the_old(tmp_path, monkeyp
     for name in ("fsync", "replace"):
         real = getattr(os, name)
         monkeypatch.setattr(os, name, lambda *a, r=real, n=name: (calls.append(n), r(*a))[1])
-    SealedCheckpointIO().save_checkpoint({"a": 1}, tmp_path / "x.ckpt")
+    SealedCheckpointIO(seal).save_checkpoint({"a": 1}, tmp_path / "x.ckpt")
     assert calls == ["fsync", "replace"]
     assert contents(tmp_path / "x.ckpt") == {"a": 1}
 

@@ -270,7 +270,8 @@ def test_it_composes_with_classifier_free_guidance(ddpm, unlabelled, classifier)
     assert rows == [60, 60]
     assert not torch.equal(without, drawn(ddpm, *by(classifier, 2))[0])
     assert not torch.equal(without, plain)
-    guides = request_of(tree("sample", f"checkpoint={ddpm}", *by(classifier, 2), f"{beneath}-1")
+    guides = request_of(
+        tree("sample", f"checkpoint={ddpm}", *by(classifier, 2), f"{beneath}-1")
     ).guides
     assert guides.name == f"classifier by {classifier.name} at 240, classifier_free -1"
     done = here(ddpm, "sample", f"checkpoint={unlabelled}", *by(classifier, 2), f"{beneath}1")

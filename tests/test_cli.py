@@ -256,6 +256,33 @@ def test_a_sweep_goes_on_past_a_failed_job_and_is_finished(capsys, tmp_path):
     assert "diffgen: job 2: two is not done; use three\n" in err
 
 
+def recipes_of_jobs():
+    """The recipe among the choices of each job that ran."""
+    files = [Path(folder, ".hydra/hydra.yaml") for _, folder in SEEN]
+    return [OmegaConf.load(file).hydra.runtime.choices.recipe for file in files]
+
+
+SWEEPS = {
+    "pairs": (
+        "model=ddpm,ncsnv2 dataset=digits,mnist",
+        ["ddpm_digits", "ddpm_mnist", "ncsnv2_digits", "ncsnv2_mnist"],
+    ),
+    "one pair": ("dataset=mnist seed=8,9", ["ddpm_mnist"] * 2),
+    "categories": (
+        "dataset=lsun dataset.category=bedroom,tower,kitchen model=ncsnv2",
+        ["ncsnv2_lsun_bedroom", "ncsnv2_lsun_tower", "none"],
+    ),
+    "none": ("model=ddpm,ncsnv2 recipe=none", ["none"] * 2),
+    "named": ("dataset=svhn recipe=none,ddpm_cifar10", ["none", "ddpm_cifar10"]),
+}
+
+
+@pytest.mark.parametrize(("line", "answer"), SWEEPS.values(), ids=SWEEPS)
+def test_each_job_of_a_sweep_takes_the_recipe_of_its_own_pair(line, answer):
+    assert main(["train", "-m", *line.split()]) == 0
+    assert recipes_of_jobs() == answer
+
+
 def test_a_sweep_of_mistakes_in_the_task_is_wrong_use():
     assert main(["sample", "-m", "seed=0,2"]) == 2
 

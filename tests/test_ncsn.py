@@ -9,7 +9,7 @@ import torch
 from diffgen.commands import data_dependent as resolve
 from diffgen.commands.data_dependent import range_of, resolved
 from diffgen.config.build import build
-from diffgen.config.recipe import ModelSettings, denoiser_of, times_of
+from diffgen.config.recipe import ModelSettings, times_of
 from diffgen.dataset import diameter as measure
 from diffgen.dataset.diameter import widest
 from diffgen.dataset.digits import Digits

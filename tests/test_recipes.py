@@ -1,21 +1,24 @@
 """Every setting of the papers' recipes, and that the command line beats each of them."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
 import torch
+import yaml
 from running import here, settings
 
 from diffgen.cli.config_files import config_dir
 from diffgen.commands.data_dependent import waiting
 from diffgen.commands.preflight import train as preflight
 from diffgen.config.build import build, typed
-from diffgen.config.recipe import ModelSettings, denoiser_of, network_of, times_of
+from diffgen.config.recipe import ModelSettings, network_of, times_of
 from diffgen.denoiser.noise_input import TOLD
 from diffgen.denoiser.prediction import SCALINGS
 from diffgen.errors import UsageError
+from diffgen.network.refinenet import depth_for
 from diffgen.schedule.geometric import Geometric
 from diffgen.training.draws import Draws
 from diffgen.training.loss import Loss
@@ -152,14 +155,14 @@ DDPM_256 = DDPM | {
 }
 
 
-def ladder(top: float, levels: int, epsilon: float, inner: int, steps: int, depth: str) -> dict:
+def ladder(top: float, levels: int, epsilon: float, inner: int, steps: int) -> dict:
     return NCSNV2 | {
         "schedule.sigma_max": top,
         "schedule.levels": levels,
         "sampler.epsilon": epsilon,
         "sampler.inner": inner,
         "trainer.max_steps": steps,
-        "network.depth": depth,
+        "network.depth": "auto",
     }
 
 
@@ -181,31 +184,29 @@ RECIPES: dict[tuple[str, str], tuple[dict[str, Any], dict[str, float]]] = {
         {"nfe": 1000, "ratio": 1.668},
     ),
     ("ncsnv2", "cifar10"): (
-        ladder(50, 232, 6.2e-6, 5, 300_001, "standard"),
+        ladder(50, 232, 6.2e-6, 5, 300_001),
         {"nfe": 1161, "ratio": 1.03756},
     ),
     ("ncsnv2", "celeba"): (
-        ladder(90, 500, 3.3e-6, 5, 210_001, "standard")
-        | {"dataset.size": 64, "dataset.crop": "ncsn"},
+        ladder(90, 500, 3.3e-6, 5, 210_001) | {"dataset.size": 64, "dataset.crop": "ncsn"},
         {"nfe": 2501, "ratio": 1.01841},
     ),
     ("ncsnv2", "lsun_church"): (
-        ladder(140, 788, 4.9e-6, 4, 200_001, "deeper")
+        ladder(140, 788, 4.9e-6, 4, 200_001)
         | {"dataset.size": 96, "dataset.category": "church_outdoor"},
         {"nfe": 3153, "ratio": 1.01220},
     ),
     ("ncsnv2", "lsun_bedroom"): (
-        ladder(190, 1086, 1.8e-6, 3, 150_001, "deeper")
+        ladder(190, 1086, 1.8e-6, 3, 150_001)
         | {"dataset.size": 128, "dataset.category": "bedroom"},
         {"nfe": 3259, "ratio": 1.00912},
     ),
     ("ncsnv2", "lsun_tower"): (
-        ladder(190, 1086, 1.8e-6, 3, 150_001, "deeper")
-        | {"dataset.size": 128, "dataset.category": "tower"},
+        ladder(190, 1086, 1.8e-6, 3, 150_001) | {"dataset.size": 128, "dataset.category": "tower"},
         {"nfe": 3259, "ratio": 1.00912},
     ),
     ("ncsnv2", "ffhq"): (
-        ladder(348, 2311, 0.9e-6, 3, 80_001, "deepest")
+        ladder(348, 2311, 0.9e-6, 3, 80_001)
         | {"dataset.size": 256, "trainer.batch_size": 32}
         | {"optimizer": {**ADAM, "lr": 1e-4, "warmup": 0, "eps": 1e-3}},
         {"nfe": 6934, "ratio": 1.00454},
@@ -404,7 +405,7 @@ def test_no_recipe_leaves_the_models_own():
 
 def test_every_recipe_is_held_here():
     files = {path.stem for path in Path(config_dir(), "recipe").glob("*.yaml")}
-    assert files == {"_".join(pair) for pair in [*RECIPES, *SMALL, *CLASSIFIERS]}
+    assert files - {"none"} == {"_".join(pair) for pair in [*RECIPES, *SMALL, *CLASSIFIERS]}
 
 
 def pure_noise(schedule: str, prediction: str, told: str) -> dict[str, Any]:
@@ -454,11 +455,51 @@ def test_a_null_takes_a_key_away_and_no_more():
         build("network", {"name": "unet", "width": None}, channels=1, size=8, told=True)
 
 
-@pytest.mark.parametrize(
-    ("choice", "decay"), [("none", None), ("ddpm", 0.9999), ("ncsnv2", 0.999)], ids=str
-)
+DEPTHS = {32: "standard", 64: "standard", 96: "deeper", 128: "deeper", 256: "deepest"}
+
+
+@pytest.mark.parametrize(("size", "depth"), DEPTHS.items(), ids=str)
+def test_the_depth_of_a_refinenet_follows_from_the_size(size, depth):
+    """Song and Ermon 2020, appendix A."""
+    assert depth_for(size) == depth
+
+
+@pytest.mark.parametrize("choice", ["none", "ddpm", "ncsnv2"])
 @pytest.mark.parametrize("dataset", ["digits", "mnist"])
-def test_short_recipes_warm_up_the_average_and_leave_its_choice(dataset, choice, decay):
-    ema = settings("train", "model=ncsnv2", f"dataset={dataset}", f"averages={choice}")["ema"]
-    warm = {"average": {"decay": decay, "warmup": True, "width": None}}
-    assert ema == ({} if decay is None else warm)
+def test_short_recipes_warm_up_the_average_unless_another_is_named(dataset, choice):
+    warm = {"average": {"decay": 0.999, "warmup": True, "width": None}}
+    assert composed(("ncsnv2", dataset))["ema"] == warm
+    named = composed(("ncsnv2", dataset), f"ema={choice}")["ema"]
+    assert named == (yaml.safe_load(Path(config_dir(), f"ema/{choice}.yaml").read_text()) or {})
+
+
+STATED = re.compile(r"([\d.]+) M parameters")
+SIZED = [
+    path.stem
+    for path in sorted(Path(config_dir(), "recipe").glob("*_*.yaml"))
+    if STATED.search(path.read_text())
+]
+
+
+@pytest.mark.parametrize("recipe", SIZED)
+def test_the_sizes_stated_in_recipes_are_those_of_their_networks(recipe):
+    """To the digits in print."""
+    model, _, dataset = recipe.partition("_")
+    [stated] = STATED.findall(Path(config_dir(), f"recipe/{recipe}.yaml").read_text())
+    config = composed((model, dataset))
+    settings = typed(ModelSettings, "model", config["model"])
+    size = config["dataset"].get("size")
+    shape = SHAPES.get(dataset, (3, size, size))
+    classes = 10 if settings.labels and dataset not in UNLABELLED else 0
+    schedule = build("schedule", levelled(config))
+    with torch.device("meta"):
+        network = network_of(config, settings, schedule, shape, classes)
+    count = sum(parameter.numel() for parameter in network.parameters()) / MILLION
+    digits = len(stated.partition(".")[2])
+    assert count == pytest.approx(float(stated), abs=0.5 * 10**-digits)
+
+
+def levelled(config: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a schedule; data decide on those left open, and on no network's size."""
+    stand_in = {"sigma_max": 16.9, "levels": 95}
+    return {k: stand_in.get(k) if v is None else v for k, v in config["schedule"].items()}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from running import Done, here, settings, worked
+from running import Done, here, worked
 
 from diffgen.commands.tune import tell
 from diffgen.sampling.request import request_of

@@ -3,11 +3,10 @@
 import re
 from argparse import Namespace
 from pathlib import Path
-from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
 
-from diffgen.errors import UsageError
+from diffgen.errors import refuse
 
 PLAIN = re.compile(r"[\w./~:+@%-]*")
 GRAMMAR = re.compile(r"""['"\[{]|\w+\(.*\)$|.*\$\{""")  # quoted, a list, a call, interpolated
@@ -27,10 +26,6 @@ def parse(words: list[str]) -> tuple[Namespace, list[str]]:
     for override in args.overrides:
         flags.remove(override)
     return args, [*flags, *(quoted(check(o), args.multirun) for o in args.overrides)]
-
-
-def refuse(message: str) -> NoReturn:
-    raise UsageError(message)
 
 
 def check(override: str) -> str:

@@ -15,8 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from diffgen.cli.config_files import config_dir, searched
 from diffgen.cli.job import JobFailed
-from diffgen.cli.suggest import near
-from diffgen.errors import UsageError
+from diffgen.errors import UsageError, did_you_mean
 
 NO_KEY = re.compile(r"Could not (?:override|append to config|delete from config)\W+([\w./@-]+)")
 
@@ -30,7 +29,7 @@ def explain(error: Exception, command: str, args: Namespace) -> tuple[int, str]:
             return 1, str(error)
         case MissingConfigException(options=[*options], missing_cfg_file=str(name)):
             group, _, choice = name.rpartition("/")
-            return 2, f"no {group} {choice!r}{near(choice, options, options)}"
+            return 2, f"no {group} {choice!r}{did_you_mean(choice, options)}"
         case OverrideParseException():
             return 2, f"cannot read {error.override!r}: {flat(error.message)}"
         case HydraException() | OmegaConfBaseException() | ValueError():
@@ -55,7 +54,7 @@ def composition(message: str, command: str, args: Namespace) -> str:
         return f"diffgen {command} takes no {key}=, which belongs to another command"
     if key in words:
         return f"no key {key!r} in some jobs of this sweep; their choices have other keys"
-    return f"no key {key!r}{near(key, words)}"
+    return f"no key {key!r}{did_you_mean(key, words, listed=False)}"
 
 
 def known(command: str, args: Namespace) -> tuple[list[str], set[str]]:

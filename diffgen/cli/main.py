@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 from diffgen import __version__
 from diffgen.cli.registry import COMMANDS, Command, imported, usage
-from diffgen.cli.suggest import near
-from diffgen.errors import UsageError
+from diffgen.errors import UsageError, did_you_mean
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,7 +37,7 @@ def answer(words: list[str]) -> int:
     elif first in ("-sc", "--shell-completion"):
         return complete(rest)
     else:
-        raise UsageError(f"no command {first!r}{near(first, COMMANDS, COMMANDS)}")
+        raise UsageError(f"no command {first!r}{did_you_mean(first, COMMANDS)}")
     return 0
 
 

@@ -14,9 +14,9 @@ from diffgen.config.schema import Train
 from diffgen.dataset.diameter import Distance, widest
 from diffgen.dataset.images import Images
 from diffgen.dataset.pixels import RANGES, Range, standardised
+from diffgen.files import WriteError, write_atomically
 from diffgen.runs.checkpoint import locate, opened
 from diffgen.schedule.ncsnv2 import levels_of
-from diffgen.training.saving import write_atomically
 
 MOST = 10_000  # images from which mean and deviation are taken where each must be read first
 
@@ -88,8 +88,8 @@ def measured(images: Images, cache: str) -> Distance:
         found = widest(images)
     try:
         write_atomically(path, lambda file: file.write(json.dumps(asdict(found)).encode()))
-    except OSError as error:
-        log.warning("the distance is not kept in %s (%s)", path.parent, error.strerror)
+    except WriteError as error:
+        log.warning("the distance is not kept: %s", error)
     return found
 
 

@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,11 +11,11 @@ from torch import Tensor
 from diffgen import __version__
 from diffgen.config.build import build
 from diffgen.dataset.pixels import RANGES
-from diffgen.errors import UsageError
+from diffgen.errors import UsageError, refuse
+from diffgen.files import write_atomically
 from diffgen.interop.convert import KINDS, Imported, convert
 from diffgen.runs.checkpoint import PREFIX, load
 from diffgen.runs.checkpoint_format import FORMAT, seal
-from diffgen.training.saving import write_atomically
 
 HELP = """\
 what PATH is for each kind:
@@ -118,9 +118,5 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--size", type=int, help="of the images, where no file tells it")
     parser.add_argument("--dataset", help="what it learned, where no file tells it")
-    parser.error = _refuse  # one line in place of argparse's page
+    parser.error = refuse  # one line in place of argparse's page
     return parser
-
-
-def _refuse(message: str) -> NoReturn:
-    raise UsageError(message)

@@ -19,6 +19,7 @@ from torch import Tensor
 from diffgen import __version__
 from diffgen.config.schema import Sample
 from diffgen.evaluation.metrics import check
+from diffgen.files import write_atomically
 from diffgen.runs.cell import Cell
 from diffgen.runtime.devices import fabric_of
 from diffgen.runtime.launch import quiet
@@ -27,7 +28,6 @@ from diffgen.sampling.evaluator import Evaluator, evaluator_of, features_name
 from diffgen.sampling.report import NOTE, publish
 from diffgen.sampling.request import request_of
 from diffgen.task.files import keep
-from diffgen.training.saving import write_atomically
 
 log = logging.getLogger(__name__)
 

@@ -4,8 +4,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffgen.cli.argv import refuse
-from diffgen.errors import UsageError
+from diffgen.errors import UsageError, refuse
 from diffgen.evaluation import table
 from diffgen.evaluation.collect import collect
 from diffgen.evaluation.rows import blocks

@@ -5,7 +5,6 @@ package, and its settings are checked against the annotations of the class found
 package's class, written `package.module:Class`, needs the user's explicit `trust`.
 """
 
-import difflib
 import importlib
 import inspect
 import pkgutil
@@ -17,7 +16,7 @@ from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, ValidationError, create_model
 
-from diffgen.errors import UsageError
+from diffgen.errors import UsageError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def _known(
     given = {k: value for k, value in arguments.items() if value is not None or k in known}
     for key in given:
         if key not in known or key in context:
-            raise UsageError(f"no {where}.{key}{of}{nearest(key, set(known) - set(context))}")
+            raise UsageError(f"no {where}.{key}{of}{did_you_mean(key, set(known) - set(context))}")
     return given
 
 
@@ -137,7 +136,7 @@ def find(room: str, name: object, trust: Collection[str] = ()) -> type:
         return _among(room, name, _classes(package))
     names = [module.name for module in pkgutil.iter_modules(package.__path__)]
     if name not in names:
-        raise UsageError(f"no {room}={name}{nearest(str(name), names)}")
+        raise UsageError(f"no {room}={name}{did_you_mean(str(name), names)}")
     found = _classes(importlib.import_module(f"{package.__name__}.{name}"))
     if len(found) != 1:
         raise UsageError(f"no {room}={name}: that file holds no {room}")
@@ -146,7 +145,7 @@ def find(room: str, name: object, trust: Collection[str] = ()) -> type:
 
 def _among(room: str, name: object, classes: Mapping[str, type]) -> type:
     if name not in classes:
-        raise UsageError(f"no {room}={name}{nearest(str(name), classes)}")
+        raise UsageError(f"no {room}={name}{did_you_mean(str(name), classes)}")
     return classes[str(name)]
 
 
@@ -193,13 +192,6 @@ def _checked(
     except ValidationError as error:
         raise UsageError(_one_line(room, error)) from None
     return {key: getattr(checked, key) for key in arguments}
-
-
-def nearest(word: str, known: Collection[str]) -> str:
-    near = difflib.get_close_matches(word, known, 2, 0.6)
-    if near:
-        return f"; did you mean {' or '.join(near)}?"
-    return f"; there is {', '.join(sorted(known))}"
 
 
 def _one_line(room: str, error: ValidationError) -> str:

@@ -5,8 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from diffgen.cli.suggest import near
-from diffgen.errors import UsageError
+from diffgen.errors import UsageError, did_you_mean
 
 
 def complaint(
@@ -23,7 +22,7 @@ def line(model: type[BaseModel], given: Mapping[str, Any], error: ValidationErro
     path = within(given, first["loc"])
     key = ".".join(map(str, path))
     if first["type"] == "extra_forbidden":
-        return f"no key {key!r}{near(key, keys_of(model))}"
+        return f"no key {key!r}{did_you_mean(key, keys_of(model), listed=False)}"
     if first["type"] == "missing":
         return f"{'.'.join(map(str, first['loc']))} is missing"
     wanted = [e["msg"] for e in error.errors() if within(given, e["loc"]) == path]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from diffgen.dataset.decode import Decoder, header
-from diffgen.dataset.images import Images, digest, in_memory
+from diffgen.dataset.images import Images, fingerprint_of, in_memory
 from diffgen.dataset.store import Store
 from diffgen.errors import UsageError
 
@@ -94,4 +94,4 @@ def _size(height: int, width: int) -> str:
 def _fingerprint(streamed: Streamed, labels: Tensor | None) -> str:
     stamps = [f"{name} {streamed.store.stamp(name)}" for name in streamed.names]
     numbers = None if labels is None else labels.tolist()
-    return digest(repr((streamed.decoder, streamed.shape, stamps, numbers)).encode())
+    return fingerprint_of(repr((streamed.decoder, streamed.shape, stamps, numbers)))

@@ -1,12 +1,12 @@
 """A set of images as every room sees it: 8-bit pixels, labels, names and a fingerprint."""
 
-import hashlib
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from torch import Tensor
 
 from diffgen.errors import UsageError
+from diffgen.files import sha256
 
 Split = Literal["train", "test"]
 
@@ -61,9 +61,13 @@ def in_memory(
     pixels: Tensor, labels: Tensor | None, classes: tuple[str, ...], name: str
 ) -> Images:
     """The images of a uint8 tensor (N, C, H, W); the fingerprint is a hash of what they hold."""
-    described = repr((tuple(pixels.shape), None if labels is None else labels.tolist())).encode()
-    fingerprint = digest(described, pixels.contiguous().numpy().data)
-    return Images(pixels, labels, classes, name, fingerprint)
+    described = repr((tuple(pixels.shape), None if labels is None else labels.tolist()))
+    return Images(pixels, labels, classes, name, fingerprint_of(described, pixels))
+
+
+def fingerprint_of(*parts: str | Tensor) -> str:
+    """The first 128 bits of the SHA-256 of what an image set holds, in hexadecimal."""
+    return sha256(parts)[:32]
 
 
 def shape_of(images: Images) -> tuple[int, int, int]:
@@ -76,14 +80,6 @@ def shape_of(images: Images) -> tuple[int, int, int]:
             "resizes it as well"
         )
     return channels, height, width
-
-
-def digest(*parts: bytes | memoryview) -> str:
-    """The first 128 bits of the SHA-256 of the parts, in hexadecimal."""
-    state = hashlib.sha256()
-    for part in parts:
-        state.update(part)
-    return state.hexdigest()[:32]
 
 
 def check_split(which: str) -> None:

@@ -1,7 +1,6 @@
 """The only change of range: 8-bit pixels <-> the numbers a model sees; and image grids."""
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffgen.errors import UsageError
+from diffgen.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,9 @@ def enlarge(picture: Tensor, width: int = 512) -> Tensor:
 
 
 def save_png(picture: Tensor, path: Path) -> None:
-    """Write a picture uint8 (1 or 3, H, W) as a PNG, beside its place and then renamed."""
-    array = picture.cpu().permute(1, 2, 0).squeeze(-1).numpy()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.png")
-    Image.fromarray(array).save(partial)
-    os.replace(partial, path)
+    """Write a picture uint8 (1 or 3, H, W) as a PNG."""
+    image = Image.fromarray(picture.cpu().permute(1, 2, 0).squeeze(-1).numpy())
+    write_atomically(path, lambda file: image.save(file, "png"))
 
 
 def save_sheet(images: Tensor, path: Path, columns: int | None = None) -> None:

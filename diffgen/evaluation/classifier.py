@@ -1,13 +1,12 @@
 """Features of a small classifier of the data set itself; a distance on them is FD(classifier)."""
 
 import copy
-import hashlib
 
-import torch
 from torch import Tensor, nn
 
 from diffgen.errors import UsageError
 from diffgen.evaluation.features import Extractor
+from diffgen.files import sha256
 
 
 class ClassifierExtractor(Extractor):
@@ -40,9 +39,7 @@ class ClassifierExtractor(Extractor):
 
 def weights_hash(network: nn.Module) -> str:
     """12 hexadecimal digits over the kind of network and its weights by name, type and bytes."""
-    digest = hashlib.sha256(type(network).__name__.encode())
+    parts: list[str | Tensor] = [type(network).__name__]
     for name, tensor in sorted(network.state_dict().items()):
-        tensor = tensor.detach().cpu().contiguous()
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:12]
+        parts += [f"{name} {tensor.dtype} {tuple(tensor.shape)}", tensor]
+    return sha256(parts)[:12]

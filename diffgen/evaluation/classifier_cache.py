@@ -1,14 +1,11 @@
 """Where fitted classifiers of features are kept, so that every table of a data set shares one."""
 
-import hashlib
-import json
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-import torch
 from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -16,7 +13,7 @@ from torch import Tensor
 
 from diffgen.errors import UsageError
 from diffgen.evaluation.classifier_fit import FeaturesClassifier, Fitted, LabelledImages
-from diffgen.training.saving import write_atomically
+from diffgen.files import WriteError, sha256, sha256_of_json, write_atomically
 
 VERSION = 1  # one more when the network or its fit changes
 
@@ -64,20 +61,20 @@ def _alone(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except OSError as error:
-        raise _unwritable(path, error) from error
+        raise _unwritable(WriteError(path, error)) from error
     try:
         yield
     finally:
         lock.release()
 
 
-def _unwritable(path: Path, error: OSError) -> UsageError:
-    return UsageError(f"cannot write {path} ({error.strerror}); set cache=FOLDER")
+def _unwritable(error: WriteError) -> UsageError:
+    return UsageError(f"{error}; set cache=FOLDER")
 
 
 def _key(settings: FeaturesClassifier, train: LabelledImages, test: LabelledImages) -> str:
     told = [VERSION, asdict(settings), train.fingerprint, test.fingerprint]
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:12]
+    return sha256_of_json(told)[:12]
 
 
 def _write(path: Path, fitted: Fitted) -> None:
@@ -89,8 +86,8 @@ def _write(path: Path, fitted: Fitted) -> None:
     data = save(weights, header)
     try:
         write_atomically(path, lambda file: file.write(data))
-    except OSError as error:
-        raise _unwritable(path, error) from error
+    except WriteError as error:
+        raise _unwritable(error) from error
 
 
 def _read(path: Path, settings: FeaturesClassifier, train: LabelledImages) -> Fitted:
@@ -105,8 +102,7 @@ def _read(path: Path, settings: FeaturesClassifier, train: LabelledImages) -> Fi
 
 
 def _checksum(weights: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        digest.update(f"{name} {tuple(weights[name].shape)}".encode())
-        digest.update(weights[name].reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    parts: list[str | Tensor] = []
+    for name, tensor in sorted(weights.items()):
+        parts += [f"{name} {tuple(tensor.shape)}", tensor]
+    return sha256(parts)

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from diffgen.config.build import nearest
-from diffgen.errors import UsageError
+from diffgen.errors import UsageError, did_you_mean
 from diffgen.evaluation import neighbours
 from diffgen.evaluation.draws import draw
 from diffgen.evaluation.features import Features
@@ -42,7 +41,7 @@ def check(names: Sequence[str]) -> None:
     """UsageError for a name that is no metric."""
     for name in names:
         if name not in METRICS:
-            raise UsageError(f"no metric {name}{nearest(name, METRICS)}")
+            raise UsageError(f"no metric {name}{did_you_mean(name, METRICS)}")
 
 
 def fid(scored: Scored, reference: Reference) -> dict[str, Any]:

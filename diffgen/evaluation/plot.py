@@ -15,8 +15,8 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from diffgen.evaluation.cells import title
-from diffgen.evaluation.files import write_atomically
 from diffgen.evaluation.rows import FLOOR, Block, Row, identity_of, pooled, setting, varying
+from diffgen.files import write_atomically
 
 # Okabe and Ito's colours, which differ for every kind of sight, without the yellow
 COLOURS = (

@@ -1,7 +1,5 @@
 """The set that samples are measured against: its features and their moments, kept in a cache."""
 
-import hashlib
-import json
 import logging
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,6 +14,7 @@ from diffgen.evaluation.draws import draw
 from diffgen.evaluation.features import Extractor, Pixels, extract
 from diffgen.evaluation.frechet import Moments
 from diffgen.evaluation.reference_file import Damaged
+from diffgen.files import sha256_of_json
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +104,7 @@ def identity_of(
 
 def short_hash(identity: dict[str, str]) -> str:
     """12 hexadecimal digits of an identity."""
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:12]
+    return sha256_of_json(identity)[:12]
 
 
 def _matching(path: Path, identity: dict[str, str]) -> Reference:

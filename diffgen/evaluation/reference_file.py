@@ -1,6 +1,5 @@
 """The file of a reference: safetensors, with what it holds and a checksum in its header."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,8 +8,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from diffgen.evaluation.files import write_atomically
 from diffgen.evaluation.frechet import Moments
+from diffgen.files import sha256, write_atomically
 
 
 class Damaged(Exception):
@@ -52,8 +51,7 @@ def _compact(features: Tensor) -> Tensor:
 
 
 def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(f"{name} {tensors[name].dtype} {tuple(tensors[name].shape)}".encode())
-        digest.update(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    parts: list[str | Tensor] = []
+    for name, tensor in sorted(tensors.items()):
+        parts += [f"{name} {tensor.dtype} {tuple(tensor.shape)}", tensor]
+    return sha256(parts)

@@ -13,9 +13,9 @@ from rich.measure import Measurement
 from rich.table import Table
 
 from diffgen.evaluation.cells import Grid, cells, header, over_seeds, per_class
-from diffgen.evaluation.files import write_atomically
 from diffgen.evaluation.plot import draw
 from diffgen.evaluation.rows import COLUMNS, Block, blocks, text
+from diffgen.files import write_atomically
 
 OVER_SEEDS = "The same over seeds:"
 

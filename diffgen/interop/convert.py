@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from diffgen.config.build import build, nearest
-from diffgen.errors import UsageError
+from diffgen.config.build import build
+from diffgen.errors import UsageError, did_you_mean
 from diffgen.interop.ddim import ddim_names
 from diffgen.interop.diffusers import diffusers_names
 from diffgen.interop.diffusers_files import diffusers_recipe, read_diffusers
@@ -56,7 +56,7 @@ def convert(kind: str, path: str | Path, size: int | None = None) -> Imported:
     UsageError for an unknown kind, a missing or foreign file and another architecture.
     """
     if kind not in KINDS:
-        raise UsageError(f"no import of {kind}{nearest(kind, KINDS)}")
+        raise UsageError(f"no import of {kind}{did_you_mean(kind, KINDS)}")
     how = KINDS[kind]
     released, config = how.read(Path(path))
     recipe, shape = how.recipe(released.state, config, size)

@@ -1,6 +1,5 @@
 """Cells of a sweep: one way of sampling one checkpoint, computed once and kept beside its run."""
 
-import hashlib
 import json
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ import torch
 from torch import Tensor
 
 from diffgen.dataset.pixels import by_class, save_sheet
-from diffgen.training.saving import write_atomically
+from diffgen.files import sha256_of_json, write_atomically
 
 
 @dataclass(frozen=True)
@@ -25,8 +24,7 @@ class Cell:
     @classmethod
     def of(cls, run: Path, identity: dict[str, Any]) -> "Cell":
         """The cell of an identity under the run of its checkpoint."""
-        text = json.dumps(identity, sort_keys=True)
-        return cls(run / "cells" / hashlib.sha256(text.encode()).hexdigest()[:16])
+        return cls(run / "cells" / sha256_of_json(identity)[:16])
 
     @property
     def row(self) -> dict[str, Any] | None:

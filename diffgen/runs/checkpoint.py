@@ -16,12 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from diffgen.config.build import nearest
 from diffgen.config.recipe import ClassifierRecipe, DenoiserRecipe, Shape, recipe_of
 from diffgen.dataset.pixels import Range
 from diffgen.denoiser.base import Preconditioned
 from diffgen.denoiser.noisy_classifier import NoisyClassifier
-from diffgen.errors import UsageError
+from diffgen.errors import UsageError, did_you_mean
 from diffgen.runs.checkpoint_format import FORMATS, content_hash, training_hash
 from diffgen.runs.upgrade import upgraded
 
@@ -51,7 +50,9 @@ class Checkpoint:
         """The name of the weights meant by `ema`: the first average by default, else raw."""
         name = ema or next((name for name in self.states if name != "raw"), "raw")
         if name not in self.states:
-            raise UsageError(f"no weights ema={name} in {self.path}{nearest(name, self.states)}")
+            raise UsageError(
+                f"no weights ema={name} in {self.path}{did_you_mean(name, self.states)}"
+            )
         return name
 
     def denoiser_recipe(self, trust: Collection[str] = ()) -> DenoiserRecipe:

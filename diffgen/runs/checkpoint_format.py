@@ -5,13 +5,13 @@ keys: `ema`, {name: {parameter: tensor}}, and `diffgen`, plain data: format, ver
 range, shape, classes, training_hash, hash.
 """
 
-import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
+
+from diffgen.files import sha256
 
 FORMAT = 2
 FORMATS = (1, FORMAT)  # 1: diffgen 0.1.0; see upgrade.py
@@ -26,37 +26,36 @@ def seal(checkpoint: dict[str, Any]) -> None:
 
 def content_hash(checkpoint: dict[str, Any]) -> str:
     """SHA-256 (hex) over step, header, weights and averages, by name, type, shape and bytes."""
-    digest = hashlib.sha256()
+    return sha256(_content(checkpoint))
+
+
+def _content(checkpoint: dict[str, Any]) -> Iterator[str | Tensor]:
     header = {key: value for key, value in checkpoint["diffgen"].items() if key != "hash"}
-    digest.update(json.dumps([checkpoint["global_step"], header], sort_keys=True).encode())
+    yield json.dumps([checkpoint["global_step"], header], sort_keys=True)
     for name, tensors in {"raw": checkpoint["state_dict"], **checkpoint["ema"]}.items():
         for key in sorted(tensors):
-            digest.update(f"{name}/{key}/".encode())
-            _update(digest, tensors[key])
-    return digest.hexdigest()
+            yield f"{name}/{key}/"
+            yield from _parts(tensors[key])
 
 
 def training_hash(checkpoint: dict[str, Any]) -> str:
     """SHA-256 (hex) over what only training goes on from: optimiser, rates, loops."""
-    digest = hashlib.sha256()
     sealed = ("diffgen", "ema", "state_dict", "global_step")
-    _update(digest, {key: value for key, value in checkpoint.items() if key not in sealed})
-    return digest.hexdigest()
+    return sha256(_parts({key: value for key, value in checkpoint.items() if key not in sealed}))
 
 
-def _update(digest: Any, value: Any) -> None:
-    """Feed plain data and tensors to a hash."""
+def _parts(value: Any) -> Iterator[str | Tensor]:
+    """Plain data and tensors as what a hash is fed with."""
     if isinstance(value, Tensor):
-        digest.update(f"{value.dtype}/{tuple(value.shape)}".encode())
-        flat = value.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy())
+        yield f"{value.dtype}/{tuple(value.shape)}"
+        yield value
     elif isinstance(value, Mapping):
         for key, inner in value.items():
-            digest.update(f"{key!r}:".encode())
-            _update(digest, inner)
+            yield f"{key!r}:"
+            yield from _parts(inner)
     elif isinstance(value, list | tuple):
         for inner in value:
-            _update(digest, inner)
-        digest.update(f"[{len(value)}]".encode())
+            yield from _parts(inner)
+        yield f"[{len(value)}]"
     else:
-        digest.update(repr(value).encode())
+        yield repr(value)

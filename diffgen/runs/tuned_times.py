@@ -3,9 +3,7 @@
 Every way has a file of its own, so that jobs of a sweep never overwrite one another's.
 """
 
-import hashlib
 import inspect
-import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,13 +17,13 @@ from diffgen.config.build import find
 from diffgen.config.sampler import SamplerSettings
 from diffgen.config.schema import Sampling
 from diffgen.errors import UsageError
+from diffgen.files import sha256_of_json, write_atomically
 from diffgen.runs.checkpoint import Checkpoint
-from diffgen.training.saving import write_atomically
 
 
 def path_of(checkpoint: Checkpoint, key: Mapping[str, Any]) -> Path:
     """Where the times stand for a key: {"sampler": {"name", ...}, "steps", ...}."""
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:8]
+    digest = sha256_of_json(key)[:8]
     name = f"{checkpoint.path.stem}_{key['sampler']['name']}_{key['steps']}_{digest}.yaml"
     return checkpoint.run / "tuned" / name
 

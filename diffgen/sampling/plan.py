@@ -8,11 +8,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from diffgen.config.build import nearest
 from diffgen.config.recipe import ModelSettings
 from diffgen.dataset.pixels import Range
 from diffgen.denoiser.base import Clipped, Denoiser, Thresholded
-from diffgen.errors import UsageError
+from diffgen.errors import UsageError, did_you_mean
 from diffgen.sampler import Sampler
 from diffgen.sampler.start import STARTS, Start
 from diffgen.schedule import Schedule
@@ -82,7 +81,7 @@ def plan_of(
     if start == "auto":
         start = _start(sampler, model)
     if start not in STARTS:
-        raise UsageError(f"no start={start}{nearest(start, STARTS)}")
+        raise UsageError(f"no start={start}{did_you_mean(start, STARTS)}")
     if clip == "auto":
         clip = "range" if model.clip and sampler.clips_by_default else "none"
     return SamplingPlan(sampler, found, spacing, start, clip)

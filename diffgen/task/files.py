@@ -1,6 +1,5 @@
 """Pictures and animations on the disk."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,6 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from diffgen.dataset.pixels import save_png
+from diffgen.files import write_atomically
 
 PACE = 120  # milliseconds a frame
 
@@ -21,8 +21,6 @@ def keep(files: Mapping[str, Tensor], folder: Path) -> None:
 def save_gif(frames: Tensor, path: Path) -> None:
     """Write frames uint8 (F, 1 or 3, H, W) as a GIF that runs to the last one and back."""
     there = [Image.fromarray(f.permute(1, 2, 0).squeeze(-1).cpu().numpy()) for f in frames]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.gif")
     first, *rest = [*there, *there[-2:0:-1]]
-    first.save(partial, save_all=True, append_images=rest, duration=PACE, loop=0)
-    os.replace(partial, path)
+    options = {"save_all": True, "append_images": rest, "duration": PACE, "loop": 0}
+    write_atomically(path, lambda file: first.save(file, "gif", **options))

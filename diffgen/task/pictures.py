@@ -1,10 +1,11 @@
 """The pictures that a task works on, and whoever brings them."""
 
-import hashlib
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
+
+from diffgen.files import sha256
 
 Names = str | int | list[str | int]
 
@@ -39,8 +40,5 @@ class Album(Protocol):
 
 def digest(*tensors: Tensor) -> str:
     """The first 128 bits of the SHA-256 of tensors' bytes, in hexadecimal."""
-    state = hashlib.sha256()
-    for tensor in tensors:
-        state.update(repr((tensor.dtype, tuple(tensor.shape))).encode())
-        state.update(tensor.cpu().contiguous().numpy().data)
-    return state.hexdigest()[:32]
+    described = ((repr((tensor.dtype, tuple(tensor.shape))), tensor) for tensor in tensors)
+    return sha256(part for pair in described for part in pair)[:32]

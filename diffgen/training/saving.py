@@ -12,6 +12,8 @@ import lightning.pytorch as L
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from diffgen.files import write_atomically
+
 Contents = dict[str, Any]
 
 
@@ -33,24 +35,6 @@ class SealedCheckpointIO(TorchCheckpointIO):
         if "diffgen" in checkpoint:
             self.seal(checkpoint)
         write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
-
-
-def write_atomically(path: Path, write: Any) -> None:
-    """Call `write(file)` on a file beside `path`, sync it and rename it to `path`.
-
-    A crash or a full disk leaves the old file or the new one, never a torn one.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with open(partial, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 class Keeper(L.Callback):

@@ -16,8 +16,8 @@ from diffgen.commands.explain.report import plain, tell
 from diffgen.commands.train import Run
 from diffgen.config.schema import Explain
 from diffgen.dataset.images import Images, in_memory
+from diffgen.files import write_atomically
 from diffgen.runtime.launch import quiet
-from diffgen.training.saving import write_atomically
 
 
 def explain(settings: Explain) -> None:
