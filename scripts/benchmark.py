@@ -82,7 +82,7 @@ def around(turns: dict[str, Turn], number: int) -> dict[str, float]:
 
 def ours() -> nn.Module:
     """The U-Net of `dataset=mnist`."""
-    return UNet(channels=1, size=SIZE, num_classes=CLASSES, told=True, **NETWORK)
+    return UNet(channels=1, size=SIZE, num_classes=CLASSES, has_noise_input=True, **NETWORK)
 
 
 class Theirs(nn.Module):

@@ -9,36 +9,31 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "diffgen"
 
-EVERYWHERE = {"errors", "build"}
-CORE = {"schedule", "spacing", "model", "pixels"}
-KNOWS = {
-    "errors": set(),
-    "build": set(),
-    "pixels": set(),
-    "schedule": set(),
-    "dataset": set(),
-    "measure": {"dataset"},
-    "evaluation": {"pixels"},
-    "spacing": {"schedule"},
-    "model": {"schedule"},
-    "interop": {"model", "schedule"},
-    "guidance": {"schedule", "model"},
-    "sampler": {"schedule", "model"},
-    "training": CORE | {"sampler", "checkpoint_format"},
-    "task": CORE | {"sampler"},
-    "cli": {"command"},
-    "__main__": {"cli"},
-    "command": {"training"},
-}
-COMMANDS = {"explain"}  # rooms that belong to a command, which may know everything
-LIBRARIES = {
-    "hydra": {"command", "train", "sample", "explain"},
-    "lightning": {"training", "dataset", "train", "sample", "tune"},
+# A room may import rooms of earlier rows only, and itself.
+LEVELS = (
+    ("errors", "files"),
+    ("schedule", "network", "dataset"),
+    ("denoiser",),
+    ("guidance", "sampler"),
+    ("task",),
+    ("training", "evaluation"),
+    ("config",),
+    ("runs", "interop", "runtime"),
+    ("sampling",),
+    ("commands", "cli", "__init__", "__main__"),
+)
+LEVEL = {name: level for level, names in enumerate(LEVELS) for name in names}
+TOGETHER = {"files": {"errors"}, "commands": {"cli"}, "cli": {"commands"}, "__main__": {"cli"}}
+LIBRARIES = {  # rooms, or files of a room
+    "hydra": {"cli", "commands"},
+    "lightning": {"training", "runtime", "dataset/datamodule", "commands"},
     "torchmetrics": {"evaluation"},
     "torch_fidelity": {"evaluation"},
     "diffusers": {"interop"},
     "pytorch_lightning": set(),
 }
+PLUG_INS = {"schedule", "network", "guidance", "sampler", "task", "dataset"}
+SHORT = 40  # lines under which a file is part of its only caller
 
 
 def sources() -> list[Path]:
@@ -47,6 +42,11 @@ def sources() -> list[Path]:
 
 def room(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def file_name(path: Path) -> str:
+    """The path below the package, without its ending: `dataset/images`."""
+    return str(path.relative_to(PACKAGE).with_suffix(""))
 
 
 def imports(path: Path) -> Iterator[list[str]]:
@@ -61,29 +61,97 @@ def imports(path: Path) -> Iterator[list[str]]:
                 yield [*node.module.split("."), alias.name]
 
 
-def bound() -> list[str]:
-    """The rooms, and the files that rooms use; the other files are the commands' and free."""
-    rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
-    return sorted((rooms | set(KNOWS)) - COMMANDS)
+def imported_files(path: Path) -> set[Path]:
+    """The files of the package that a file imports."""
+    found = set()
+    for parts in imports(path):
+        if parts[0] == "diffgen":
+            found |= {file for file in candidates(parts) if file.is_file()}
+    return found - {path}
 
 
-@pytest.mark.parametrize("name", bound())
-def test_a_room_imports_only_what_it_may_know(name):
-    assert name in KNOWS, f"diffgen/{name} is new: say in KNOWS what it may import"
-    used = {
-        parts[1]
-        for path in sources()
-        if room(path) == name
-        for parts in imports(path)
-        if parts[0] == "diffgen" and len(parts) > 1
-    }
-    assert used - {name, "__version__"} <= KNOWS[name] | EVERYWHERE
+def candidates(parts: list[str]) -> Iterator[Path]:
+    """What an import of these dotted parts may mean: a module, or a name in one."""
+    whole, outer = ROOT.joinpath(*parts), ROOT.joinpath(*parts[:-1])
+    if whole.with_suffix(".py").is_file() or (whole / "__init__.py").is_file():
+        yield from (whole.with_suffix(".py"), whole / "__init__.py")
+    elif len(parts) > 1:
+        yield from (outer.with_suffix(".py"), outer / "__init__.py")
+
+
+def test_only_four_files_stand_at_the_top():
+    loose = {path.stem for path in PACKAGE.glob("*.py")}
+    assert loose == {"__init__", "__main__", "errors", "files"}
+
+
+def test_every_room_has_its_level():
+    assert {room(path) for path in sources()} == set(LEVEL)
+
+
+@pytest.mark.parametrize("name", LEVEL)
+def test_a_room_imports_only_rooms_below_it(name):
+    above = {}
+    for path in sources():
+        if room(path) == name:
+            used = {parts[1] for parts in imports(path) if parts[0] == "diffgen" and parts[1:]}
+            allowed = {other for other, level in LEVEL.items() if level < LEVEL[name]}
+            allowed |= {name, "__version__"} | TOGETHER.get(name, set())
+            if wrong := used - allowed:
+                above[file_name(path)] = wrong
+    assert not above
+
+
+def test_no_files_import_one_another_in_a_circle():
+    files = {path: imported_files(path) for path in sources()}
+    while free := [path for path, used in files.items() if not used & files.keys()]:
+        for path in free:
+            del files[path]
+    on_no_circle = True
+    while on_no_circle:  # nor those that only lead to a circle
+        used = set().union(*files.values()) if files else set()
+        on_no_circle = [path for path in files if path not in used]
+        for path in on_no_circle:
+            del files[path]
+    assert not sorted(map(file_name, files))
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_a_library_stays_in_its_rooms(library):
-    users = {room(path) for path in sources() for parts in imports(path) if parts[0] == library}
-    assert users <= LIBRARIES[library]
+    users = [path for path in sources() for parts in imports(path) if parts[0] == library]
+    allowed = LIBRARIES[library]
+    assert not {file_name(p) for p in users if not {room(p), file_name(p)} & allowed}
+
+
+def test_no_two_public_functions_are_the_same():
+    found: dict[str, list[str]] = {}
+    for path in sources():
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+                found.setdefault(ast.dump(node), []).append(f"{file_name(path)}.{node.name}")
+    assert not [names for names in found.values() if len(names) > 1]
+
+
+def test_a_short_file_has_two_callers():
+    callers: dict[Path, set[Path]] = {path: set() for path in sources()}
+    for path in sources():
+        for used in imported_files(path):
+            callers[used].add(path)
+    short = [
+        file_name(path)
+        for path in sources()
+        if room(path) not in PLUG_INS | {"__init__", "__main__", "errors", "files"}
+        and path.name != "__init__.py"
+        and path.read_text().count("\n") < SHORT
+        and len(callers[path]) < 2
+        and not named_in_registry(path)
+    ]
+    assert not short
+
+
+def named_in_registry(path: Path) -> bool:
+    """Whether the table of commands names the file, which no import then does."""
+    dotted = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+    return f"{dotted}:" in (PACKAGE / "cli" / "registry.py").read_text()
 
 
 @pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(PACKAGE)))

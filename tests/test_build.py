@@ -34,7 +34,13 @@ def test_lists_and_whole_numbers_become_what_the_class_asks_for():
 
 
 def test_code_supplies_what_the_config_does_not():
-    context = {"channels": 1, "size": 8, "num_classes": 0, "told": True, "unheard_of": 1}
+    context = {
+        "channels": 1,
+        "size": 8,
+        "num_classes": 0,
+        "has_noise_input": True,
+        "unheard_of": 1,
+    }
     settings = {"name": "unet", "width": 8, "groups": 4, "multipliers": [1], "blocks": 1}
     assert isinstance(build("network", settings, **context), UNet)
     with pytest.raises(UsageError, match=r"no network\.channels for network=unet"):

@@ -24,7 +24,7 @@ from diffgen.sampling.request import request_of
 from diffgen.schedule.geometric import Geometric
 from diffgen.schedule.linear import Linear
 from diffgen.training.classifier_loss import ClassifierLoss
-from diffgen.training.draws import Draws
+from diffgen.training.random_numbers import RandomNumbers
 from diffgen.training.times import clean, uniform
 
 CPU = torch.device("cpu")
@@ -56,7 +56,7 @@ class Linears(nn.Module):
 def images(rows=32):
     generator = torch.Generator().manual_seed(1)
     x0 = torch.randn(rows, 1, 2, 2, generator=generator, dtype=torch.float64)
-    return x0, torch.arange(rows) % 3, Draws(0, 5, rows, torch.arange(rows))
+    return x0, torch.arange(rows) % 3, RandomNumbers(0, 5, rows, torch.arange(rows))
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from enum import IntEnum
 from pathlib import Path
 
 import pytest
@@ -21,35 +22,47 @@ from diffgen.errors import UsageError
 from diffgen.runtime.launch import RANKS, isolated, relaunch
 from diffgen.runtime.ranks import run_id
 
-SEEN = []
+SEEN = []  # what the stand-in task was called with, and what else was called
+
+
+class Seed(IntEnum):
+    """What the stand-in task does for `seed=`; any other seed just ends well."""
+
+    FAIL = 1
+    MISUSE = 2
+    CTRL_C = 3
+    SIGTERM = 4
+    CTRL_C_AS_LIGHTNING = 5
+    START_WORKER = 6
+    REFUSED = 99  # by the preflight, before any job
 
 
 def task(config):
-    """Stands in for a real task: notes the config, and does what the seed says."""
+    """Stands in for a real task: notes the config, and does what the seed stands for."""
     job = HydraConfig.get()
     SEEN.append((OmegaConf.to_container(config, resolve=True), job.runtime.output_dir))
     Path(job.runtime.output_dir, "seen.json").write_text(json.dumps(config.seed))
     match config.seed:
-        case 1:
+        case Seed.FAIL:
             raise RuntimeError("the sky fell\non line two")
-        case 2:
+        case Seed.MISUSE:
             raise UsageError("two is not done; use three")
-        case 3:
+        case Seed.CTRL_C:
             raise KeyboardInterrupt
-        case 4:
+        case Seed.SIGTERM:
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(5)
-        case 5:
+        case Seed.CTRL_C_AS_LIGHTNING:
             try:
                 raise KeyboardInterrupt
             except KeyboardInterrupt:
                 sys.exit(1)
-        case 6:
+        case Seed.START_WORKER:
             SEEN.append(WorkerCommand(job.job.name, [])(1))
 
 
 def preflight(config):
-    if config["seed"] == 99:
+    if config["seed"] == Seed.REFUSED:
         raise UsageError("nobody counts to 99")
 
 
@@ -119,6 +132,8 @@ MISTAKES = [
     ("train model=dpm", "no model 'dpm'; did you mean ddpm?"),
     ("train recipe=ddpm_mnsit", "no recipe 'ddpm_mnsit'; did you mean ddpm_mnist"),
     ("train -m model=ddpm,ncsn hydra.sweeper._target_=x.Other", "this sweeper gives its jobs one"),
+    ("train averages=edm", "averages= is now called ema="),
+    ("train --help smapler", "no group 'smapler'; did you mean sampler?"),
     ("train seed", "'seed' sets nothing; write seed=VALUE"),
     ("train seed=1.5", "seed=1.5: Input should be a valid integer"),
     ("train --seed=1", "no flag '--seed=1'; keys are set without dashes, as key=value"),
@@ -157,17 +172,45 @@ def test_a_mistake_gets_one_line_and_runs_nothing(line, answer, capsys, tmp_path
     assert not list(tmp_path.rglob("*.log"))
 
 
+def helped(capsys, *words):
+    assert main([*words]) == 0
+    assert not SEEN
+    return capsys.readouterr().out
+
+
 def test_help_lists_what_this_command_reads_and_nothing_else(capsys):
-    assert main(["sample", "--help", "sampler=heun"]) == 0
-    sample = capsys.readouterr().out
+    sample = helped(capsys, "sample", "--help", "sampler=heun")
     assert "ddim" in sample
     assert "[heun]" in sample
-    assert "checkpoint: latest" in sample
+    assert "checkpoint=latest  " in sample
     assert "dataset" not in sample
-    assert main(["train", "--help"]) == 0
-    train = capsys.readouterr().out
+    train = helped(capsys, "train", "--help")
     assert all(f"\n  {group}" in train for group in ("dataset", "schedule", "network", "trainer"))
-    assert not SEEN
+
+
+@pytest.mark.parametrize("command", ["train", "explain", "sample", "tune"])
+def test_help_of_a_command_fits_on_two_screens_and_that_of_all_has_the_rest(command, capsys):
+    first = helped(capsys, command, "--help").splitlines()
+    assert len(first) <= 90
+    assert max(map(len, first)) <= 99
+    every = helped(capsys, command, "--help", "all")
+    assert "sampler.steps" in every
+    assert "sampler.steps" not in "\n".join(first)
+    assert "langevin_cifar10" in every
+
+
+def test_help_of_a_group_has_a_line_for_each_choice_and_key(capsys):
+    page = helped(capsys, "train", "model=ncsnv2", "dataset=mnist", "--help", "network")
+    assert "[unet_mnist_wide]" in page
+    assert "unet_256            DDPM's network for 256 pixels." in page
+    assert "network.blocks=1              residual blocks at each resolution" in page
+    assert "trainer" not in page
+
+
+def test_help_needs_no_torch():
+    code = "import sys; from diffgen.cli.main import main; \
+        main(['train', '--help', 'all']); print('torch' in sys.modules)"
+    assert fresh(code).endswith("False\n")
 
 
 def test_a_reader_that_leaves_is_no_failure():
@@ -205,7 +248,7 @@ def test_run_folders_are_named_by_what_runs(monkeypatch, tmp_path):
 
 
 def test_a_failure_is_one_line_with_its_traceback_in_the_log(capsys):
-    assert main(["train", "seed=1"]) == 1
+    assert main(["train", f"seed={Seed.FAIL}"]) == 1
     log = Path(SEEN[0][1], "train.log")
     out, err = capsys.readouterr()
     assert err == f"diffgen: RuntimeError: the sky fell (traceback in {log})\n"
@@ -214,7 +257,7 @@ def test_a_failure_is_one_line_with_its_traceback_in_the_log(capsys):
 
 
 def test_a_mistake_found_by_the_task_is_one_line(capsys):
-    assert main(["train", "seed=2"]) == 2
+    assert main(["train", f"seed={Seed.MISUSE}"]) == 2
     assert capsys.readouterr().err == "diffgen: two is not done; use three\n"
     assert Path(SEEN[0][1], "seen.json").is_file()  # what the job did before is kept
 
@@ -222,7 +265,7 @@ def test_a_mistake_found_by_the_task_is_one_line(capsys):
 def test_a_full_traceback_on_request(monkeypatch):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(PastHydra) as caught:
-        main(["train", "seed=1"])
+        main(["train", f"seed={Seed.FAIL}"])
     chain = [caught.value]
     while chain[-1].__cause__:
         chain.append(chain[-1].__cause__)
@@ -230,7 +273,7 @@ def test_a_full_traceback_on_request(monkeypatch):
     assert os.environ["HYDRA_FULL_ERROR"] == "1"
 
 
-@pytest.mark.parametrize("seed", [3, 5])
+@pytest.mark.parametrize("seed", [Seed.CTRL_C, Seed.CTRL_C_AS_LIGHTNING])
 def test_ctrl_c_is_130_also_where_lightning_turns_it_into_1(seed):
     assert main(["train", f"seed={seed}"]) == 130
 
@@ -238,13 +281,13 @@ def test_ctrl_c_is_130_also_where_lightning_turns_it_into_1(seed):
 def test_sigterm_is_143_and_the_old_handler_comes_back():
     before = signal.getsignal(signal.SIGTERM)
     with pytest.raises(SystemExit) as stop:
-        main(["train", "seed=4"])
+        main(["train", f"seed={Seed.SIGTERM}"])
     assert stop.value.code == 143
     assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_sweep_goes_on_past_a_failed_job_and_is_finished(capsys, tmp_path):
-    assert main(["sample", "-m", "seed=0,1,2,8", "runs=r"]) == 1
+    assert main(["sample", "-m", f"seed=0,{Seed.FAIL},{Seed.MISUSE},8", "runs=r"]) == 1
     *jobs, last = SEEN
     assert [config["seed"] for config, _ in jobs] == [0, 1, 2, 8]
     folder = Path(jobs[0][1]).parent
@@ -254,6 +297,14 @@ def test_a_sweep_goes_on_past_a_failed_job_and_is_finished(capsys, tmp_path):
     err = capsys.readouterr().err
     assert "diffgen: job 1: RuntimeError: the sky fell" in err
     assert "diffgen: job 2: two is not done; use three\n" in err
+
+
+def test_the_weights_of_a_checkpoint_are_no_choice_of_the_group_ema():
+    assert main(["sample", "-m", "ema=raw,average"]) == 0
+    assert [config["ema"] for config, _ in SEEN[:2]] == ["raw", "average"]
+    SEEN.clear()
+    assert main(["train", "-m", "ema=none,edm"]) == 0
+    assert [set(config["ema"]) for config, _ in SEEN] == [set(), {"average"}]
 
 
 def recipes_of_jobs():
@@ -284,18 +335,18 @@ def test_each_job_of_a_sweep_takes_the_recipe_of_its_own_pair(line, answer):
 
 
 def test_a_sweep_of_mistakes_in_the_task_is_wrong_use():
-    assert main(["sample", "-m", "seed=0,2"]) == 2
+    assert main(["sample", "-m", f"seed=0,{Seed.MISUSE}"]) == 2
 
 
 def test_an_interrupted_sweep_is_finished(tmp_path):
-    assert main(["sample", "-m", "seed=0,3,8"]) == 130
+    assert main(["sample", "-m", f"seed=0,{Seed.CTRL_C},8"]) == 130
     assert [config["seed"] for config, _ in SEEN[:-1]] == [0, 3]
     assert SEEN[-1][0] == "finished"
 
 
 def test_what_failed_goes_before_what_could_not_be_collected(monkeypatch, capsys):
     monkeypatch.setattr(sys.modules[__name__], "finish", lambda folder: 1 / 0)
-    assert main(["sample", "-m", "seed=0,2"]) == 2
+    assert main(["sample", "-m", f"seed=0,{Seed.MISUSE}"]) == 2
     assert "nothing collected of the sweep: division by zero" in capsys.readouterr().err
     assert main(["sample", "-m", "seed=0,8"]) == 1
 
@@ -310,19 +361,24 @@ def test_only_one_rank_finishes_a_sweep(monkeypatch):
 def test_jobs_of_other_processes_keep_folder_and_status(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     words = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.verbose=false"]
-    assert main(["sample", "-m", "seed=0,2", *words]) == 2
+    assert main(["sample", "-m", f"seed=0,{Seed.MISUSE}", *words]) == 2
     [(_, folder)] = SEEN
     assert sorted(folder.glob("*/seen.json")) == [folder / "0/seen.json", folder / "1/seen.json"]
     assert "two is not done" in capsys.readouterr().err
 
 
 def test_a_child_process_runs_this_job_of_the_sweep_in_its_folder():
-    assert main(["sample", "-m", "seed=6,7", "sampler=ddim,heun", "checkpoint=a=b"]) == 0
+    assert (
+        main(
+            ["sample", "-m", f"seed={Seed.START_WORKER},7", "sampler=ddim,heun", "checkpoint=a=b"]
+        )
+        == 0
+    )
     (config, folder), (words, cwd) = SEEN[:2]
     SEEN.clear()
     assert words[:4] == [sys.executable, "-m", "diffgen", "sample"]
     assert cwd == str(Path.cwd())
-    assert main([word.replace("seed=6", "seed=8") for word in words[3:]]) == 0
+    assert main([word.replace(f"seed={Seed.START_WORKER}", "seed=8") for word in words[3:]]) == 0
     (replayed,) = SEEN
     assert replayed == ({**config, "seed": 8}, folder)
     assert (Path(folder) / "sample-rank1.log").exists()

@@ -18,7 +18,7 @@ from running import NETWORK, TINY, assert_same, contents, ended, here, there, wo
 from torch import nn
 
 from diffgen.dataset.digits import Digits
-from diffgen.training.agreement import Agreement
+from diffgen.training.module import check_weights_agree
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -245,9 +245,9 @@ def test_devices_that_disagree_are_an_error():
     module.device = torch.device("cpu")
     other = SimpleNamespace(all_gather=lambda mine: torch.stack([mine, mine + 1]))
     same = SimpleNamespace(all_gather=lambda mine: torch.stack([mine, mine]))
-    Agreement().on_train_end(SimpleNamespace(world_size=2, strategy=same), module)
+    check_weights_agree(SimpleNamespace(world_size=2, strategy=same), module)
     with pytest.raises(RuntimeError, match="2 devices ended with different weights"):
-        Agreement().on_train_end(SimpleNamespace(world_size=2, strategy=other), module)
+        check_weights_agree(SimpleNamespace(world_size=2, strategy=other), module)
 
 
 @pytest.mark.parametrize(

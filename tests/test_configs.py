@@ -1,11 +1,12 @@
 """Configs tell the truth: the choice that is shown is the class that is built."""
 
 import inspect
+import re
 from argparse import Namespace
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import yaml
@@ -14,10 +15,15 @@ from omegaconf import DictConfig
 from running import here, worked
 
 from diffgen.cli.config_files import config_dir
+from diffgen.cli.explained import Explanations
+from diffgen.cli.help import Shown, leaves
 from diffgen.cli.recipe import recipes
+from diffgen.cli.registry import COMMANDS as REGISTERED
 from diffgen.config.build import find
 from diffgen.config.schema import SETTINGS, check
+from diffgen.evaluation.metrics import METRICS
 from diffgen.runtime.ranks import register
+from diffgen.schedule.spacing import SPACINGS
 
 CONFIGS = Path(config_dir())
 TRAIN = (
@@ -104,7 +110,7 @@ def test_help_and_info_show_the_choices_made(tmp_path):
     rows = worked(here(tmp_path, *words, "--info", "defaults")).out.splitlines()
     files = {row.split("|")[1].strip() for row in rows if row.count("|") > 3}
     assert {"network/unet_mnist_wide", "ema/ncsnv2_warm", "recipe/ncsnv2_mnist"} <= files
-    assert not files & {"network/refinenet", "ema/ncsnv2"}
+    assert "network/refinenet" not in files
     job = yaml.safe_load(worked(here(tmp_path, *words, "--cfg", "job")).out)
     assert job["network"]["name"] == "unet"
 
@@ -170,6 +176,67 @@ def test_weights_of_a_checkpoint_are_named_by_the_word_that_chooses_an_average(t
     assert job["ema"] == "raw"
     job = yaml.safe_load(worked(here(tmp_path, "train", "ema=edm", "--cfg", "job")).out)
     assert job["ema"]["average"]["ramp"] == 0.05
+
+
+COMMANDS = ("train", "explain", "sample", "tune")
+
+
+def shown(command: str, *words: str) -> Shown:
+    """What help says of a command line."""
+    args = Namespace(config_dir=None, config_name=None, topics=[])
+    args.overrides = recipes(command, args).added(words)
+    return Shown(REGISTERED[command], args)
+
+
+def explained() -> Iterator[tuple[str, ...]]:
+    yield from ((command,) for command in COMMANDS)
+    for group in sorted({*TRAIN} - {"sampler", "recipe"}):
+        yield from (("train", f"{group}={choice}") for choice in choices(group))
+    for group in SAMPLE:
+        yield from (("sample", f"{group}={choice}") for choice in choices(group))
+
+
+@pytest.mark.parametrize("words", explained(), ids=" ".join)
+def test_every_key_is_explained(words):
+    register()
+    found = shown(*words)
+    keys = [key for key, _ in leaves(found.config) if not key.endswith(".name")]
+    assert [key for key in keys if key != "hydra" and not found.explained(key)] == []
+
+
+@pytest.mark.parametrize("group", sorted({*TRAIN, *SAMPLE}))
+def test_every_choice_is_explained(group):
+    about = Explanations((CONFIGS,))
+    assert all(about.choice(group, choice) for choice in choices(group))
+
+
+@pytest.mark.parametrize(("room", "choice"), PAIRS, ids=str)
+def test_help_names_the_words_that_a_key_takes(room, choice):
+    settings = yaml.safe_load((CONFIGS / f"{room}/{choice}.yaml").read_text())
+    if "name" not in settings:
+        return  # a preset, with the keys of its class
+    about, cls = Explanations((CONFIGS,)), find(room, settings["name"])
+    hints = get_type_hints(cls.__init__ if room == "network" else cls)
+    for key in settings.keys() & hints.keys():
+        text = about.key(f"{room}/{choice}", key)
+        if key != "category":  # of LSUN, which has thirty
+            assert all(str(word) in text for word in words(hints[key])), key
+
+
+def words(hint: Any) -> Iterator[object]:
+    """The values that a type allows by name."""
+    if get_origin(hint) is Literal:
+        yield from get_args(hint)
+    for part in get_args(hint):
+        if get_origin(part) is not None:
+            yield from words(part)
+
+
+def test_metrics_and_spacings_are_listed():
+    about = Explanations((CONFIGS,))
+    assert re.findall(r"\w+", about.key("sample", "metrics")) == list(METRICS)
+    listed = re.findall(r"\w+", about.key("sample", "spacing"))
+    assert listed == ["auto", *SPACINGS, "or", "tuned"]
 
 
 def test_every_group_is_covered_here():

@@ -31,20 +31,16 @@ from torchvision.transforms.functional import crop
 from diffgen.config.build import build, find
 from diffgen.dataset.batches import Batches
 from diffgen.dataset.celeba import Celeba
-from diffgen.dataset.cifar10 import Cifar10
-from diffgen.dataset.cifar100 import Cifar100
 from diffgen.dataset.datamodule import DataModule
 from diffgen.dataset.digits import Digits
-from diffgen.dataset.draws import coins, permutation
-from diffgen.dataset.fashion_mnist import FashionMnist
 from diffgen.dataset.ffhq import Ffhq
 from diffgen.dataset.folder import Folder
 from diffgen.dataset.holdout import holdout
 from diffgen.dataset.images import in_memory
 from diffgen.dataset.loader import Loader
 from diffgen.dataset.lsun import Lsun
-from diffgen.dataset.mnist import Mnist
-from diffgen.dataset.svhn import Svhn
+from diffgen.dataset.philox import coins, permutation
+from diffgen.dataset.torchvision_sets import Cifar10, Cifar100, FashionMnist, Mnist, Svhn
 from diffgen.errors import UsageError
 
 CONFIGS = Path(__file__).parents[1] / "configs"

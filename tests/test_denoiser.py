@@ -78,19 +78,19 @@ class Perfect(nn.Module):
         super().__init__()
         self.denoiser, self.kind = denoiser, kind
 
-    def forward(self, seen: Tensor, told: Tensor, label: Tensor | None) -> Tensor:
-        alpha, sigma = self.denoiser.schedule.at(told, seen)
+    def forward(self, seen: Tensor, c_noise: Tensor, label: Tensor | None) -> Tensor:
+        alpha, sigma = self.denoiser.schedule.at(c_noise, seen)
         norm = (alpha**2 + sigma**2).sqrt()
         widths = {"score": 1.0, "raw_score": 1.0, "edm": (alpha**2 * SD**2 + sigma**2).sqrt()}
         x = seen * widths.get(self.kind, norm)
-        x0, eps = self.denoiser(x, told, label), self.denoiser.eps(x, told, label)
+        x0, eps = self.denoiser(x, c_noise, label), self.denoiser.eps(x, c_noise, label)
         u = sigma / alpha
         width = (u**2 + SD**2).sqrt()
         return {
             "eps": eps,
             "x0": x0,
-            "score": sigma * self.denoiser.score(x, told, label),
-            "raw_score": self.denoiser.score(x, told, label),
+            "score": sigma * self.denoiser.score(x, c_noise, label),
+            "raw_score": self.denoiser.score(x, c_noise, label),
             "v": (alpha * eps - sigma * x0) / norm,
             "edm": (x0 - SD**2 / width**2 * (x / alpha)) / (u * SD / width),  # table 1, in y = x/a
         }[self.kind]
@@ -115,7 +115,7 @@ def test_the_target_gives_back_the_image(kind, schedule):
     """skip x_t + out (a x0 + b eps) = x0, whatever x0 and eps are."""
     scaling = classes("prediction")[kind]()
     alpha, sigma = schedule.alpha(T), schedule.sigma(T)
-    (skip, out, _), (a, b) = scaling(alpha, sigma), scaling.target(alpha, sigma)
+    (skip, out, _), (a, b) = prediction.coefficients(alpha, sigma), prediction.target(alpha, sigma)
     torch.testing.assert_close(skip * alpha + out * a, torch.ones(4).double(), atol=1e-9, rtol=0)
     torch.testing.assert_close(skip * sigma + out * b, torch.zeros(4).double(), atol=1e-9, rtol=0)
 
@@ -125,7 +125,7 @@ def test_edm_has_unit_variance_in_and_out(schedule):
     """Karras et al. 2022, appendix B.6, at every level."""
     t = torch.linspace(schedule.t_min, 1, 50, dtype=torch.float64)
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-    (_, _, in_), (a, b) = Edm(SD)(alpha, sigma), Edm(SD).target(alpha, sigma)
+    (_, _, in_), (a, b) = Edm(SD).coefficients(alpha, sigma), Edm(SD).target(alpha, sigma)
     one = torch.ones(50, dtype=torch.float64)
     torch.testing.assert_close(in_**2 * (alpha**2 * SD**2 + sigma**2), one)
     torch.testing.assert_close(a**2 * SD**2 + b**2, one, atol=1e-9, rtol=0)
@@ -133,14 +133,14 @@ def test_edm_has_unit_variance_in_and_out(schedule):
 
 def test_edm_is_table_1():
     sigma = torch.tensor([0.002, 1.0, 80.0], dtype=torch.float64)
-    skip, out, in_ = Edm(0.5)(torch.ones(3).double(), sigma)
+    skip, out, in_ = Edm(0.5).coefficients(torch.ones(3).double(), sigma)
     torch.testing.assert_close(skip, 0.25 / (sigma**2 + 0.25))
     torch.testing.assert_close(out, sigma * 0.5 / (sigma**2 + 0.25).sqrt())
     torch.testing.assert_close(in_, 1 / (sigma**2 + 0.25).sqrt())
 
 
-def constant(seen: Tensor, told: Tensor | None, label: Tensor | None) -> Tensor:
-    assert told is None
+def constant(seen: Tensor, c_noise: Tensor | None, label: Tensor | None) -> Tensor:
+    assert c_noise is None
     return torch.full_like(seen, 0.7)
 
 
@@ -156,7 +156,7 @@ def test_technique_3():
     torch.testing.assert_close(scaled, torch.full_like(scaled, 0.7))
 
 
-def test_what_a_network_is_told():
+def test_noise_inputs():
     t = torch.tensor([0.001, 0.5, 1.0], dtype=torch.float64)
     assert level(Linear(), t).tolist() == [0, 499, 999]
     torch.testing.assert_close(log_sigma(EDM(), t), EDM().sigma(t).log() / 4)

@@ -28,18 +28,18 @@ from diffgen.dataset.digits import Digits
 from diffgen.dataset.images import Images
 from diffgen.errors import UsageError
 from diffgen.evaluation import inception, metrics, neighbours
-from diffgen.evaluation.classifier import ClassifierExtractor
-from diffgen.evaluation.classifier_cache import cached
-from diffgen.evaluation.classifier_fit import FeaturesClassifier, shifted
+from diffgen.evaluation.classifier_extractor import ClassifierExtractor
 from diffgen.evaluation.collect import collect
-from diffgen.evaluation.draws import draw, draw_evenly
 from diffgen.evaluation.features import Features, extract
+from diffgen.evaluation.features_classifier import FeaturesClassifier, shifted
+from diffgen.evaluation.features_classifier_cache import cached
 from diffgen.evaluation.floor import floor
-from diffgen.evaluation.frechet import Moments, frechet
+from diffgen.evaluation.frechet import FeatureStats, frechet
 from diffgen.evaluation.inception import InceptionExtractor
 from diffgen.evaluation.metrics import METRICS, Scored, evaluate
 from diffgen.evaluation.reference import Reference, identity_of, reference
 from diffgen.evaluation.rows import FLOOR
+from diffgen.evaluation.subset import stratified_subset, subset
 from diffgen.evaluation.table import show, write
 from diffgen.network.classifier import Classifier
 
@@ -74,7 +74,7 @@ def test_frechet_of_independent_gaussians_is_the_textbook_sum():
     shift = torch.tensor([1.0, -2.0, 3.0]).double()
     mine, theirs = with_moments(shift, a.diag()), with_moments(0 * shift, b.diag(), 333, 1)
     truth = 1 + 4 + 9 + ((a.sqrt() - b.sqrt()) ** 2).sum()
-    assert frechet(mine, Moments.of(theirs)) == pytest.approx(truth.item(), abs=1e-9)
+    assert frechet(mine, FeatureStats.of(theirs)) == pytest.approx(truth.item(), abs=1e-9)
 
 
 def test_frechet_of_correlated_gaussians_is_scipys():
@@ -82,7 +82,7 @@ def test_frechet_of_correlated_gaussians_is_scipys():
     mine, theirs = with_moments(normal(6), s1), with_moments(0 * normal(6), s2, 333, 1)
     cross = scipy.linalg.sqrtm((s1 @ s2).numpy()).real
     truth = (normal(6) ** 2).sum() + s1.trace() + s2.trace() - 2 * np.trace(cross)
-    assert frechet(mine, Moments.of(theirs)) == pytest.approx(truth.item(), abs=1e-9)
+    assert frechet(mine, FeatureStats.of(theirs)) == pytest.approx(truth.item(), abs=1e-9)
 
 
 @pytest.mark.parametrize("count", [500, 70, 20], ids=lambda n: f"n={n}")
@@ -90,18 +90,18 @@ def test_frechet_agrees_with_torch_fidelity(count):
     mine, theirs = normal(count, 64) + 1, 2 * normal(900, 64, seed=1)
     parts = [metric_fid.fid_features_to_statistics(part) for part in (mine, theirs)]
     truth = metric_fid.fid_statistics_to_metric(*parts, False)["frechet_inception_distance"]
-    assert frechet(mine, Moments.of(theirs)) == pytest.approx(truth, rel=1e-6)
+    assert frechet(mine, FeatureStats.of(theirs)) == pytest.approx(truth, rel=1e-6)
 
 
 @pytest.mark.parametrize("count", [3, 40, 400], ids=lambda n: f"n={n}")
 def test_frechet_of_a_set_to_itself_is_nothing_and_never_negative(count):
     mine = 10 * normal(count, 64)
-    assert 0 <= frechet(mine, Moments.of(mine)) < 1e-4
+    assert 0 <= frechet(mine, FeatureStats.of(mine)) < 1e-4
 
 
 def test_frechet_needs_two_images():
     with pytest.raises(UsageError, match="at least 2"):
-        frechet(normal(1, 4), Moments.of(normal(9, 4)))
+        frechet(normal(1, 4), FeatureStats.of(normal(9, 4)))
 
 
 # --- precision and recall -------------------------------------------------------------------
@@ -145,7 +145,7 @@ def test_precision_and_recall_need_more_points_than_neighbours():
 
 def reference_of(features, labels=None):
     identity = {"dataset": "made", "split": "train", "count": str(len(features))}
-    return Reference(features, labels, Moments.of(features), identity)
+    return Reference(features, labels, FeatureStats.of(features), identity)
 
 
 def scored(features, labels=None, logits=None, images=None):
@@ -175,7 +175,7 @@ def test_distance_per_class_is_the_distance_of_the_class():
     labels, theirs = torch.arange(90) % 3, torch.arange(120) % 4
     mine, real = normal(90, 5) + labels[:, None], normal(120, 5, seed=1)
     found = evaluate(["fid_per_class"], scored(mine, labels), reference_of(real, theirs))
-    truth = {str(k): frechet(mine[k::3], Moments.of(real[k::4])) for k in range(3)}
+    truth = {str(k): frechet(mine[k::3], FeatureStats.of(real[k::4])) for k in range(3)}
     assert found == {"fid_per_class": pytest.approx(truth)}
 
 
@@ -203,7 +203,7 @@ def test_kid_repeats_itself_and_leaves_the_global_generator_alone(monkeypatch):
 
 def test_precision_compares_equal_numbers():
     mine, real = normal(40, 3), normal(400, 3, seed=1)
-    few = real[draw(400, 40)]
+    few = real[subset(400, 40)]
     found = evaluate(["precision", "recall"], scored(mine), reference_of(real))
     truth = (neighbours.precision(mine, few), neighbours.recall(mine, few))
     assert (found["precision"], found["recall"]) == truth
@@ -391,8 +391,8 @@ def test_a_cached_reference_equals_a_computed_one_to_the_bit(images, tmp_path):
     assert again is first
     assert extractor.seen == seen == 300
     other = reference(images, "train", Counting(Projection(), batch=50), tmp_path / "b")
-    mine, truth = other.moments, Moments.of(extractor(images.pixels).features)
-    for found, exact in ((first.moments, truth), (mine, truth)):
+    mine, truth = other.stats, FeatureStats.of(extractor(images.pixels).features)
+    for found, exact in ((first.stats, truth), (mine, truth)):
         assert torch.equal(found.total, exact.total)
         assert torch.equal(found.second, exact.second)
         assert found.count == 300
@@ -404,7 +404,7 @@ def test_a_cached_reference_equals_a_computed_one_to_the_bit(images, tmp_path):
 def test_a_reference_of_some_images_is_their_own(images, tmp_path):
     extractor = ClassifierExtractor(Projection(), batch=50)
     few = reference(images, "train", extractor, tmp_path, count=40)
-    rows = draw(300, 40)
+    rows = subset(300, 40)
     assert len(rows.unique()) == 40
     assert torch.equal(few.features, extractor(images.pixels[rows]).features)
     assert torch.equal(few.labels, images.labels[rows])
@@ -465,11 +465,11 @@ def test_a_damaged_reference_is_computed_again_with_a_notice(images, tmp_path, c
 
 def test_an_even_draw_takes_the_same_share_of_each_class():
     labels = torch.arange(1000).remainder(7).clamp(max=4)  # the last of five classes is threefold
-    rows = draw_evenly(labels, 140)
+    rows = stratified_subset(labels, 140)
     assert labels[rows].bincount().tolist() == [20, 20, 20, 20, 60]
     assert len(rows.unique()) == 140
-    assert torch.equal(draw_evenly(labels, 1000), torch.arange(1000))
-    assert not torch.equal(rows, draw_evenly(labels, 140, seed=1))
+    assert torch.equal(stratified_subset(labels, 1000), torch.arange(1000))
+    assert not torch.equal(rows, stratified_subset(labels, 140, seed=1))
 
 
 def test_the_floor_scores_held_out_images_as_samples_are(images, tmp_path):
@@ -477,7 +477,7 @@ def test_the_floor_scores_held_out_images_as_samples_are(images, tmp_path):
     extractor = ClassifierExtractor(Projection(), batch=50)
     real = reference(images, "train", extractor, tmp_path)
     row = floor(test, 60, extractor, real, list(METRICS))
-    rows = draw_evenly(test.labels, 60)
+    rows = stratified_subset(test.labels, 60)
     truth = Scored(test.pixels[rows], extractor(test.pixels[rows]), test.labels[rows])
     assert {key: row[key] for key in evaluate(list(METRICS), truth, real)} == evaluate(
         list(METRICS), truth, real
@@ -680,7 +680,7 @@ def test_rows_on_other_features_or_references_are_refused(what, tmp_path):
 
 
 def test_a_row_without_provenance_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="says nothing of n, reference_hash"):
+    with pytest.raises(UsageError, match="lacks n, reference_hash"):
         write(tmp_path, [row(n=None, reference_hash=None)])
     with pytest.raises(UsageError, match="no rows"):
         write(tmp_path, [])
@@ -759,7 +759,7 @@ def test_a_noise_conditional_classifier_hears_what_it_is_told():
     quiet, loud = network(x, torch.tensor([0.0, 0.0])), network(x, torch.tensor([0.0, 900.0]))
     torch.testing.assert_close(quiet[0], loud[0])
     assert (quiet[1] - loud[1]).abs().max() > 1e-3
-    with pytest.raises(UsageError, match="told"):
+    with pytest.raises(UsageError, match="noise level"):
         network(x)
     with pytest.raises(UsageError, match="8 pixels"):
         Classifier(**settings | {"size": 7})
@@ -801,7 +801,7 @@ def test_features_of_new_digits_are_alike_to_those_of_learned_ones(fitted, digit
     for label, count in enumerate(test.labels.bincount().tolist()):
         mine = order[train.labels[order] == label]
         rank[mine] = (torch.arange(len(mine)) < count).long()
-    rest = Moments.of(learned[rank == 0])
+    rest = FeatureStats.of(learned[rank == 0])
     assert frechet(new, rest) < 1.5 * frechet(learned[rank == 1], rest)
 
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from running import Done, here, worked
 
-from diffgen.dataset import vision
+from diffgen.dataset import torchvision_sets
 from diffgen.schedule.ncsnv2 import overlap
 
 NOWHERE = "dataset.root=nowhere"
@@ -24,7 +24,7 @@ def explained(folder: Path, *words: str) -> tuple[Done, dict[str, Any]]:
 @pytest.fixture(autouse=True)
 def own_cache(cache, monkeypatch):
     """Nothing is measured for the user's real cache, and nothing is downloaded."""
-    real = vision.fetch
+    real = torchvision_sets.fetch
 
     def fetch(name: str, make: Any, root: str, files: str) -> Any:
         def checked(folder: Path, download: bool) -> Any:
@@ -33,8 +33,7 @@ def own_cache(cache, monkeypatch):
 
         return real(name, checked, root, files)
 
-    for name in ("mnist", "cifar10"):
-        monkeypatch.setattr(f"diffgen.dataset.{name}.fetch", fetch)
+    monkeypatch.setattr(torchvision_sets, "fetch", fetch)
 
 
 def test_ncsnv2_of_the_digits(tmp_path):
@@ -95,7 +94,7 @@ DOUBTS = {
         ["visible: its noise is 12.8 grey levels"],
     ),
     "narrow": (
-        ("schedule=ve", "schedule.sigma_max=2", "model.range=unit", "model.told=nothing"),
+        ("schedule=ve", "schedule.sigma_max=2", "model.range=unit", "model.noise_input=nothing"),
         ["2, is small against the data, whose images lie up to 4.814 apart"],
     ),
     "short": (

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from diffgen.config.recipe import recipe_of
 from diffgen.errors import UsageError
 from diffgen.interop.convert import convert
-from diffgen.interop.ddim import ddim_names
 from diffgen.interop.files import parse_config
 from diffgen.interop.ncsn import CONDITIONAL, UNCONDITIONAL, ncsn_names
+from diffgen.interop.unet_names import ddim_names
 from diffgen.network.ncsn_refinenet import NCSNRefineNet
 from diffgen.network.refinenet import RefineNet
 from diffgen.network.unet import UNet
@@ -183,7 +183,7 @@ def test_foreign_files_are_refused_in_one_line(tmp_path: Path) -> None:
     state = theirs(network, ncsn_names(network, UNCONDITIONAL))
     wrong = {
         "of another kind": state,
-        "no geometric ladder": state | {"sigmas": LADDER.flip(0)},
+        "no geometric sequence": state | {"sigmas": LADDER.flip(0)},
         "has no place": state | {"sigmas": LADDER, "extra.weight": torch.ones(3)},
         "another size": state | {"sigmas": LADDER, "end_conv.bias": torch.ones(4)},
     }

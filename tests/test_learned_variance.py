@@ -11,15 +11,16 @@ from test_training import draws, images
 from torch import nn
 from torch.distributions import Normal, kl_divergence
 
-from diffgen.denoiser.base import Clipped, Preconditioned, match
+from diffgen.denoiser.base import Clipped, Preconditioned
 from diffgen.denoiser.evaluations import FixedShape, RowCount
 from diffgen.denoiser.learned_variance import between, estimate
-from diffgen.denoiser.noise_input import TOLD
+from diffgen.denoiser.noise_input import NOISE_INPUTS
 from diffgen.guidance.classifier_free import ClassifierFree
 from diffgen.sampler.base import VARIANCES, posterior_mean, posterior_variance
 from diffgen.sampler.ddpm import DDPM
 from diffgen.sampler.dpmpp_2m import DPMpp2M
 from diffgen.sampler.noise import SeededNoise
+from diffgen.schedule.base import match
 from diffgen.schedule.geometric import Geometric
 from diffgen.schedule.linear import Linear
 from diffgen.training.bound import Bound
@@ -38,7 +39,7 @@ class Telling(nn.Module):
         super().__init__()
         self.said, self.free = said, nn.Parameter(torch.zeros(2, dtype=torch.float64))
 
-    def forward(self, x, told, label):
+    def forward(self, x, c_noise, label):
         moved = 0 if label is None else label.to(x).reshape(-1, 1, 1, 1)
         found = torch.sin(3 * x) + moved + self.free[0].to(x)
         said = torch.full_like(x, self.said) + 0.1 * moved
@@ -46,13 +47,13 @@ class Telling(nn.Module):
 
 
 class Silent(Telling):
-    def forward(self, x, told, label):
-        return super().forward(x, told, label)[:, : x.shape[1]]
+    def forward(self, x, c_noise, label):
+        return super().forward(x, c_noise, label)[:, : x.shape[1]]
 
 
 def denoiser_of(schedule, said=0.3, kind=Telling, prediction="eps"):
     scaling = classes("prediction")[prediction]()
-    return Preconditioned(kind(said), schedule, scaling, TOLD["nothing"], kind is Telling)
+    return Preconditioned(kind(said), schedule, scaling, NOISE_INPUTS["nothing"], kind is Telling)
 
 
 def drawn(sampler, denoiser, label=None):
@@ -127,8 +128,9 @@ def test_the_last_term_is_a_law_over_bytes(mean):
     bound = Bound(Linear(), -1.0, 1.0)
     x0 = (torch.arange(256, dtype=torch.float64) / 127.5 - 1).reshape(1, 1, 16, 16)
     deviation = 0.02
-    told = bound.surprise(x0, torch.full_like(x0, mean), torch.tensor(deviation).log() * 2)
-    chances = (-told).exp().flatten()
+    log_variance = torch.tensor(deviation).log() * 2
+    nll = bound.negative_log_likelihood(x0, torch.full_like(x0, mean), log_variance)
+    chances = (-nll).exp().flatten()
     assert chances[chances > 1e-11].sum().item() == pytest.approx(1, abs=1e-6)
     law, k = Normal(mean, deviation), 100
     share = law.cdf(x0.flatten()[k] + 1 / 255) - law.cdf(x0.flatten()[k] - 1 / 255)
@@ -136,18 +138,18 @@ def test_the_last_term_is_a_law_over_bytes(mean):
 
 
 def test_the_first_level_takes_the_variance_of_the_second():
-    """As the posterior's is 0 there; and its term is the bytes' surprise."""
+    """As the posterior's is 0 there; and its term is the bytes' log-likelihood."""
     schedule = Linear()
     bound = Bound(schedule, -1.0, 1.0)
     t = torch.tensor([1 / 1000], dtype=torch.float64)
-    small, large, pull = bound.coefficients(t)
+    small, large, c_x0 = bound.coefficients(t)
     second = posterior_variance(schedule, scalar(2 / 1000), scalar(1 / 1000))
     assert small.exp().item() == pytest.approx(second.item())
     assert large.exp().item() == pytest.approx(1e-4)
-    assert pull.item() == 1
+    assert c_x0.item() == 1
     x0 = images()[:1].clamp(-1, 1)
     outputs = torch.cat([x0, torch.zeros_like(x0)], 1)
-    expected = bound.surprise(x0, x0 + 0.01, (small + large) / 2) / math.log(2)
+    expected = bound.negative_log_likelihood(x0, x0 + 0.01, (small + large) / 2) / math.log(2)
     torch.testing.assert_close(bound(x0, x0 + 0.01, outputs, t), expected)
 
 

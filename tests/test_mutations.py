@@ -81,7 +81,7 @@ def ladder_of_digits() -> None:
 SETTLED = (2e-5, 1e-4, 1.111)
 CIFAR10 = test_oracles.PUBLISHED["cifar10"]
 CIFAR10_LADDER = test_ncsn.PUBLISHED["cifar10"]
-REFINENET = test_networks.UNTOLD["refinenet"]
+REFINENET = test_networks.WITHOUT_LEVEL["refinenet"]
 DPMPP_3M = "- (p2 / step - 0.5) * 2 * (d0 - d1)"
 
 MISTAKES = {
@@ -144,12 +144,12 @@ MISTAKES = {
     ),
     # NCSN's training and networks.
     "unweighted_score_matching": Mistake(
-        "training.loss", "* snr_of(schedule, t)", "* snr_of(schedule, t) / schedule.sigma(t) ** 2",
+        "training.loss", "torch.square(c_out) * snr", "torch.square(c_out) * snr / sigma**2",
         test_training.test_on_the_score_it_is_ncsns_weighted_score_matching,
     ),
     "score_by_differences": Mistake(
-        "training.loss", "+ match(b, x0) * eps\n        outputs",
-        "+ match(b, x0) * (x_t.bfloat16() - x0.bfloat16()) / match(sigma, x0)\n        outputs",
+        "training.loss", "+ match(b, x0) * eps\n        error",
+        "+ match(b, x0) * (x_t.bfloat16() - x0.bfloat16()) / match(sigma, x0)\n        error",
         test_training.test_on_the_score_it_is_ncsns_weighted_score_matching,
     ),
     "told_the_level": Mistake(

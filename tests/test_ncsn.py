@@ -10,7 +10,6 @@ from diffgen.commands import data_dependent as resolve
 from diffgen.commands.data_dependent import range_of, resolved
 from diffgen.config.build import build
 from diffgen.config.recipe import ModelSettings, times_of
-from diffgen.dataset import diameter as measure
 from diffgen.dataset.diameter import widest
 from diffgen.dataset.digits import Digits
 from diffgen.dataset.images import Images, in_memory
@@ -101,9 +100,9 @@ def cloud(kind: str) -> torch.Tensor:
 @pytest.mark.parametrize(("block", "start"), [(1024, None), (16, None), (16, 0.0), (64, 0.0)])
 def test_technique_1_finds_the_widest_pair(kind, block, start, monkeypatch):
     """In blocks of any size, from a good first guess and from none."""
-    monkeypatch.setattr(measure, "BLOCK", block)
+    monkeypatch.setattr(diameter, "BLOCK", block)
     if start is not None:
-        monkeypatch.setattr(measure, "_hopped", lambda rows: start)
+        monkeypatch.setattr(diameter, "_by_hops", lambda rows: start)
     pixels = cloud(kind)
     found = widest(in_memory(pixels, None, (), kind))
     assert found.value == pytest.approx(torch.pdist(pixels.flatten(1).double() / 255).max().item())
@@ -113,7 +112,7 @@ def test_technique_1_finds_the_widest_pair(kind, block, start, monkeypatch):
 @pytest.mark.parametrize("ground", [0, 255], ids=["black", "white"])
 def test_technique_1_keeps_what_could_be_wider(ground, monkeypatch):
     """Two images that reach the bound exactly, among many that are near it by none."""
-    monkeypatch.setattr(measure, "_hopped", lambda rows: 8.0)
+    monkeypatch.setattr(diameter, "_by_hops", lambda rows: 8.0)
     pixels = torch.full((50, 1, 4, 4), ground, dtype=torch.uint8)
     pixels.view(50, 16)[7, :8] = pixels.view(50, 16)[31, 8:15] = 255 - ground
     assert widest(in_memory(pixels, None, (), "two")).value == pytest.approx(math.sqrt(15))
@@ -122,11 +121,11 @@ def test_technique_1_keeps_what_could_be_wider(ground, monkeypatch):
 def test_technique_1_leaves_out_most_pairs(monkeypatch):
     """On sparse images, as digits are, nearly all pairs cannot be the widest."""
     seen = []
-    apart = measure._apart
-    monkeypatch.setattr(measure, "BLOCK", 64)
-    monkeypatch.setattr(measure, "_hopped", lambda rows: 3.9)
+    apart = diameter._squared_distances
+    monkeypatch.setattr(diameter, "BLOCK", 64)
+    monkeypatch.setattr(diameter, "_by_hops", lambda rows: 3.9)
     monkeypatch.setattr(
-        measure, "_apart", lambda a, b: (seen.append(len(a) * len(b)), apart(a, b))[1]
+        diameter, "_squared_distances", lambda a, b: (seen.append(len(a) * len(b)), apart(a, b))[1]
     )
     pixels = torch.zeros(640, 1, 4, 4, dtype=torch.uint8)
     pixels[torch.arange(640), 0, torch.arange(640) % 4, torch.arange(640) % 3] = 255
@@ -136,8 +135,8 @@ def test_technique_1_leaves_out_most_pairs(monkeypatch):
 
 
 def test_a_search_that_grows_too_long_ends_and_says_so(monkeypatch):
-    monkeypatch.setattr(measure, "WORK", 0)
-    monkeypatch.setattr(measure, "HOPS", 1)
+    monkeypatch.setattr(diameter, "WORK", 0)
+    monkeypatch.setattr(diameter, "HOPS", 1)
     pixels = cloud("even")
     found = widest(in_memory(pixels, None, (), "even"))
     assert not found.exact
@@ -145,7 +144,7 @@ def test_a_search_that_grows_too_long_ends_and_says_so(monkeypatch):
 
 
 def test_a_streaming_set_is_measured_in_part(monkeypatch):
-    monkeypatch.setattr(measure, "BYTES", 16 * 50)
+    monkeypatch.setattr(diameter, "BYTES", 16 * 50)
     pixels = cloud("even")
     stream = type(
         "Stream", (), {"shape": tuple(pixels.shape), "__getitem__": lambda s, i: pixels[i]}
@@ -162,7 +161,7 @@ def test_the_digits_lie_4_81_apart():
 def wanting(cache, **changes):
     """A configuration whose ladder waits for the digits."""
     schedule = {"name": "ncsnv2", "sigma_max": None, "sigma_min": 0.01, "C": 0.5, "levels": None}
-    model = {"name": "ncsnv2", "prediction": "score", "told": "nothing", "range": "unit"}
+    model = {"name": "ncsnv2", "prediction": "score", "noise_input": "nothing", "range": "unit"}
     config = {
         "dataset": {"name": "digits"},
         "schedule": schedule,
@@ -249,7 +248,7 @@ def test_sigma_data_is_the_deviation_in_the_models_range(tmp_path):
     assert recipe_of(resolved(config, images)).denoiser((1, 8, 8), 0).scaling.sigma_data == found
 
 
-V1 = ModelSettings(name="ncsn", prediction="raw_score", told="index", range="unit")
+V1 = ModelSettings(name="ncsn", prediction="raw_score", noise_input="index", range="unit")
 TEN = Geometric(sigma_max=1.0, levels=10)
 
 
@@ -261,7 +260,7 @@ def test_a_network_of_ten_levels_is_asked_at_ten(spacing):
         assert len(times) == (steps or 10) + 1
         assert torch.equal(index, index.round())
         assert (index.diff() < 0).all()
-    assert times_of(replace(V1, told="level"), TEN, "log_snr", 7)[1] * 10 % 1 != 0
+    assert times_of(replace(V1, noise_input="level"), TEN, "log_snr", 7)[1] * 10 % 1 != 0
 
 
 @pytest.mark.parametrize(
@@ -278,6 +277,6 @@ def test_a_network_of_ten_levels_refuses_others(spacing, steps, words):
 
 
 def test_levels_by_index_need_levels():
-    recipe = wanting("", model={"told": "index"}) | {"schedule": {"name": "ve"}}
+    recipe = wanting("", model={"noise_input": "index"}) | {"schedule": {"name": "ve"}}
     with pytest.raises(UsageError, match="schedule of levels"):
         recipe_of(recipe).denoiser((1, 8, 8), 0)

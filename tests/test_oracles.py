@@ -25,8 +25,8 @@ from diffgen.sampler.euler import Euler
 from diffgen.sampler.euler_maruyama import EulerMaruyama
 from diffgen.sampler.heun import Heun
 from diffgen.sampler.langevin import Langevin
+from diffgen.sampler.langevin_step import best_rate, variance_ratio
 from diffgen.sampler.pc import PC
-from diffgen.sampler.technique4 import best_rate, variance_ratio
 from diffgen.schedule import Schedule
 from diffgen.schedule.edm import EDM
 from diffgen.schedule.geometric import Geometric

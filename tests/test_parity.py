@@ -30,9 +30,9 @@ diffusers = pytest.importorskip("diffusers")
 class Curved(nn.Module):
     """A network like none: smooth in x and in the level, the same for both programs."""
 
-    def forward(self, x: Tensor, told: Tensor, label: Tensor | None = None) -> Tensor:
-        told = told.reshape(-1, 1, 1, 1)
-        return torch.tanh(0.8 * x + 0.3 * x.roll(1, -1)) * (0.5 + told / 2000) + 0.1 * x.cos()
+    def forward(self, x: Tensor, c_noise: Tensor, label: Tensor | None = None) -> Tensor:
+        c_noise = c_noise.reshape(-1, 1, 1, 1)
+        return torch.tanh(0.8 * x + 0.3 * x.roll(1, -1)) * (0.5 + c_noise / 2000) + 0.1 * x.cos()
 
 
 DENOISER = Preconditioned(Curved(), Linear(), Eps(), level)

@@ -15,13 +15,13 @@ from diffgen.commands.data_dependent import waiting
 from diffgen.commands.preflight import train as preflight
 from diffgen.config.build import build, typed
 from diffgen.config.recipe import ModelSettings, network_of, times_of
-from diffgen.denoiser.noise_input import TOLD
-from diffgen.denoiser.prediction import SCALINGS
+from diffgen.denoiser.noise_input import NOISE_INPUTS
+from diffgen.denoiser.prediction import PREDICTIONS
 from diffgen.errors import UsageError
 from diffgen.network.refinenet import depth_for
 from diffgen.schedule.geometric import Geometric
-from diffgen.training.draws import Draws
 from diffgen.training.loss import Loss
+from diffgen.training.random_numbers import RandomNumbers
 
 MILLION = 1_000_000
 
@@ -37,7 +37,7 @@ COMMON = {
 }
 NCSN = COMMON | {
     "model.prediction": "raw_score",
-    "model.told": "index",
+    "model.noise_input": "index",
     "model.range": "unit",
     "model.times": "uniform",
     "model.reduction": "sum",
@@ -62,7 +62,7 @@ NCSN = COMMON | {
 }
 NCSNV2 = COMMON | {
     "model.prediction": "score",
-    "model.told": "nothing",
+    "model.noise_input": "nothing",
     "model.range": "unit",
     "model.times": "uniform",
     "model.reduction": "sum",
@@ -84,7 +84,7 @@ NCSNV2 = COMMON | {
 }
 DDPM = COMMON | {
     "model.prediction": "eps",
-    "model.told": "level",
+    "model.noise_input": "level",
     "model.range": "symmetric",
     "model.times": "uniform",
     "model.reduction": "mean",
@@ -114,7 +114,7 @@ EDM = COMMON | {
     "model.labels": True,
     "model.prediction": "edm",
     "model.sigma_data": 0.5,
-    "model.told": "log_sigma",
+    "model.noise_input": "log_sigma",
     "model.range": "symmetric",
     "model.times": "log_normal",
     "model.weighting": "edm",
@@ -411,15 +411,15 @@ def test_every_recipe_is_held_here():
 def pure_noise(schedule: str, prediction: str, told: str) -> dict[str, Any]:
     """A recipe whose schedule ends at alpha = 0."""
     return {
-        "model": {"name": "ddpm", "prediction": prediction, "told": told},
+        "model": {"name": "ddpm", "prediction": prediction, "noise_input": told},
         "schedule": {"name": schedule, "levels": 50, "zero_snr": True},
         "network": {"name": "unet", "width": 8, "groups": 4, "multipliers": [1], "blocks": 1},
     }
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
-@pytest.mark.parametrize("told", TOLD)
-@pytest.mark.parametrize("prediction", SCALINGS)
+@pytest.mark.parametrize("told", NOISE_INPUTS)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
 def test_at_pure_noise_a_prediction_is_finite_or_refused(prediction, told, schedule):
     """The loss, its gradient and the estimate at t = 1; eps and scores say nothing there."""
     recipe = pure_noise(schedule, prediction, told)
@@ -432,7 +432,7 @@ def test_at_pure_noise_a_prediction_is_finite_or_refused(prediction, told, sched
     loss = cast(Loss, objective_of(recipe, (1, 8, 8), 0))
     last = torch.ones(4, dtype=torch.float64)
     errors, _ = replace(loss, times=lambda *_: last)(
-        torch.rand(4, 1, 8, 8), None, Draws(0, 0, 4, torch.arange(4))
+        torch.rand(4, 1, 8, 8), None, RandomNumbers(0, 0, 4, torch.arange(4))
     )
     errors.mean().backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in loss.denoiser.parameters())
@@ -448,11 +448,11 @@ def test_what_cannot_be_learned_at_pure_noise_is_told_before_training(command, c
 
 def test_a_null_takes_a_key_away_and_no_more():
     unet = {"name": "unet", "width": 8, "depth": None}
-    build("network", unet, channels=1, size=8, told=True)
+    build("network", unet, channels=1, size=8, has_noise_input=True)
     with pytest.raises(UsageError, match=r"no network\.depth for network=unet"):
-        build("network", {**unet, "depth": "deeper"}, channels=1, size=8, told=True)
+        build("network", {**unet, "depth": "deeper"}, channels=1, size=8, has_noise_input=True)
     with pytest.raises(UsageError, match=r"network\.width"):
-        build("network", {"name": "unet", "width": None}, channels=1, size=8, told=True)
+        build("network", {"name": "unet", "width": None}, channels=1, size=8, has_noise_input=True)
 
 
 DEPTHS = {32: "standard", 64: "standard", 96: "deeper", 128: "deeper", 256: "deepest"}

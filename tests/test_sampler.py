@@ -12,6 +12,7 @@ from torch import Tensor
 from diffgen.denoiser import Denoiser
 from diffgen.errors import UsageError
 from diffgen.sampler import Sampler, SeededNoise
+from diffgen.sampler.base import posterior_variance
 from diffgen.sampler.consistent import Consistent
 from diffgen.sampler.ddim import DDIM
 from diffgen.sampler.ddpm import DDPM
@@ -332,11 +333,11 @@ def test_large_variance_wants_many_steps():
     same(states(DDPM("auto"), denoiser, few), states(DDPM("fixedsmall"), denoiser, few))
     same(states(DDPM("auto"), denoiser, many), states(DDPM("fixedlarge"), denoiser, many))
     for sampler in (DDPM("fixedlarge"), PC(variance="fixedlarge")):
-        assert "fixedlarge leaves noise in 499 steps" in str(sampler.doubt(Linear(), 499))
-        assert sampler.doubt(Linear(), 500) is None
-        assert sampler.doubt(Linear(levels=100), 50) is None
+        assert "fixedlarge leaves noise in 499 steps" in str(sampler.warning(Linear(), 499))
+        assert sampler.warning(Linear(), 500) is None
+        assert sampler.warning(Linear(levels=100), 50) is None
     for sampler in (DDPM(), DDPM("auto"), PC(), DDIM()):
-        assert sampler.doubt(Linear(), 2) is None
+        assert sampler.warning(Linear(), 2) is None
 
 
 def test_one_level_tells_no_ratio():
@@ -358,3 +359,20 @@ def test_adaptive_steps_notice_a_broken_network():
     denoiser.register_forward_hook(lambda module, inputs, x0: x0 * math.nan)
     with pytest.raises(FloatingPointError, match="finite"):
         RK45()(denoiser, image(PARTS), times(Linear(), "ends", None), None, silent)
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("zero_snr", [False, True])
+def test_ddim_is_image_direction_and_noise(eta, zero_snr):
+    """The sum equals coefficients of x_t and x0 to 1e-12, at pure noise too (alpha_t = 0)."""
+    schedule = Linear(levels=100, zero_snr=zero_snr)
+    x = torch.randn(2, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    x0, z = Gaussian(schedule, 0.3), torch.ones_like
+    for t, s in ((1.0, 0.8), (1.0, 0.99), (0.5, 0.1), (0.1, 0.01), (0.01, 0.0)):
+        times = torch.tensor([t, s], dtype=torch.float64)
+        (alpha_t, alpha_s), (sigma_t, sigma_s) = schedule.alpha(times), schedule.sigma(times)
+        std = eta * posterior_variance(schedule, times[0], times[1]).clamp(min=0).sqrt()
+        coef_x = (sigma_s**2 - std**2).clamp(min=0).sqrt() / sigma_t
+        wanted = coef_x * x + (alpha_s - coef_x * alpha_t) * x0(x, times[0]) + std * z(x)
+        found = DDIM(eta=eta)(x0, x, times, None, z)
+        torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)

@@ -321,10 +321,10 @@ def test_more_steps_than_levels_go_between_them(sampler, ncsnv2):
 
 
 def test_a_model_that_knows_its_levels_alone_is_asked_nothing_between_them():
-    model, ladder = ModelSettings("ncsn", told="index"), Geometric(sigma_max=1.0)
+    model, ladder = ModelSettings("ncsn", noise_input="index"), Geometric(sigma_max=1.0)
     assert spacing_of(model, ladder, UniPC(), 11) == "trailing"
-    assert spacing_of(replace(model, told="level"), ladder, UniPC(), 11) == "log_snr"
-    assert spacing_of(replace(model, told="level"), ladder, DDIM(), 11) == "trailing"
+    assert spacing_of(replace(model, noise_input="level"), ladder, UniPC(), 11) == "log_snr"
+    assert spacing_of(replace(model, noise_input="level"), ladder, DDIM(), 11) == "trailing"
 
 
 @pytest.fixture

@@ -36,23 +36,22 @@ from diffgen.sampler.pc import PC
 from diffgen.sampler.rk45 import RK45
 from diffgen.sampler.start import STARTS
 from diffgen.sampler.unipc import UniPC
-from diffgen.sampling.inputs import CheckpointAlbum
+from diffgen.sampling.inputs import CheckpointInputs
 from diffgen.sampling.request import request_of
 from diffgen.schedule import Schedule
 from diffgen.schedule.geometric import Geometric
 from diffgen.schedule.linear import Linear
 from diffgen.schedule.spacing import times
 from diffgen.task.base import Task
-from diffgen.task.colorize import Colorize
+from diffgen.task.colorize import Colorize, RotatedColors, grey_first, rotate
 from diffgen.task.denoise import REVERSE, Denoise
 from diffgen.task.generate import Generate
 from diffgen.task.inpaint import Inpaint
+from diffgen.task.inputs import LoadedImages
 from diffgen.task.interpolate import Interpolate
+from diffgen.task.interpolation import MixedNoise, slerp
 from diffgen.task.masks import masks
-from diffgen.task.mixed import MixedNoise, slerp
-from diffgen.task.moments import Conditioned
-from diffgen.task.pictures import Pictures
-from diffgen.task.turned import Turned, grey_first, turn
+from diffgen.task.mmps import MMPSDenoiser
 from diffgen.task.variations import Variations
 
 CPU = torch.device("cpu")
@@ -84,14 +83,14 @@ AMONG = pytest.mark.parametrize
 ON_BOTH = AMONG("schedule", SCHEDULES.values(), ids=SCHEDULES)
 
 
-class OneAlbum:
+class OneImage:
     """Has the same pictures for every name."""
 
     def __init__(self, pixels: Tensor) -> None:
         self.pixels = pixels
 
-    def pictures(self, names: Any, resize: bool, grey: bool = False) -> Pictures:
-        return Pictures(self.pixels, None)
+    def load(self, names: Any, resize: bool, grey: bool = False) -> LoadedImages:
+        return LoadedImages(self.pixels, None)
 
     def mask(self, path: str, resize: bool) -> Tensor:
         raise AssertionError(path)
@@ -110,7 +109,7 @@ def task_of(
 ) -> Any:
     """A task on `pixels` uint8 (N, C, H, W)."""
     own = None if sampler.spacing == "ends" else steps
-    context = {} if task is Generate else {"album": OneAlbum(pixels), "image": 0}
+    context = {} if task is Generate else {"inputs": OneImage(pixels), "image": 0}
     return task(
         denoiser=denoiser,
         sampler=sampler,
@@ -220,7 +219,7 @@ def test_moments_are_the_denoiser_of_the_conditional_law(schedule):
     image = GIVEN.reshape(1, 1, 2, 2)
     known = KNOWN.reshape(1, 1, 2, 2)
     joint = Gaussian(schedule, COVARIANCE, MEAN)
-    found = Conditioned(joint, image, known, error=1e-9, solves=2)
+    found = MMPSDenoiser(joint, image, known, error=1e-9, solves=2)
     x = torch.randn(5, 1, 2, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     for t in (1.0, 0.5, 0.1, 0.02):
         x0 = found(x, scalar(t))
@@ -380,10 +379,10 @@ def test_turning_colours():
     torch.testing.assert_close(axes @ axes.T, torch.eye(3, dtype=torch.float64))
     torch.testing.assert_close(axes[0], torch.full((3,), 3**-0.5, dtype=torch.float64))
     c = torch.randn(4, 3, 1, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = Turned(Gaussian(Linear(), COLOURS), axes)(c, scalar(0.3))
+    found = RotatedColors(Gaussian(Linear(), COLOURS), axes)(c, scalar(0.3))
     exact = Gaussian(Linear(), axes @ COLOURS @ axes.T)(c, scalar(0.3))
     torch.testing.assert_close(found, exact)
-    torch.testing.assert_close(turn(turn(c, axes), axes.T), c)
+    torch.testing.assert_close(rotate(rotate(c, axes), axes.T), c)
 
 
 @ON_BOTH
@@ -607,7 +606,7 @@ def test_strengths_are_levels(schedule):
     task = task_of(
         Variations, DDIM(), Gaussian(schedule, 0.1), PIXELS, strength=[0.4999, 1e-5], steps=5
     )
-    first, least = task.ways
+    first, least = task.path_times
     levels = schedule.levels or 0
     assert first.tolist() == pytest.approx([round(0.4999 * levels) / levels, 0.4, 0.2, 0.0])
     assert least.tolist() == pytest.approx([schedule.t_min, 0.0])
@@ -628,8 +627,8 @@ def test_denoising_draws_from_the_posterior(sampler, schedule, monkeypatch):
     gain = COVARIANCE @ (COVARIANCE + variance * torch.eye(4)).inverse()
     mean = MEAN.flatten() + gain @ (GIVEN - MEAN.flatten())
     spread = COVARIANCE - gain @ COVARIANCE
-    assert task.way.diff().max() < 0
-    assert len(task.way) == 101
+    assert task.path_times.diff().max() < 0
+    assert len(task.path_times) == 101
     torch.testing.assert_close(task.draw([0], CPU).flatten().double(), mean, atol=1e-5, rtol=0)
     found, covariance = law(task, monkeypatch, image=1)
     torch.testing.assert_close(found, mean, atol=0.02, rtol=0)
@@ -869,62 +868,62 @@ def test_a_changed_picture_is_another_cell(ddpm, tmp_path):
 
 
 @pytest.fixture
-def album():
-    """The album of a model of digits, 8x8 and grey."""
+def inputs():
+    """The inputs of a model of digits, 8x8 and grey."""
     recipe = {"dataset": {"name": "digits"}}
-    return CheckpointAlbum(
+    return CheckpointInputs(
         Checkpoint(Path("x"), "", 0, recipe, Range(), (1, 8, 8), (), {"raw": {}})
     )
 
 
-def test_pictures_by_number_are_those_of_the_test_set(album):
+def test_pictures_by_number_are_those_of_the_test_set(inputs):
     truth = Digits().split("test")
-    found = album.pictures([3, "5:7"], False)
+    found = inputs.load([3, "5:7"], False)
     assert torch.equal(found.pixels, truth.pixels[[3, 5, 6]])
     assert found.labels.tolist() == truth.labels[[3, 5, 6]].tolist()
     for wrong in (len(truth), -1, "3:3"):
         with pytest.raises(UsageError, match="image"):
-            album.pictures(wrong, False)
+            inputs.load(wrong, False)
 
 
-def test_files_are_converted_only_when_asked(album, tmp_path):
+def test_files_are_converted_only_when_asked(inputs, tmp_path):
     grey = torch.arange(64, dtype=torch.uint8).reshape(8, 8)
     path = str(tmp_path / "a.png")
     Image.fromarray(grey.numpy()).save(path)
-    found = album.pictures(path, False)
+    found = inputs.load(path, False)
     assert torch.equal(found.pixels, grey[None, None])
     assert found.labels is None
     for picture in (Image.new("L", (9, 8)), Image.new("RGB", (8, 8)), Image.new("1", (8, 8))):
         picture.save(path)
         with pytest.raises(UsageError, match=r"task\.resize=true"):
-            album.pictures([0, path], False)
-        assert album.pictures([0, path], True).pixels.shape == (2, 1, 8, 8)
+            inputs.load([0, path], False)
+        assert inputs.load([0, path], True).pixels.shape == (2, 1, 8, 8)
     Path(path).write_text("no picture")
     with pytest.raises(UsageError, match="not a picture"):
-        album.pictures(path, True)
+        inputs.load(path, True)
     with pytest.raises(UsageError, match="no file"):
-        album.pictures(str(tmp_path / "b.png"), True)
+        inputs.load(str(tmp_path / "b.png"), True)
 
 
 def test_grey_files_are_what_colorizing_wants(tmp_path):
     path = str(tmp_path / "a.png")
     Image.new("L", (8, 8), 77).save(path)
     checkpoint = Checkpoint(Path("x"), "", 0, {}, Range(), (3, 8, 8), (), {"raw": {}})
-    album = CheckpointAlbum(checkpoint)
-    assert (album.pictures(path, False, grey=True).pixels == 77).all()
+    inputs = CheckpointInputs(checkpoint)
+    assert (inputs.load(path, False, grey=True).pixels == 77).all()
     with pytest.raises(UsageError, match="RGB"):
-        album.pictures(path, False)
+        inputs.load(path, False)
 
 
-def test_masks_from_files(album, tmp_path):
+def test_masks_from_files(inputs, tmp_path):
     """White is lost; greys and other sizes only with resize."""
     mask = torch.zeros(8, 8, dtype=torch.uint8)
     mask[2:4] = 255
     path = str(tmp_path / "mask.png")
     Image.fromarray(mask.numpy()).save(path)
-    assert torch.equal(album.mask(path, False), mask > 0)
+    assert torch.equal(inputs.mask(path, False), mask > 0)
     for picture in (Image.fromarray(mask.numpy()).resize((16, 16)), Image.new("L", (8, 8), 90)):
         picture.save(path)
         with pytest.raises(UsageError, match=r"task\.resize=true"):
-            album.mask(path, False)
-        assert album.mask(path, True).shape == (8, 8)
+            inputs.mask(path, False)
+        assert inputs.mask(path, True).shape == (8, 8)

@@ -11,25 +11,26 @@ from torch import nn
 
 from diffgen.config.recipe import ModelSettings
 from diffgen.dataset.pixels import RANGES
-from diffgen.denoiser.base import Preconditioned, match
-from diffgen.denoiser.noise_input import TOLD
-from diffgen.denoiser.prediction import SCALINGS, Edm
+from diffgen.denoiser.base import Preconditioned
+from diffgen.denoiser.noise_input import NOISE_INPUTS
+from diffgen.denoiser.prediction import PREDICTIONS, Edm
 from diffgen.errors import UsageError
+from diffgen.schedule.base import match
 from diffgen.schedule.cosine import Cosine
 from diffgen.schedule.edm import EDM
 from diffgen.schedule.geometric import Geometric
 from diffgen.schedule.linear import Linear
 from diffgen.schedule.ve import VE
 from diffgen.schedule.vp import VP
-from diffgen.training.draws import Draws
-from diffgen.training.ema import Ema, Profile, exponent
-from diffgen.training.level_losses import LevelLosses
+from diffgen.training.ema import Ema, EmaSettings, exponent
 from diffgen.training.loss import Loss
+from diffgen.training.loss_by_time import LossByTime
 from diffgen.training.module import Module
 from diffgen.training.optimizer import OptimizerSettings
 from diffgen.training.progress import Reporter
+from diffgen.training.random_numbers import RandomNumbers
 from diffgen.training.times import TIMES, LogNormal, antithetic, drawing, stratified, uniform
-from diffgen.training.weighting import WEIGHTINGS, weighting_of
+from diffgen.training.weighting import WEIGHTINGS, snr_of, weighting_of
 
 B, SHAPE = 6, (2, 4, 4)
 LADDER = Geometric(sigma_max=5.0, sigma_min=0.01, levels=10)
@@ -59,12 +60,12 @@ def images():
 
 def draws(step=0, seed=0, batch_size=B, position=None):
     position = torch.arange(batch_size) if position is None else torch.tensor(position)
-    return Draws(seed, step, batch_size, position)
+    return RandomNumbers(seed, step, batch_size, position)
 
 
 def loss_of(schedule, prediction, weighting="simple", told="nothing", network=None, **options):
-    scaling = SCALINGS[prediction]()
-    denoiser = Preconditioned(network or Wave(), schedule, scaling, TOLD[told])
+    scaling = PREDICTIONS[prediction]()
+    denoiser = Preconditioned(network or Wave(), schedule, scaling, NOISE_INPUTS[told])
     return Loss(denoiser, uniform, WEIGHTINGS[weighting], **options)
 
 
@@ -182,7 +183,7 @@ def test_likelihood_bounds_the_divergence():
     t = torch.linspace(1e-3, 1, 4001, dtype=torch.float64)
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)
     ours, theirs = (alpha**2 * v + sigma**2 for v in (true, taken))
-    g2 = WEIGHTINGS["likelihood"](schedule, t) * sigma**2
+    g2 = WEIGHTINGS["likelihood"](snr_of(alpha, sigma), t, schedule) * sigma**2
     gap = (1 / ours - 1 / theirs) ** 2 * ours
     divergence = 0.5 * (ours / theirs - 1 - (ours / theirs).log())
     found = torch.trapezoid(0.5 * g2 * gap, t)
@@ -193,12 +194,12 @@ def test_edms_weight_knows_the_datas_deviation():
     """With that of the scaling, the network's error is plain again."""
     loss, x0 = loss_of(LADDER, "edm", "edm"), images()
     scaling = Edm(sigma_data=0.3)
-    denoiser = Preconditioned(Wave(), LADDER, scaling, TOLD["nothing"])
+    denoiser = Preconditioned(Wave(), LADDER, scaling, NOISE_INPUTS["nothing"])
     errors, t = replace(loss, denoiser=denoiser, weighting=weighting_of("edm", 0.3))(
         x0, None, draws()
     )
     x_t = x0 + match(LADDER.sigma(t), x0) * draws().normal(x0)
-    skip, out, _ = (match(c, x0) for c in scaling(LADDER.alpha(t), LADDER.sigma(t)))
+    skip, out, _ = (match(c, x0) for c in scaling.coefficients(LADDER.alpha(t), LADDER.sigma(t)))
     plain = (denoiser.raw(x_t, t) - (x0 - skip * x_t) / out).square().mean((1, 2, 3))
     torch.testing.assert_close(errors, plain, rtol=1e-9, atol=0)
     assert weighting_of("edm") == WEIGHTINGS["edm"]
@@ -218,7 +219,7 @@ def test_weights_stay_finite_where_no_trace_of_the_image_is_left():
 
 
 @pytest.mark.parametrize("schedule", [Linear(), LADDER], ids=lambda s: type(s).__name__)
-@pytest.mark.parametrize("prediction", SCALINGS)
+@pytest.mark.parametrize("prediction", PREDICTIONS)
 @pytest.mark.parametrize("weighting", PAPERS)
 def test_each_weighting_is_the_papers_weight_of_the_error_of_x0(weighting, prediction, schedule):
     loss, x0 = loss_of(schedule, prediction, weighting), images()
@@ -236,7 +237,7 @@ def test_min_snr_caps_where_it_is_told(gamma):
     t = torch.linspace(0.001, 1, 500, dtype=torch.float64)
     snr = (Linear().alpha(t) / Linear().sigma(t)) ** 2
     hard, soft = (
-        weighting_of(name, gamma=gamma)(Linear(), t) for name in ("min_snr", "soft_min_snr")
+        weighting_of(name, gamma=gamma)(snr, t, Linear()) for name in ("min_snr", "soft_min_snr")
     )
     torch.testing.assert_close(hard * snr, torch.minimum(snr, torch.full_like(snr, gamma)))
     torch.testing.assert_close(soft * snr, 1 / (1 / snr + 1 / gamma))
@@ -267,7 +268,7 @@ def test_edms_weight_makes_the_error_of_its_network_plain():
     network = torch.sin(3 * x_t / (sigma**2 + 0.25).sqrt())
     plain = (network - (x0 - skip * x_t) / out).square().mean((1, 2, 3))
     torch.testing.assert_close(errors, plain, rtol=1e-9, atol=0)
-    assert Edm() == SCALINGS["edm"]()
+    assert Edm() == PREDICTIONS["edm"]()
 
 
 @pytest.mark.parametrize("times", TIMES.values(), ids=TIMES)
@@ -333,10 +334,10 @@ def test_log_normal_times_have_these_moments(mean, std):
 
 
 KINDS = {
-    "time": lambda d, like: d.here(d.uniform("time")),
-    "label": lambda d, like: d.here(d.uniform("label")),
+    "time": lambda d, like: d.local(d.uniform("time")),
+    "label": lambda d, like: d.local(d.uniform("label")),
     "noise": lambda d, like: d.normal(like),
-    "dequantise": lambda d, like: d.pixelwise(like),
+    "dequantise": lambda d, like: d.uniform_like(like),
 }
 
 
@@ -362,7 +363,7 @@ def test_streams_do_not_meet():
     d = draws(batch_size=1000)
     time, label = d.uniform("time"), d.uniform("label")
     assert not torch.isclose(time, label).any()
-    pixels = d.pixelwise(torch.empty(1000)).double()
+    pixels = d.uniform_like(torch.empty(1000)).double()
     for a, b in ((time, label), (time, pixels), (label, pixels)):
         assert abs(torch.corrcoef(torch.stack([a, b]))[0, 1]) < 4 / math.sqrt(1000)
 
@@ -445,14 +446,14 @@ def test_a_run_goes_on_only_with_the_data_it_began_with():
 class Training:
     """A weight that takes given values step by step, and the callback that averages it."""
 
-    def __init__(self, profiles, start=0.0, step=0, shadows=None):
+    def __init__(self, profiles, start=0.0, step=0, averages=None):
         self.ema, self.trainer = Ema(profiles), SimpleNamespace(global_step=0)
         self.weight = nn.Parameter(torch.tensor([start], dtype=torch.float64))
         network = nn.Module()
         network.weight = self.weight
         self.module = SimpleNamespace(denoiser=SimpleNamespace(network=network))
-        if shadows:
-            self.ema.on_load_checkpoint(self.trainer, self.module, {"ema": shadows})
+        if averages:
+            self.ema.on_load_checkpoint(self.trainer, self.module, {"ema": averages})
         self.ema.on_fit_start(self.trainer, self.module)
         self.trainer.global_step = step  # known only after on_fit_start, as in Lightning
         self.ema.on_train_start(self.trainer, self.module)
@@ -465,7 +466,7 @@ class Training:
             self.ema.on_train_batch_end(self.trainer, self.module)
 
     def average(self, name="a"):
-        return self.ema.shadows[name]["weight"].item()
+        return self.ema.averages[name]["weight"].item()
 
 
 VALUES = [math.sin(7 * k) for k in range(1, 41)]
@@ -490,14 +491,14 @@ def shares(width):
 
 
 PROFILES = {
-    "decay": (Profile(0.9, warmup=False), closed_form([0.9] * 40)),
+    "decay": (EmaSettings(0.9, warmup=False), closed_form([0.9] * 40)),
     "warmup": (
-        Profile(0.7),
+        EmaSettings(0.7),
         closed_form([min(0.7, (1 + n) / (10 + n)) for n in range(1, 41)]),
     ),
-    "width": (Profile(width=0.1), shares(0.1)),
+    "width": (EmaSettings(width=0.1), shares(0.1)),
     "ramp": (  # a half-life of 1/5 of the run, then the decay's 6.6 steps
-        Profile(0.9, warmup=False, ramp=0.2),
+        EmaSettings(0.9, warmup=False, ramp=0.2),
         closed_form([min(0.9, 0.5 ** (5 / n)) for n in range(1, 41)]),
     ),
 }
@@ -516,7 +517,7 @@ def test_an_average_waits_for_whole_steps_also_after_resuming(profile, expected)
     first = Training({"a": profile}, start=1.0)
     for value in VALUES[:17]:
         first.go(value, micro_batches=3)
-    second = Training({"a": profile}, VALUES[16], 17, first.ema.shadows)
+    second = Training({"a": profile}, VALUES[16], 17, first.ema.averages)
     for value in VALUES[17:]:
         second.go(value, micro_batches=2)
     assert second.average() == pytest.approx(expected, rel=1e-12)
@@ -545,11 +546,11 @@ def test_widths_are_those_of_edm2():
 )
 def test_profiles_that_mean_nothing_are_refused(settings):
     with pytest.raises(UsageError, match="ema"):
-        Profile(**settings)
+        EmaSettings(**settings)
 
 
 def test_several_averages_stand_beside_untouched_raw_weights():
-    training = Training({"a": Profile(0.5, warmup=False), "b": Profile(0.9, warmup=False)})
+    training = Training({"a": EmaSettings(0.5, warmup=False), "b": EmaSettings(0.9, warmup=False)})
     for value in (4.0, 8.0):
         training.go(value)
     assert training.average("a") == pytest.approx(5.0)
@@ -561,7 +562,7 @@ def test_several_averages_stand_beside_untouched_raw_weights():
 
 
 def test_the_average_is_lent_to_the_network_and_taken_back_after_an_error():
-    training = Training({"a": Profile(0.5, warmup=False), "b": Profile(0.9, warmup=False)})
+    training = Training({"a": EmaSettings(0.5, warmup=False), "b": EmaSettings(0.9, warmup=False)})
     training.go(1.0)
     raw = training.weight.data_ptr()
     seen = []
@@ -623,7 +624,7 @@ def test_progress_is_told_before_the_first_row_of_the_log(bar, monkeypatch, caps
         loggers=[SimpleNamespace(log_metrics=lambda values, step: rows.update({step: values}))],
         optimizers=[SimpleNamespace(param_groups=[{"lr": 0.1}])],
     )
-    module = SimpleNamespace(level_losses=LevelLosses(), batch_size=6)
+    module = SimpleNamespace(loss_by_time=LossByTime(), batch_size=6)
     reporter = Reporter(every=6, quiet_seconds=1)
     reporter.on_train_start(trainer, module)
     if bar:
@@ -633,7 +634,7 @@ def test_progress_is_told_before_the_first_row_of_the_log(bar, monkeypatch, caps
         )
     for step in range(1, 9):
         now, trainer.global_step = now + 0.5, step
-        module.level_losses.add(torch.tensor([0.5]), torch.tensor([float(step)]))
+        module.loss_by_time.add(torch.tensor([0.5]), torch.tensor([float(step)]))
         reporter.on_train_batch_end(trainer, module)
     losses = {2: 1.5, 4: 2.5, 6: 3.5, 8: 7.5}
     lines = told or capsys.readouterr().out.splitlines()
@@ -647,21 +648,26 @@ def test_progress_is_told_before_the_first_row_of_the_log(bar, monkeypatch, caps
 
 
 def test_losses_by_level_are_means_of_their_tenth():
-    losses = LevelLosses()
+    losses = LossByTime()
     t = torch.arange(1, 1001, dtype=torch.float64) / 1000
     losses.add(t[:500], t[:500].float())
     losses.add(t[500:], t[500:].float())
-    read = losses.read()
+    read = losses.pop_means()
     tenths = {f"loss/t{k / 10:.1f}": k / 10 - 0.0495 for k in range(1, 11)}
     assert read == pytest.approx({"loss": 0.5005, **tenths}, rel=1e-5)
-    assert losses.read() == {}
+    assert losses.pop_means() == {}
     losses.add(torch.tensor([0.05, 1.0]), torch.tensor([2.0, 4.0]))
-    assert losses.read() == {"loss": 3, "loss/t0.1": 2, "loss/t1.0": 4}
+    assert losses.pop_means() == {"loss": 3, "loss/t0.1": 2, "loss/t1.0": 4}
 
 
 def test_every_choice_of_a_model_is_known():
     hints = get_type_hints(ModelSettings)
-    tables = {"times": TIMES, "weighting": WEIGHTINGS, "told": TOLD, "prediction": SCALINGS}
+    tables = {
+        "times": TIMES,
+        "weighting": WEIGHTINGS,
+        "noise_input": NOISE_INPUTS,
+        "prediction": PREDICTIONS,
+    }
     for key, table in tables.items():
         assert set(get_args(hints[key])) <= set(table)
     assert set(get_args(hints["range"])) == {*RANGES, "standardised"}

@@ -100,7 +100,7 @@ def test_fresh_noise_is_off_while_times_are_tuned(noisy, still, run, tmp_path):
     for way in (noisy, still):
         assert times(run, *way, "steps=2").tolist() == yaml.safe_load(kept.read_text())["times"]
     way = request_of(tree("sample", f"checkpoint={run}", *SAMPLE, *noisy, "steps=2"))
-    assert way.sampler != way.sampler.still(), "sampling has lost its noise"
+    assert way.sampler != way.sampler.deterministic(), "sampling has lost its noise"
     worked(sample(tmp_path, run, *noisy, "steps=2"))
 
 

@@ -41,7 +41,8 @@ def find(folders: tuple[Path, ...], name: str) -> Path | None:
 @cache
 def read(path: Path) -> dict[str, Any]:
     """What a config file states itself."""
-    return yaml.safe_load(path.read_text()) or {}
+    stated = yaml.safe_load(path.read_text())
+    return stated if isinstance(stated, dict) else {}
 
 
 def defaults(folders: tuple[Path, ...], name: str) -> dict[str, str]:
@@ -77,4 +78,5 @@ class Repository(ConfigRepository):
         return config_path not in self.plain and super().group_exists(config_path)
 
 
-config_loader_impl.ConfigRepository = Repository
+loader: Any = config_loader_impl
+loader.ConfigRepository = Repository

@@ -32,21 +32,21 @@ class Recipes:
 
     def of(self, overrides: Sequence[str]) -> list[str]:
         """`recipe=<model>_<dataset>`, if that file exists and the overrides name none, else []."""
-        if "recipe" not in self.defaults:
-            return []
         parsed = parse(overrides)
-        if any(
-            o.key_or_group == "recipe" or (o.key_or_group in KEYS and varies(o)) for o in parsed
-        ):
+        stated = [o for o in parsed if o.key_or_group in KEYS]
+        if not self.apply or names_recipe(parsed) or any(map(varies, stated)):
             return []
-        made = self.defaults | {
-            o.key_or_group: str(o.value()) for o in parsed if o.key_or_group in KEYS
-        }
+        made = self.defaults | {o.key_or_group: str(o.value()) for o in stated}
         for dataset in self.names(made["dataset"], made.get("dataset.category")):
             name = f"{made['model']}_{dataset}"
             if find(self.folders, f"recipe/{name}"):
                 return [f"recipe={name}"]
         return []
+
+    @property
+    def apply(self) -> bool:
+        """Whether the command takes recipes at all."""
+        return {"recipe", "model", "dataset"} <= self.defaults.keys()
 
     def names(self, dataset: str, category: str | None) -> Iterator[str]:
         """The choices that are this data set: `lsun` of category bedroom is `lsun_bedroom`."""
@@ -70,7 +70,7 @@ class Recipes:
 def recipe_per_job(found: Recipes, overrides: Sequence[str]) -> Iterator[None]:
     """Gives each job of a sweep its own recipe, if the overrides of the line name none."""
     global _sweeping
-    if not any(o.key_or_group == "recipe" for o in parse(overrides)):
+    if not names_recipe(parse(overrides)):
         _sweeping = found
     Plugins.instance()  # which imports the module of the sweeper once more
     sweeper: Any = import_module(BasicSweeper.__module__)
@@ -96,7 +96,7 @@ def job_with_recipe(overrides: list[str]) -> list[str]:
 
 def needs_own_sweeper(overrides: Sequence[str]) -> bool:
     """Whether the jobs differ in their recipes, which only Hydra's own sweeper is made for."""
-    if _sweeping is None or "recipe" not in _sweeping.defaults:
+    if _sweeping is None or not _sweeping.apply:
         return False
     return any(o.key_or_group in KEYS and varies(o) for o in parse(overrides))
 
@@ -104,7 +104,8 @@ def needs_own_sweeper(overrides: Sequence[str]) -> bool:
 def recipes(command: str, args: Namespace) -> Recipes:
     """The recipes that a command may take by itself."""
     found = folders(args)
-    return Recipes(found, defaults(found, args.config_name or command))
+    name = (args.config_name or command).removesuffix(".yaml")
+    return Recipes(found, defaults(found, name))
 
 
 def completed(command: str, words: list[str]) -> list[str]:
@@ -120,6 +121,10 @@ def parse(overrides: Sequence[str]) -> list[Override]:
         return OverridesParser.create().parse_overrides(list(overrides))
     except HydraException:
         return []
+
+
+def names_recipe(overrides: Sequence[Override]) -> bool:
+    return any(override.key_or_group == "recipe" for override in overrides)
 
 
 def varies(override: Override) -> bool:

@@ -43,7 +43,7 @@ def main(words: Sequence[str]) -> int:
     except BaseException:
         path.unlink()
         raise
-    print(_told(found, recipe))
+    print(_summary(found, recipe))
     print(path.parent.parent if path.parent.name == "checkpoints" else path)
     return 0
 
@@ -77,8 +77,8 @@ def _dataset(found: Imported, name: str | None) -> dict[str, Any]:
     """The data set's settings: as given, as the file tells, or a folder of such images."""
     channels, size, _ = found.shape
     if name is not None:
-        told = found.recipe.get("dataset", {})
-        settings = told if told.get("name") == name else {"name": name}
+        stated = found.recipe.get("dataset", {})
+        settings = stated if stated.get("name") == name else {"name": name}
         build("dataset", settings)
         return settings
     folder = {"name": "folder", "size": size, "channels": channels, "labels": False}
@@ -91,7 +91,7 @@ def _target(out: Path | None, found: Imported, dataset: str, source: Path) -> Pa
     return run if run.suffix == ".ckpt" else run / "checkpoints" / "last.ckpt"
 
 
-def _told(found: Imported, recipe: dict[str, Any]) -> str:
+def _summary(found: Imported, recipe: dict[str, Any]) -> str:
     count = sum(value.numel() for value in found.raw.values())
     average = "with its average" if found.ema else "without an average"
     shape = " x ".join(map(str, found.shape))
@@ -101,7 +101,7 @@ def _told(found: Imported, recipe: dict[str, Any]) -> str:
     )
     if "dataset" in found.recipe or recipe["dataset"]["name"] != "folder":
         return line
-    return f"{line}; its data set is not told, so that metrics need root=FOLDER of such images"
+    return f"{line}; no file names its data set, so that metrics need root=FOLDER of such images"
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -103,7 +103,7 @@ def _carried(
     """The recipe with the command line's value of `key`, where that may change."""
     free = any(key == name or key.startswith(f"{name}.") for name in FREE)
     head, _, rest = key.partition(".")
-    if head not in config:  # a group whose files set other keys, such as recipe
+    if head not in config:  # recipe=, whose values stand under other keys
         return recipe
     if free:
         if not rest:

@@ -23,12 +23,11 @@ from diffgen.runtime.devices import fabric_of, strategy_of
 from diffgen.runtime.launch import quiet
 from diffgen.runtime.logger import finish, logger_of
 from diffgen.sampling.plan import plan_of
-from diffgen.training.agreement import Agreement
 from diffgen.training.ema import Ema
 from diffgen.training.module import Module
-from diffgen.training.preview import Preview
+from diffgen.training.preview import Preview, PreviewImages
 from diffgen.training.progress import Reporter
-from diffgen.training.saving import Keeper, SealedCheckpointIO
+from diffgen.training.saving import CheckpointSaver, SealedCheckpointIO
 
 
 def train(settings: Train) -> None:
@@ -66,9 +65,11 @@ class Run:
         images = read or source.split("train")
         module = self.module(images)
         ema = Ema(self.settings.ema)
-        keeper = Keeper(self.folder / "checkpoints", settings.save_every, settings.snapshot_every)
+        saver = CheckpointSaver(
+            self.folder / "checkpoints", settings.save_every, settings.snapshot_every
+        )
         reporter = Reporter(settings.log_every)
-        callbacks = [ema, *self.previews(ema, module, images), keeper, reporter, Agreement()]
+        callbacks = [ema, *self.previews(ema, module, images), saver, reporter]
         trainer = self.trainer(callbacks)
         data = DataModule(
             images,
@@ -84,8 +85,8 @@ class Run:
         finally:
             finish(trainer.loggers)
         # Another status than 0 of another rank would have Lightning kill this one, working or not.
-        if keeper.stopped and trainer.is_global_zero:
-            raise SystemExit(128 + keeper.stopped)
+        if saver.stopped and trainer.is_global_zero:
+            raise SystemExit(128 + saver.stopped)
 
     def module(self, images: Images) -> Module:
         """The LightningModule, its weights drawn from the seed."""
@@ -134,16 +135,13 @@ class Run:
             return []
         sampler, steps = preview.sampler.build(), preview.sampler.steps
         count, classes = preview.num_samples, len(self.classes(images))
-        callback = Preview(
-            self.folder / "previews",
-            ema,
-            plan_of(sampler, steps, recipe.model, module.denoiser.schedule),
-            shape_of(images),
-            torch.arange(count) % classes if classes else None,
-            count,
-            preview.every,
+        drawn = PreviewImages(
+            plan=plan_of(sampler, steps, recipe.model, module.denoiser.schedule),
+            shape=shape_of(images),
+            labels=torch.arange(count) % classes if classes else None,
+            num_samples=count,
         )
-        return [callback]
+        return [Preview(self.folder / "previews", ema, preview.every, drawn)]
 
     def trainer(self, callbacks: list[L.Callback]) -> L.Trainer:
         """Lightning's Trainer for these settings."""

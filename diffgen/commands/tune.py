@@ -1,6 +1,6 @@
 """`diffgen tune`: the times at which so many steps of a sampler err least on a checkpoint's model.
 
-Evaluations are told beside each error, since steps of one number may cost different ones.
+Evaluations are shown beside each error, since steps of one number may cost different ones.
 """
 
 from functools import cached_property
@@ -48,12 +48,12 @@ class Tuning:
         drawn = {"num_samples": 2 * self.count, "spacing": "log_snr"}
         self.request = request_of(settings.model_copy(update=drawn))
         steps, schedule = self.request.sampler.steps, self.request.schedule
-        if self.request.model.told == "index":
+        if self.request.model.noise_input == "index":
             raise UsageError(
                 f"this network knows {schedule.levels} noise levels and nothing between them, so "
                 "there are no times to tune"
             )
-        self.sampler = self.request.plan.sampler.still()
+        self.sampler = self.request.plan.sampler.deterministic()
         self.candidates = spaced(schedule, "log_snr", settings.candidates)
         tuned.check_tunable(self.sampler, schedule, self.candidates)
         if not 0 < (steps or 0) <= settings.candidates:

@@ -122,11 +122,15 @@ def names(room: str) -> list[str]:
     package = importlib.import_module(MODULES.get(room, f"diffgen.{room}"))
     if not hasattr(package, "__path__"):
         return list(_classes(package))
-    return [module.name for module in pkgutil.iter_modules(package.__path__)]
+    shared: dict[str, str] = getattr(package, "SHARED_FILES", {})
+    return [*shared, *(module.name for module in pkgutil.iter_modules(package.__path__))]
 
 
 def find(room: str, name: object, trust: Collection[str] = ()) -> type:
-    """The one public class of the file `name` in `room`, or a trusted `package.module:Class`."""
+    """The one public class of the file `name` in `room`, or a trusted `package.module:Class`.
+
+    Where a room lets choices share a file (its SHARED_FILES), the class is called like the choice.
+    """
     if name is None:
         raise UsageError(f"{room}.name is missing")
     if isinstance(name, str) and ":" in name:
@@ -134,10 +138,12 @@ def find(room: str, name: object, trust: Collection[str] = ()) -> type:
     package = importlib.import_module(MODULES.get(room, f"diffgen.{room}"))
     if not hasattr(package, "__path__"):
         return _among(room, name, _classes(package))
-    names = [module.name for module in pkgutil.iter_modules(package.__path__)]
-    if name not in names:
-        raise UsageError(f"no {room}={name}{did_you_mean(str(name), names)}")
-    found = _classes(importlib.import_module(f"{package.__name__}.{name}"))
+    if name not in names(room):
+        raise UsageError(f"no {room}={name}{did_you_mean(str(name), names(room))}")
+    shared: dict[str, str] = getattr(package, "SHARED_FILES", {})
+    found = _classes(importlib.import_module(f"{package.__name__}.{shared.get(str(name), name)}"))
+    if name in shared:
+        return found[str(name)]
     if len(found) != 1:
         raise UsageError(f"no {room}={name}: that file holds no {room}")
     return next(iter(found.values()))

@@ -15,9 +15,8 @@ from torch import nn
 from diffgen.config.build import Choice, choice, typed
 from diffgen.dataset.pixels import RANGES
 from diffgen.denoiser.base import Preconditioned
-from diffgen.denoiser.noise_input import TOLD, level, nothing
+from diffgen.denoiser.noise_input import NOISE_INPUTS, level, nothing
 from diffgen.denoiser.noisy_classifier import NoisyClassifier
-from diffgen.denoiser.prediction import Scaling
 from diffgen.errors import UsageError
 from diffgen.network.classifier import Classifier
 from diffgen.schedule import Schedule
@@ -37,19 +36,19 @@ class ModelSettings:
     """What a paper fixes besides its schedule, network, prediction, times and weighting.
 
     name: of the paper's model.
-    told: what the network is given of the noise.
+    noise_input: what the network is given of the noise.
     range: of the data that the model sees: [-1, 1], [0, 1], or mean 0 and deviation 1.
     level_per: whether each image of a batch has a noise level of its own, or all share one.
     reduction: whether errors of pixels are averaged, or summed and halved (NCSN).
     labels: whether the model learns the classes, where there are any.
     label_dropout: share of labels replaced by the null label in training, from 0 to below 1.
     dequantise: whether pixels are spread evenly within their bin.
-    clip: whether samplers keep the estimate inside the range unless told otherwise.
+    clip: whether samplers keep the estimate inside the range unless another clip is asked for.
     variance: fixed, or learned as the variance of ancestral steps, in as many channels again.
     """
 
     name: str
-    told: Literal["level", "index", "log_sigma", "nothing"] = "level"
+    noise_input: Literal["level", "index", "log_sigma", "nothing"] = "level"
     range: RangeName = "symmetric"
     level_per: Literal["sample", "batch"] = "sample"
     reduction: Literal["mean", "sum"] = "mean"
@@ -62,7 +61,7 @@ class ModelSettings:
 
 @dataclass(frozen=True)
 class ClassifierSettings:
-    """How a classifier learns: on noised images, told the time, or on clean ones alone.
+    """How a classifier learns: on noised images with their noise level, or on clean ones alone.
 
     name: classifier.
     noise_conditional: whether it learns noisy images; one of clean images guides nothing.
@@ -130,10 +129,13 @@ class DenoiserRecipe(Recipe):
         if self.unmeasured():
             return
         schedule = self.schedule.build()
-        if self.model.told == "index" and schedule.levels is None:
-            raise UsageError("model.told=index needs a schedule of levels, such as geometric")
+        if self.model.noise_input == "index" and schedule.levels is None:
+            raise UsageError(
+                "model.noise_input=index needs a schedule of levels, such as geometric"
+            )
         last = torch.tensor(1.0, dtype=torch.float64)
-        coefficients = self.scaling(schedule.alpha(last), schedule.sigma(last))
+        prediction = self.prediction.build()
+        coefficients = prediction.coefficients(schedule.alpha(last), schedule.sigma(last))
         if not all(value.float().isfinite() for value in coefficients):
             cause = (
                 "schedule.zero_snr=true"
@@ -144,11 +146,6 @@ class DenoiserRecipe(Recipe):
                 f"{cause} leaves nothing of the image at t = 1, where prediction="
                 f"{self.prediction.name} says nothing of it either: take prediction=v or x0"
             )
-
-    @property
-    def scaling(self) -> Scaling:
-        """What makes the network's output an image."""
-        return self.prediction.build()
 
     def raw_network(self, shape: Shape, num_classes: int) -> nn.Module:
         with torch.device("cpu"):  # also where the network is only counted, on the meta device
@@ -162,8 +159,8 @@ class DenoiserRecipe(Recipe):
         return Preconditioned(
             self._network(schedule, shape, num_classes),
             schedule,
-            self.scaling,
-            TOLD[self.model.told],
+            self.prediction.build(),
+            NOISE_INPUTS[self.model.noise_input],
             self.model.variance == "learned",
         )
 
@@ -183,7 +180,7 @@ class DenoiserRecipe(Recipe):
             channels=shape[0],
             size=shape[1],
             num_classes=num_classes,
-            told=self.model.told != "nothing",
+            has_noise_input=self.model.noise_input != "nothing",
             levels=schedule.levels,
             out_channels=2 * shape[0] if self.model.variance == "learned" else shape[0],
         )
@@ -227,8 +224,8 @@ class ClassifierRecipe(Recipe):
         """The classifier for images of `shape` (C, H, W), its weights untrained."""
         self.check()
         network = self.raw_network(shape, num_classes)
-        told = level if self.model.noise_conditional else nothing
-        return NoisyClassifier(network, self.schedule.build(), told)
+        noise_input = level if self.model.noise_conditional else nothing
+        return NoisyClassifier(network, self.schedule.build(), noise_input)
 
     def objective(self, shape: Shape, num_classes: int) -> ClassifierLoss:
         times = self.times.build() if self.model.noise_conditional else clean

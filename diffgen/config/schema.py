@@ -1,6 +1,7 @@
-"""The typed tree of each command: every key once, with its type and what it is.
+"""The typed tree of each command: every key once, with its type.
 
-A key of a group (`dataset`, `sampler`, ...) is typed by the class that the group's choice names.
+What a key is for stands beside its default in configs/. A key of a group (`dataset`, `sampler`,
+...) is typed by the class that the group's choice names.
 """
 
 from collections.abc import Mapping
@@ -24,7 +25,7 @@ from diffgen.config.build import Choice, choice, typed
 from diffgen.config.complaint import complaint
 from diffgen.config.recipe import Recipe, recipe_of
 from diffgen.config.sampler import GuidanceSettings, SamplerSettings
-from diffgen.training.ema import Profile
+from diffgen.training.ema import EmaSettings
 from diffgen.training.optimizer import OptimizerSettings
 
 Count = Annotated[int, Field(ge=1)]
@@ -109,8 +110,8 @@ def _typed(cls: type, where: str) -> BeforeValidator:
     return BeforeValidator(lambda given: typed(cls, where, given))
 
 
-def _profiles(given: Mapping[str, Any]) -> dict[str, Profile]:
-    return {name: typed(Profile, f"ema.{name}", value) for name, value in given.items()}
+def _profiles(given: Mapping[str, Any]) -> dict[str, EmaSettings]:
+    return {name: typed(EmaSettings, f"ema.{name}", value) for name, value in given.items()}
 
 
 class Settings(BaseModel):
@@ -141,40 +142,28 @@ class Settings(BaseModel):
 
 
 class Common(Settings):
-    seed: Seed = Field(description="of weights, batches, noise: the same seed, the same bits")
-    runs: str = Field(description="the folder under which runs are written and looked for")
-    cache: str = Field(description="the folder of downloads' features and fitted classifiers")
-    compile: bool = Field(description="whether torch.compile is used")
-    logger: Annotated[Named, BeforeValidator(Named.of)] = Field(description="what else is told")
+    seed: Seed
+    runs: str
+    cache: str
+    compile: bool
+    logger: Annotated[Named, BeforeValidator(Named.of)]
 
 
 class Train(Common):
-    resume: str | None = Field(
-        description="a run's folder, a checkpoint, or auto: the newest alike"
-    )
-    channels_last: bool = Field(description="memory format of the network, faster on most GPUs")
-    dataset: Annotated[Choice, _room("dataset")] = Field(description="what is learned")
-    model: Part = Field(description="what a paper fixes besides the other groups")
-    prediction: Part | None = Field(default=None, description="what the network's output is")
-    times: Part = Field(description="at which times training noises images")
-    weighting: Part | None = Field(default=None, description="how errors at these times weigh")
-    schedule: Part = Field(description="alpha(t) and sigma(t)")
-    network: Part = Field(description="the raw network")
-    optimizer: Annotated[OptimizerSettings, _typed(OptimizerSettings, "optimizer")] = Field(
-        description="Adam and its learning rate"
-    )
-    ema: Annotated[dict[str, Profile], BeforeValidator(_profiles)] = Field(
-        description="averages of the weights"
-    )
-    sampler: Annotated[SamplerSettings, BeforeValidator(SamplerSettings.of)] | None = Field(
-        default=None, description="the model's own, for `diffgen sample sampler=own`"
-    )
-    trainer: Annotated[TrainerSettings, _typed(TrainerSettings, "trainer")] = Field(
-        description="how long and on what"
-    )
-    preview: Annotated[PreviewSettings, BeforeValidator(PreviewSettings.of)] = Field(
-        description="grids of samples while training"
-    )
+    resume: str | None
+    channels_last: bool
+    dataset: Annotated[Choice, _room("dataset")]
+    model: Part
+    prediction: Part | None = None
+    times: Part
+    weighting: Part | None = None
+    schedule: Part
+    network: Part
+    optimizer: Annotated[OptimizerSettings, _typed(OptimizerSettings, "optimizer")]
+    ema: Annotated[dict[str, EmaSettings], BeforeValidator(_profiles)]
+    sampler: Annotated[SamplerSettings, BeforeValidator(SamplerSettings.of)] | None = None
+    trainer: Annotated[TrainerSettings, _typed(TrainerSettings, "trainer")]
+    preview: Annotated[PreviewSettings, BeforeValidator(PreviewSettings.of)]
 
     _recipe: Recipe = PrivateAttr()
 
@@ -192,74 +181,46 @@ class Train(Common):
 
 
 class Explain(Train):
-    cost: bool = Field(description="whether two training steps and a call are measured")
-    num_samples: Count = Field(description="images for which the time of sampling is projected")
+    cost: bool
+    num_samples: Count
 
 
 class Sampling(Settings):
     """What `diffgen sample` and `diffgen tune` share."""
 
-    checkpoint: str = Field(description="a file, a run's folder, or latest: the newest under runs")
-    ema: Annotated[str | None, Identity] = Field(
-        description="which weights: a name of the checkpoint's, raw, or null for its average"
-    )
-    sampler: Annotated[SamplerSettings, BeforeValidator(SamplerSettings.of), Identity] = Field(
-        description="how images are drawn; own: as the checkpoint's recipe says"
-    )
-    guidance: Annotated[GuidanceSettings, BeforeValidator(GuidanceSettings.of), Identity] = Field(
-        description="how strongly labels or another model pull"
-    )
-    steps: Annotated[Count | None, Identity] = Field(
-        default=None, description="intervals between times; unless set, the sampler's own number"
-    )
-    spacing: Annotated[str, Identity] = Field(
-        default="auto", description="at which times the sampler stops; tuned: by `diffgen tune`"
-    )
-    start: Annotated[str, Identity] = Field(
-        default="auto", description="the first state: auto, prior, shell or uniform"
-    )
-    clip: Annotated[Clip, Identity] = Field(
-        description="of the estimated image: auto, none, range, dynamic"
-    )
-    precision: Annotated[Precision, Identity] = Field(
-        default="32-true", description="of the network: 32-true, bf16-mixed or 16-mixed"
-    )
-    labels: Annotated[Labels, Identity] = Field(
-        description="balanced, a class, or a list of classes that images take by turns"
-    )
-    num_samples: Count = Field(description="how many images")
-    seed: Seed = Field(description="image i depends on it and on i alone")
-    accelerator: str = Field(description="auto, cpu, gpu or another name of Lightning's")
-    runs: str = Field(description="the folder under which runs are looked for")
-    task: Annotated[Choice, _room("task")] = Field(
-        default=Choice("task", "generate", {}), description="what images are made of"
-    )
-    root: str | None = Field(
-        default=None, description="where the data set's files are, if they have moved"
-    )
-    deterministic: bool = Field(
-        default=False, description="the same bytes in any batch and on any number of devices"
-    )
-    compile: bool = Field(default=False, description="whether torch.compile is used")
+    checkpoint: str
+    ema: Annotated[str | None, Identity]
+    sampler: Annotated[SamplerSettings, BeforeValidator(SamplerSettings.of), Identity]
+    guidance: Annotated[GuidanceSettings, BeforeValidator(GuidanceSettings.of), Identity]
+    steps: Annotated[Count | None, Identity] = None
+    spacing: Annotated[str, Identity] = "auto"
+    start: Annotated[str, Identity] = "auto"
+    clip: Annotated[Clip, Identity]
+    precision: Annotated[Precision, Identity] = "32-true"
+    labels: Annotated[Labels, Identity]
+    num_samples: Count
+    seed: Seed
+    accelerator: str
+    runs: str
+    task: Annotated[Choice, _room("task")] = Choice("task", "generate", {})
+    root: str | None = None
+    deterministic: bool = False
+    compile: bool = False
 
 
 class Sample(Sampling):
-    batch_size: Count = Field(description="images drawn at once on a device")
-    n: Annotated[int, Field(ge=2)] | None = Field(
-        description="images that metrics count; null: the smaller of num_samples and held-out"
-    )
-    features: Annotated[Named, BeforeValidator(Named.of)] = Field(
-        description="the network on whose features sets of images are compared"
-    )
-    metrics: list[str] = Field(description="figures of a row; [] only makes images")
-    devices: Devices = Field(description="how many, auto, or a list of their numbers")
-    cache: str = Field(description="the folder of features and fitted classifiers")
-    logger: Annotated[Named, BeforeValidator(Named.of)] = Field(description="what else is told")
+    batch_size: Count
+    n: Annotated[int, Field(ge=2)] | None
+    features: Annotated[Named, BeforeValidator(Named.of)]
+    metrics: list[str]
+    devices: Devices
+    cache: str
+    logger: Annotated[Named, BeforeValidator(Named.of)]
 
 
 class Tune(Sampling):
-    steps: Count = Field(description="of the sampler; heun takes nearly two evaluations a step")
-    candidates: Count = Field(description="times among which the search begins")
+    steps: Count
+    candidates: Count
 
 
 def identity_keys() -> list[str]:

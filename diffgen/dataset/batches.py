@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from diffgen.dataset.draws import coins, permutation
 from diffgen.dataset.images import Images
+from diffgen.dataset.philox import coins, permutation
 from diffgen.errors import UsageError
 
 ORDER, MIRROR = 0, 1  # what a key's second number stands for
@@ -78,10 +78,10 @@ class Batches(Dataset[Batch]):
 
     def _images_at(self, number: NDArray[np.int64]) -> Tensor:
         """The indices (b,) of the images that stand at these numbers of the whole training."""
-        epoch, place = np.divmod(number, len(self.images))
-        chosen = np.empty_like(place)
+        epoch, index = np.divmod(number, len(self.images))
+        chosen = np.empty_like(index)
         for each in range(epoch[0], epoch[-1] + 1):
-            chosen[epoch == each] = self._order(each)[place[epoch == each]]
+            chosen[epoch == each] = self._order(each)[index[epoch == each]]
         return torch.from_numpy(chosen)
 
     def _order(self, epoch: int) -> NDArray[np.int64]:

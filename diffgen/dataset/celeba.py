@@ -7,10 +7,10 @@ from typing import Literal
 from torchvision.datasets import CelebA
 
 from diffgen.dataset.decode import Decoder
+from diffgen.dataset.download import fetch
 from diffgen.dataset.gather import Streamed, gather
 from diffgen.dataset.images import Images, Split, check_split
 from diffgen.dataset.store import Directory
-from diffgen.dataset.vision import fetch
 
 FILES = "celeba/{img_align_celeba/000001.jpg...,list_eval_partition.txt}"
 BOXES = {"ncsn": (19, 39, 159, 179), "ddim": (25, 57, 153, 185)}

@@ -21,7 +21,7 @@ from diffgen.errors import UsageError
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 GREY = {"1", "L", "LA", "La"}
-ORIENTATION, LYING = 0x0112, (5, 6, 7, 8)
+ORIENTATION, TRANSPOSED = 0x0112, (5, 6, 7, 8)
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,8 @@ class Decoder:
 def header(store: Store, name: str) -> tuple[int, int, bool]:
     """(height, width, whether in colour) of one file, from its first bytes."""
     with _opened(store, name) as image:
-        lying = "exif" in image.info and image.getexif().get(ORIENTATION) in LYING
-        width, height = reversed(image.size) if lying else image.size
+        transposed = "exif" in image.info and image.getexif().get(ORIENTATION) in TRANSPOSED
+        width, height = reversed(image.size) if transposed else image.size
         return height, width, image.mode not in GREY and not _deep(image)
 
 

@@ -18,7 +18,7 @@ HOPS = 8
 class Distance:
     """The largest distance found between two of `images` images out of `total`.
 
-    `exact` says that no two of those images are farther apart.
+    `exact` says that no two of those images are farther distances.
     """
 
     value: float
@@ -36,18 +36,18 @@ def widest(images: Images) -> Distance:
     WORK multiplications.
     """
     rows = read(images)
-    black, white = _from_black(rows), _from_black(255 - rows)
+    black, white = _squared_norms(rows), _squared_norms(255 - rows)
     order = black.argsort(descending=True)
     rows, black, white = rows[order], black[order], white[order]
-    best, work = _hopped(rows), 0.0
+    best, work = _by_hops(rows), 0.0
     for start in range(0, len(rows), BLOCK):
-        here = slice(start, start + BLOCK)
-        rivals = (black[here].max() + black > best) & (white[here].max() + white > best)
-        rivals[:start] = False
-        work += len(rows[here]) * int(rivals.sum()) * rows.shape[1]
+        block = slice(start, start + BLOCK)
+        candidates = (black[block].max() + black > best) & (white[block].max() + white > best)
+        candidates[:start] = False
+        work += len(rows[block]) * int(candidates.sum()) * rows.shape[1]
         if work > WORK:
             return Distance(math.sqrt(best), len(rows), len(images), exact=False)
-        best = max(best, _farthest(rows[here], rows[rivals]))
+        best = max(best, _farthest(rows[block], rows[candidates]))
     return Distance(math.sqrt(best), len(rows), len(images), exact=True)
 
 
@@ -60,20 +60,22 @@ def read(images: Images) -> Tensor:
     return torch.cat([images.at(part) for part in chosen.split(BLOCK)]).flatten(1)
 
 
-def _from_black(rows: Tensor) -> Tensor:
+def _squared_norms(rows: Tensor) -> Tensor:
     """Squared distance of each image (n, D) from all zeros, (n,) float64."""
     parts = (_scaled(block).square().sum(1) for block in rows.split(BLOCK))
     return torch.cat(list(parts)).double()
 
 
-def _hopped(rows: Tensor) -> float:
+def _by_hops(rows: Tensor) -> float:
     """A large squared distance, by going from the brightest image to the farthest and so on."""
     best, at = 0.0, 0
     for _ in range(HOPS):
-        apart = torch.cat([_apart(rows[at : at + 1], block)[0] for block in rows.split(BLOCK)])
-        if not (found := float(apart.max())) > best:
+        distances = torch.cat(
+            [_squared_distances(rows[at : at + 1], block)[0] for block in rows.split(BLOCK)]
+        )
+        if not (found := float(distances.max())) > best:
             break
-        best, at = found, int(apart.argmax())
+        best, at = found, int(distances.argmax())
     return best
 
 
@@ -81,13 +83,13 @@ def _farthest(rows: Tensor, others: Tensor) -> float:
     """The largest squared distance from one of `rows` to one of `others`, 0 without others."""
     found = 0.0
     for block in others.split(BLOCK) if len(others) else ():
-        apart = _apart(rows, block)
-        a, b = divmod(int(apart.argmax()), len(block))
+        distances = _squared_distances(rows, block)
+        a, b = divmod(int(distances.argmax()), len(block))
         found = max(found, float((rows[a].double() - block[b].double()).square().sum()) / 255**2)
     return found
 
 
-def _apart(rows: Tensor, others: Tensor) -> Tensor:
+def _squared_distances(rows: Tensor, others: Tensor) -> Tensor:
     """Squared distances (n, m) float32 of bytes (n, D) and (m, D)."""
     a, b = _scaled(rows), _scaled(others)
     return a.square().sum(1)[:, None] + b.square().sum(1) - 2 * a @ b.T

@@ -44,7 +44,7 @@ def _listed(store: Store, folder: str, names: Sequence[str], classes: tuple[str,
     for name, number in zip(names, numbers, strict=True):
         if type(number) is not int or number < 0 or (classes and number >= len(classes)):
             raise UsageError(
-                f"{LISTING} in {store.path} gives {name} the label {number}; {_ASKED}"
+                f"{LISTING} in {store.path} gives {name} the label {number}; {_EXPECTED}"
             )
     labels = torch.tensor(numbers)
     return labels, classes or tuple(str(number) for number in range(int(labels.max()) + 1))
@@ -57,7 +57,7 @@ def _read(store: Store, listing: str) -> dict[str, object] | None:
         return None if pairs is None else dict(pairs)
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(
-            f"{LISTING} in {store.path} is not readable ({error!r}); {_ASKED}"
+            f"{LISTING} in {store.path} is not readable ({error!r}); {_EXPECTED}"
         ) from error
 
 
@@ -88,4 +88,4 @@ def _numbered(classes: tuple[str, ...]) -> dict[str, int]:
     return {name: number for number, name in enumerate(classes)}
 
 
-_ASKED = 'it should read {"labels": [["path", 3], ...]} with one number from 0 for each image'
+_EXPECTED = 'it should read {"labels": [["path", 3], ...]} with one number from 0 for each image'

@@ -28,7 +28,7 @@ Category = Literal[
     "tower",
 ]
 PART = {"train": "train", "test": "val"}
-_ONE_AT_A_TIME = Lock()
+_LOCK = Lock()
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class _Lmdb(Store):
     @contextmanager
     def _reading(self) -> Iterator[Any]:
         with (
-            _ONE_AT_A_TIME,
+            _LOCK,
             self._open(str(self.path), readonly=True, lock=False, readahead=False) as database,
             database.begin() as reading,
         ):

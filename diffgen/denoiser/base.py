@@ -9,9 +9,10 @@ import abc
 import torch
 from torch import Tensor, nn
 
-from diffgen.denoiser.noise_input import Told
-from diffgen.denoiser.prediction import Scaling
+from diffgen.denoiser.noise_input import NoiseInput
+from diffgen.denoiser.prediction import Prediction
 from diffgen.schedule import Schedule
+from diffgen.schedule.base import match
 
 
 class Denoiser(nn.Module, abc.ABC):
@@ -35,7 +36,7 @@ class Denoiser(nn.Module, abc.ABC):
 
 
 class Preconditioned(Denoiser):
-    """A raw network made a denoiser: x0 = skip x_t + out F(in_ x_t, told, label).
+    """A raw network made a denoiser: x0 = c_skip x_t + c_out F(c_in x_t, c_noise, label).
 
     The arithmetic around the network is float32 even under autocast. A network of a learned
     variance gives 2 C channels, F first; see diffgen.denoiser.learned_variance for the others.
@@ -45,12 +46,13 @@ class Preconditioned(Denoiser):
         self,
         network: nn.Module,
         schedule: Schedule,
-        scaling: Scaling,
-        told: Told,
+        prediction: Prediction,
+        noise_input: NoiseInput,
         learns_variance: bool = False,
     ) -> None:
         super().__init__()
-        self.network, self.schedule, self.scaling, self.told = network, schedule, scaling, told
+        self.network, self.schedule = network, schedule
+        self.prediction, self.noise_input = prediction, noise_input
         self.learns_variance = learns_variance
 
     def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
@@ -58,8 +60,8 @@ class Preconditioned(Denoiser):
 
     def image(self, x_t: Tensor, t: Tensor, raw: Tensor) -> Tensor:
         """The estimate of x0 that F = raw stands for."""
-        skip, out, _ = self.coefficients(t, x_t)
-        return skip * x_t + out * raw
+        c_skip, c_out, _ = self.coefficients(t, x_t)
+        return c_skip * x_t + c_out * raw
 
     def raw(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """The network's own output F (B, C, H, W), in the type of x_t."""
@@ -67,14 +69,18 @@ class Preconditioned(Denoiser):
 
     def outputs(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         """All that the network gives: F, and behind it what it may say of the variance."""
-        *_, in_ = self.coefficients(t, x_t)
-        told = self.told(self.schedule, t.expand(len(x_t)))
-        told = None if told is None else told.to(x_t)
-        return self.network(in_ * x_t, told, label).to(x_t)
+        *_, c_in = self.coefficients(t, x_t)
+        return self.call_network(c_in * x_t, t, label)
+
+    def call_network(self, scaled: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        """As `outputs`, of what the network itself is given: `scaled` = c_in x_t (B, C, H, W)."""
+        c_noise = self.noise_input(self.schedule, t.expand(len(scaled)))
+        c_noise = None if c_noise is None else c_noise.to(scaled)
+        return self.network(scaled, c_noise, label).to(scaled)
 
     def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, ...]:
-        """skip, out and in_ at t, shaped and cast to multiply `like`."""
-        values = self.scaling(self.schedule.alpha(t), self.schedule.sigma(t))
+        """c_skip, c_out and c_in at t, shaped and cast to multiply `like`."""
+        values = self.prediction.coefficients(self.schedule.alpha(t), self.schedule.sigma(t))
         return tuple(match(value, like) for value in values)
 
 
@@ -112,8 +118,3 @@ class Thresholded(Denoiser):
         reach = torch.quantile(x0.flatten(1).abs(), self.quantile, dim=1).clamp(min=self.radius)
         reach = reach.reshape(-1, *(1,) * (x0.ndim - 1))
         return self.middle + x0.clamp(-reach, reach) * (self.radius / reach)
-
-
-def match(value: Tensor, like: Tensor) -> Tensor:
-    """A coefficient () or (B,) cast and shaped to multiply `like` (B, ...)."""
-    return value.to(like).reshape((*value.shape, *(1,) * (like.ndim - 1)) if value.ndim else ())

@@ -1,4 +1,4 @@
-"""What a network is told of the noise: functions (schedule, t (B,)) -> (B,) float64, or None."""
+"""What a network gets of the noise: (schedule, t (B,)) -> c_noise (B,) float64, or None."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ from torch import Tensor
 
 from diffgen.schedule import Schedule
 
-Told = Callable[[Schedule, Tensor], Tensor | None]
+NoiseInput = Callable[[Schedule, Tensor], Tensor | None]
 
 
 def level(schedule: Schedule, t: Tensor) -> Tensor:
@@ -25,7 +25,7 @@ def log_sigma(schedule: Schedule, t: Tensor) -> Tensor:
 
 
 def nothing(schedule: Schedule, t: Tensor) -> None:
-    """Nothing: the noise speaks for itself (NCSNv2)."""
+    """None: the network sees the noise in x_t alone (NCSNv2)."""
 
 
-TOLD: dict[str, Told] = {f.__name__: f for f in (level, index, log_sigma, nothing)}
+NOISE_INPUTS: dict[str, NoiseInput] = {f.__name__: f for f in (level, index, log_sigma, nothing)}

@@ -1,6 +1,6 @@
-"""How a raw network F becomes an estimate of the image: x0 = skip x_t + out F(in_ x_t, told).
+"""How a raw network F estimates the image: x0 = c_skip x_t + c_out F(c_in x_t, c_noise).
 
-The scalings hold on every schedule, in float64 coefficients of the shape of alpha and sigma; on
+The predictions hold on every schedule, in float64 coefficients of the shape of alpha and sigma; on
 variance-preserving ones they are the papers' parametrisations.
 """
 
@@ -15,66 +15,57 @@ from torch import Tensor
 Coefficients = tuple[Tensor, Tensor, Tensor]
 
 
-class Scaling(abc.ABC):
-    """(skip, out, in_) as functions of (alpha, sigma)."""
+class Prediction(abc.ABC):
+    """What F is: (c_skip, c_out, c_in) as functions of (alpha, sigma)."""
 
     @abc.abstractmethod
-    def __call__(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
-        """skip, out and in_, each of the shape of alpha."""
-
-    def target(self, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
-        """Coefficients (a, b) of what F learns, a x0 + b eps.
-
-        From x0 = skip x_t + out F with x_t = alpha x0 + sigma eps; the noise is never recovered
-        by subtracting images.
-        """
-        skip, out, _ = self(alpha, sigma)
-        return (1 - skip * alpha) / out, -skip * sigma / out
+    def coefficients(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
+        """c_skip, c_out and c_in, each of the shape of alpha."""
 
 
 @dataclass(frozen=True)
-class Eps(Scaling):
+class Eps(Prediction):
     """F is the noise (Ho et al. 2020, equation 11)."""
 
-    def __call__(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
+    def coefficients(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
         return 1 / alpha, -sigma / alpha, _unit(alpha, sigma)
 
 
 @dataclass(frozen=True)
-class Score(Scaling):
+class Score(Prediction):
     """F is sigma times the score; F / sigma is NCSNv2's technique 3 (Song and Ermon 2020)."""
 
-    def __call__(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
+    def coefficients(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
         return 1 / alpha, sigma / alpha, torch.ones_like(alpha)
 
 
 @dataclass(frozen=True)
-class RawScore(Scaling):
+class RawScore(Prediction):
     """F is the score itself, of the size of 1 / sigma (Song and Ermon 2019)."""
 
-    def __call__(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
+    def coefficients(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
         return 1 / alpha, sigma**2 / alpha, torch.ones_like(alpha)
 
 
 @dataclass(frozen=True)
-class X0(Scaling):
+class X0(Prediction):
     """F is the image."""
 
-    def __call__(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
+    def coefficients(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
         return torch.zeros_like(alpha), torch.ones_like(alpha), _unit(alpha, sigma)
 
 
 @dataclass(frozen=True)
-class V(Scaling):
+class V(Prediction):
     """F is the velocity alpha eps - sigma x0, over the norm (Salimans and Ho 2022, appendix D)."""
 
-    def __call__(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
+    def coefficients(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
         unit = _unit(alpha, sigma)
         return alpha * unit**2, -sigma * unit, unit
 
 
 @dataclass(frozen=True)
-class Edm(Scaling):
+class Edm(Prediction):
     """F has unit variance in and out at every level (Karras et al. 2022, table 1).
 
     `sigma_data` is the standard deviation of the data in the model's range.
@@ -84,9 +75,19 @@ class Edm(Scaling):
 
     sigma_data: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 0.5
 
-    def __call__(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
+    def coefficients(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
         unit = (alpha**2 * self.sigma_data**2 + sigma**2).rsqrt()
         return alpha * self.sigma_data**2 * unit**2, sigma * self.sigma_data * unit, unit
+
+
+def target_of(coefficients: Coefficients, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
+    """Coefficients (a, b) of what F learns, a x0 + b eps.
+
+    From x0 = c_skip x_t + c_out F with x_t = alpha x0 + sigma eps; the noise is never recovered
+    by subtracting images.
+    """
+    c_skip, c_out, _ = coefficients
+    return (1 - c_skip * alpha) / c_out, -c_skip * sigma / c_out
 
 
 def _unit(alpha: Tensor, sigma: Tensor) -> Tensor:

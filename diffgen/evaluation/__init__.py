@@ -1,1 +1,7 @@
-"""Scoring images: features, distances to a reference set, tables of them."""
+"""Evaluation: how close samples are to a data set, as numbers that may be compared.
+
+Images are uint8 (N, C, H, W). An extractor turns them into features; metrics compare these with
+those of a reference set. Numbers compare only where extractor (name and hash), reference (hash)
+and n are equal; the row `real (test)` is what held-out images of the data set reach. Tables refuse
+rows that do not compare.
+"""

@@ -4,22 +4,13 @@ import abc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.backends import cudnn
 
+from diffgen.dataset.images import Pixels
 from diffgen.errors import UsageError
-
-
-class Pixels(Protocol):
-    """A uint8 tensor (N, C, H, W), or an object that decodes on access."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    def __getitem__(self, index: Tensor, /) -> Tensor: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +31,7 @@ class Extractor(abc.ABC):
     """A frozen network that turns uint8 images into features.
 
     An image's features depend on that image alone, to the bit: the network always sees `batch`
-    images (the last call is filled up), in evaluation mode, without autocast or reduced
+    images (the last call is padded), in evaluation mode, without autocast or reduced
     precision. `hash` names the weights; the features of two extractors compare only where `name`
     and `hash` agree.
     """
@@ -67,10 +58,10 @@ class Extractor(abc.ABC):
 
     def _rows(self, images: Tensor) -> Features:
         count = len(images)
-        filler = images[:1].expand(self.batch - count, -1, -1, -1)
-        features, logits = self.forward(torch.cat((images, filler)))
-        kept = None if logits is None else _double(logits[:count])
-        return Features(_double(features[:count]), kept)
+        padding = images[:1].expand(self.batch - count, -1, -1, -1)
+        features, logits = self.forward(torch.cat((images, padding)))
+        logits = None if logits is None else _double(logits[:count])
+        return Features(_double(features[:count]), logits)
 
 
 def extract(extractor: Extractor, pixels: Pixels, rows: Tensor | None = None) -> Features:

@@ -2,16 +2,17 @@
 
 from collections.abc import Sequence
 
+from diffgen.dataset.images import Images
 from diffgen.errors import UsageError
-from diffgen.evaluation.draws import draw, draw_evenly
 from diffgen.evaluation.features import Extractor
 from diffgen.evaluation.metrics import Scored, evaluate
-from diffgen.evaluation.reference import ImageSet, Reference
+from diffgen.evaluation.reference import Reference
 from diffgen.evaluation.rows import FLOOR, Row
+from diffgen.evaluation.subset import stratified_subset, subset
 
 
 def floor(
-    test: ImageSet,
+    test: Images,
     n: int,
     extractor: Extractor,
     reference: Reference,
@@ -20,14 +21,16 @@ def floor(
 ) -> Row:
     """The row of n held-out images, drawn without repetition, the same share of each class.
 
-    The shares of a plain draw are off by chance, and that alone can double a distance at n = 2000.
+    The shares of a simple random draw are off by chance, and that alone can double a distance at
+    n = 2000.
     """
     total = test.pixels.shape[0]
     if n > total:
         raise UsageError(f"{test.name} holds out {total} images: no row {FLOOR!r} of {n}; lower n")
-    rows = draw(total, n, seed) if test.labels is None else draw_evenly(test.labels, n, seed)
+    labels = test.labels
+    rows = subset(total, n, seed) if labels is None else stratified_subset(labels, n, seed)
     images = test.at(rows)
-    labels = None if test.labels is None else test.labels[rows]
+    labels = None if labels is None else labels[rows]
     scored = Scored(images, extractor(images), labels)
     return {
         "sampler": FLOOR,

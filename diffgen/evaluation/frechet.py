@@ -13,15 +13,15 @@ from diffgen.errors import UsageError
 
 
 @dataclass(frozen=True, eq=False)
-class Moments:
-    """Of features (N, d): their sum (d,), the sum of their outer products (d, d), and N."""
+class FeatureStats:
+    """Statistics of features (N, d): their sum (d,), the sum of outer products (d, d), and N."""
 
     total: Tensor
     second: Tensor
     count: int
 
     @classmethod
-    def of(cls, features: Tensor) -> "Moments":
+    def of(cls, features: Tensor) -> "FeatureStats":
         return cls(features.sum(0), features.T @ features, len(features))
 
 
@@ -36,7 +36,7 @@ class AsGiven(nn.Module):
         return features
 
 
-def frechet(features: Tensor, reference: Moments) -> float:
+def frechet(features: Tensor, reference: FeatureStats) -> float:
     """The distance of features (N, d) float64 to the reference, at least 0; both of 2 or more."""
     if min(len(features), reference.count) < 2:
         raise UsageError("a Fréchet distance needs at least 2 images on either side")

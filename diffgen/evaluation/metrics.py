@@ -11,10 +11,10 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from diffgen.errors import UsageError, did_you_mean
 from diffgen.evaluation import neighbours
-from diffgen.evaluation.draws import draw
 from diffgen.evaluation.features import Features
-from diffgen.evaluation.frechet import AsGiven, Moments, frechet
+from diffgen.evaluation.frechet import AsGiven, FeatureStats, frechet
 from diffgen.evaluation.reference import Reference
+from diffgen.evaluation.subset import subset
 
 KID_SUBSET = 1000
 
@@ -46,7 +46,7 @@ def check(names: Sequence[str]) -> None:
 
 def fid(scored: Scored, reference: Reference) -> dict[str, Any]:
     """Fréchet distance to the whole reference."""
-    return {"fid": frechet(scored.features.features, reference.moments)}
+    return {"fid": frechet(scored.features.features, reference.stats)}
 
 
 def fid_per_class(scored: Scored, reference: Reference) -> dict[str, Any]:
@@ -58,7 +58,7 @@ def fid_per_class(scored: Scored, reference: Reference) -> dict[str, Any]:
         mine = scored.features.features[scored.labels == label]
         theirs = reference.features[reference.labels == label]
         if min(len(mine), len(theirs)) > 1:
-            distances[str(label)] = frechet(mine, Moments.of(theirs))
+            distances[str(label)] = frechet(mine, FeatureStats.of(theirs))
     return {"fid_per_class": distances}
 
 
@@ -110,7 +110,7 @@ def saturation(scored: Scored, reference: Reference) -> dict[str, Any]:
 def _equal_numbers(scored: Scored, reference: Reference) -> tuple[Tensor, Tensor]:
     mine, theirs = scored.features.features, reference.features
     count = min(len(mine), len(theirs))
-    return mine[draw(len(mine), count)], theirs[draw(len(theirs), count)]
+    return mine[subset(len(mine), count)], theirs[subset(len(theirs), count)]
 
 
 METRICS: dict[str, Callable[[Scored, Reference], dict[str, Any]]] = {

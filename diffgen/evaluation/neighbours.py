@@ -1,8 +1,8 @@
-"""Precision and recall: what share of one set lies where the other one is.
+"""Precision and recall: the share of one set that lies on the manifold of the other.
 
 Kynkäänniemi et al., Improved Precision and Recall Metric for Assessing Generative Models (2019),
-section 2: a set's place is the union of the balls around its points that reach their k-th nearest
-neighbour within the set.
+section 2: a set's manifold is the union of the balls around its points that reach their k-th
+nearest neighbour within the set.
 """
 
 import torch
@@ -14,12 +14,12 @@ NUMBERS_AT_ONCE = 2**24
 
 
 def precision(generated: Tensor, real: Tensor, k: int = 3) -> float:
-    """The share of `generated` (N, d) that lies where `real` (M, d) is: quality."""
+    """The share of `generated` (N, d) on the manifold of `real` (M, d): quality."""
     return _covered(generated, real, _radii(real, k)).double().mean().item()
 
 
 def recall(generated: Tensor, real: Tensor, k: int = 3) -> float:
-    """The share of `real` (M, d) that lies where `generated` (N, d) is: diversity."""
+    """The share of `real` (M, d) on the manifold of `generated` (N, d): diversity."""
     return precision(real, generated, k)
 
 

@@ -14,8 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from diffgen.evaluation.cells import title
 from diffgen.evaluation.rows import FLOOR, Block, Row, identity_of, pooled, setting, varying
+from diffgen.evaluation.table_text import title
 from diffgen.files import write_atomically
 
 # Okabe and Ito's colours, which differ for every kind of sight, without the yellow
@@ -26,7 +26,7 @@ COLOURS = (
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 DASHES = ("-", (0, (5, 1.5)), (0, (3, 1.2, 1, 1.2)), (0, (1, 1)))
 DRAWN = ("sampler", "weight", "steps")  # by lines, markers and the axis
-PLAIN = FuncFormatter(lambda value, _: f"{value:g}")
+PLAIN_NUMBERS = FuncFormatter(lambda value, _: f"{value:g}")
 
 
 def draw(path: Path, found: Sequence[Block]) -> None:
@@ -45,15 +45,15 @@ def draw(path: Path, found: Sequence[Block]) -> None:
 
 
 class _Style:
-    """A colour for each way of sampling, a marker and dashes for each weight.
+    """A colour for each setting of sampling, a marker and dashes for each weight.
 
-    Where there are more ways than colours, the markers of the others are hollow.
+    Where there are more settings than colours, the markers of the others are hollow.
     """
 
     def __init__(self, rows: Sequence[Row]) -> None:
         ordered = sorted(rows, key=_sampler)
         method = [column for column in identity_of(rows) if column not in DRAWN]
-        self.told = {
+        self.varying = {
             sampler: varying(list(group), method) for sampler, group in groupby(ordered, _sampler)
         }
         self.methods = list(dict.fromkeys(self.method(row) for row in rows))
@@ -61,8 +61,8 @@ class _Style:
 
     def method(self, row: Row) -> str:
         sampler = _sampler(row)
-        told = (setting(row.get(column)) for column in self.told[sampler])
-        return ", ".join(filter(None, (sampler, *told)))
+        settings = (setting(row.get(column)) for column in self.varying[sampler])
+        return ", ".join(filter(None, (sampler, *settings)))
 
     def line(self, row: Row) -> dict[str, Any]:
         rank = self.weights.index(_weight(row))
@@ -112,7 +112,7 @@ def _columns(rows: Sequence[Row], *names: str) -> list[list[float]]:
 def _ticks(axes: Axes, counts: Sequence[float]) -> None:
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_major_formatter(PLAIN)
+        axis.set_major_formatter(PLAIN_NUMBERS)
         axis.set_minor_locator(NullLocator())
     if len(counts) <= 6:
         axes.set_xticks(counts)

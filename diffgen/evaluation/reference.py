@@ -1,45 +1,27 @@
-"""The set that samples are measured against: its features and their moments, kept in a cache."""
+"""The set that samples are measured against: its features and their statistics, in a cache."""
 
 import logging
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol
 
 from torch import Tensor
 
+from diffgen.dataset.images import Images
 from diffgen.errors import UsageError
 from diffgen.evaluation import reference_file
-from diffgen.evaluation.draws import draw
-from diffgen.evaluation.features import Extractor, Pixels, extract
-from diffgen.evaluation.frechet import Moments
+from diffgen.evaluation.features import Extractor, extract
+from diffgen.evaluation.frechet import FeatureStats
 from diffgen.evaluation.reference_file import Damaged
+from diffgen.evaluation.subset import subset
 from diffgen.files import sha256_of_json
 
 log = logging.getLogger(__name__)
 
 
-class ImageSet(Protocol):
-    """Images of a data set: pixels, labels (N,) int64 or None, a name and a fingerprint.
-
-    `at` reads the images at an index (B,) int64, uint8 (B, C, H, W).
-    """
-
-    @property
-    def pixels(self) -> Pixels: ...
-    @property
-    def labels(self) -> Tensor | None: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def fingerprint(self) -> str: ...
-
-    def at(self, index: Tensor) -> Tensor: ...
-
-
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Features (N, d) float64 and labels (N,) or None of a reference set, and their moments.
+    """Features (N, d) float64 and labels (N,) or None of a reference set, and their statistics.
 
     `identity` says what they are the features of; `hash` is its short form and `title` its name
     for readers.
@@ -47,7 +29,7 @@ class Reference:
 
     features: Tensor
     labels: Tensor | None
-    moments: Moments
+    stats: FeatureStats
     identity: dict[str, str]
 
     @property
@@ -60,7 +42,7 @@ class Reference:
 
 
 def reference(
-    images: ImageSet, split: str, extractor: Extractor, cache: Path, count: int | None = None
+    images: Images, split: str, extractor: Extractor, cache: Path, count: int | None = None
 ) -> Reference:
     """The reference of `images`, all or `count` drawn at random, from the cache or put into it.
 
@@ -75,7 +57,7 @@ def reference(
             return _matching(path, identity)
         except Damaged as error:
             log.warning("%s is damaged (%s) and is computed again", path, error)
-    rows = draw(images.pixels.shape[0], int(identity["count"]))
+    rows = subset(images.pixels.shape[0], int(identity["count"]))
     features = extract(extractor, images.pixels, rows).features
     labels = None if images.labels is None else images.labels[rows]
     reference_file.write(path, features, labels, identity)
@@ -83,7 +65,7 @@ def reference(
 
 
 def identity_of(
-    images: ImageSet, split: str, extractor: Extractor, count: int | None
+    images: Images, split: str, extractor: Extractor, count: int | None
 ) -> dict[str, str]:
     """What the features of a reference set depend on, as texts."""
     total, channels, height, width = images.pixels.shape
@@ -111,14 +93,14 @@ def _matching(path: Path, identity: dict[str, str]) -> Reference:
     found = _read(path, path.stat().st_mtime_ns)
     wrong = sorted(key for key in identity if found.identity.get(key) != identity[key])
     if wrong:
-        told = ", ".join(f"{key} {found.identity.get(key)}, not {identity[key]}" for key in wrong)
-        raise UsageError(f"{path} holds another reference ({told}); delete it")
+        differences = (f"{key} {found.identity.get(key)}, not {identity[key]}" for key in wrong)
+        raise UsageError(f"{path} holds another reference ({', '.join(differences)}); delete it")
     return found
 
 
 @lru_cache(maxsize=4)
 def _read(path: Path, stamp: int) -> Reference:
-    """The reference in a file, read again only when its time `stamp` is another."""
+    """The reference in a file, read again only when its modification time `stamp` changed."""
     tensors, identity = reference_file.read(path)
-    moments = Moments(tensors["total"], tensors["second"], len(tensors["features"]))
-    return Reference(tensors["features"], tensors.get("labels"), moments, identity)
+    stats = FeatureStats(tensors["total"], tensors["second"], len(tensors["features"]))
+    return Reference(tensors["features"], tensors.get("labels"), stats, identity)

@@ -8,20 +8,20 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from diffgen.evaluation.frechet import Moments
+from diffgen.evaluation.frechet import FeatureStats
 from diffgen.files import sha256, write_atomically
 
 
 class Damaged(Exception):
-    """The file is torn, or not what was written."""
+    """The file is incomplete, or not what was written."""
 
 
 def write(
     path: Path, features: Tensor, labels: Tensor | None, identity: Mapping[str, str]
 ) -> None:
-    """Features (N, d) float64 with labels (N,) or None, their moments and their identity."""
-    moments = Moments.of(features)
-    tensors = {"features": _compact(features), "total": moments.total, "second": moments.second}
+    """Features (N, d) float64 with labels (N,) or None, their statistics and their identity."""
+    stats = FeatureStats.of(features)
+    tensors = {"features": _compact(features), "total": stats.total, "second": stats.second}
     if labels is not None:
         tensors["labels"] = labels
     data = save(tensors, {**identity, "checksum": _checksum(tensors)})

@@ -60,7 +60,7 @@ def blocks(rows: Sequence[Mapping[str, Any]]) -> list[Block]:
     """
     if not rows:
         raise UsageError("no rows for a table: run `diffgen sample` with metrics first")
-    _refuse_mixture(rows)
+    _check_comparable(rows)
     found = [_block(n, rows) for n in sorted({row["n"] for row in rows})]
     bare = [block.n for block in found if block.floor is None]
     if bare and len(found) > 1:
@@ -85,11 +85,11 @@ def _merged(floors: Sequence[Row]) -> Row | None:
     return reduce(or_, sorted(known, key=text)) if known else None
 
 
-def _refuse_mixture(rows: Sequence[Mapping[str, Any]]) -> None:
+def _check_comparable(rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         missing = [key for key in ESSENTIAL if row.get(key) is None]
         if missing:
-            raise UsageError(f"a row of the table says nothing of {', '.join(missing)}")
+            raise UsageError(f"a row of the table lacks {', '.join(missing)}")
     for what in ("features", "reference"):
         kinds = sorted({f"{row[what]} [{row[f'{what}_hash']}]" for row in rows})
         if len(kinds) > 1:
@@ -113,7 +113,7 @@ def _rank(value: object) -> tuple[bool, float, str]:
 
 
 def pooled(rows: Sequence[Row]) -> list[Row]:
-    """A row for each way of sampling that has a distance: the mean over its `seeds`.
+    """A row for each setting of sampling that has a distance: the mean over its `seeds`.
 
     `low` and `high` are the least and the greatest distance. `deviation` is that of one seed, with
     n - 1 in the denominator, None where there is but one. NFE is the mean, too.
@@ -122,20 +122,20 @@ def pooled(rows: Sequence[Row]) -> list[Row]:
     place = _place(identity)
     scored = sorted((row for row in rows if row.get("fid") is not None), key=place)
     alike = groupby(scored, key=lambda row: place(row)[: len(identity)])
-    return [_mean(list({row.get("seed"): row for row in way}.values())) for _, way in alike]
+    return [_mean(list({row.get("seed"): row for row in group}.values())) for _, group in alike]
 
 
-def _mean(way: Sequence[Row]) -> Row:
-    distances = [row["fid"] for row in way]
+def _mean(group: Sequence[Row]) -> Row:
+    distances = [row["fid"] for row in group]
     return {
-        **way[0],
+        **group[0],
         "seed": None,
-        "seeds": len(way),
-        "nfe": round(fmean(row["nfe"] for row in way), 2),
+        "seeds": len(group),
+        "nfe": round(fmean(row["nfe"] for row in group), 2),
         "fid": fmean(distances),
         "low": min(distances),
         "high": max(distances),
-        "deviation": stdev(distances) if len(way) > 1 else None,
+        "deviation": stdev(distances) if len(group) > 1 else None,
     }
 
 

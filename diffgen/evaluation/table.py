@@ -12,9 +12,9 @@ from rich.markup import escape
 from rich.measure import Measurement
 from rich.table import Table
 
-from diffgen.evaluation.cells import Grid, cells, header, over_seeds, per_class
 from diffgen.evaluation.plot import draw
 from diffgen.evaluation.rows import COLUMNS, Block, blocks, text
+from diffgen.evaluation.table_text import Grid, header, main_cells, over_seeds, per_class
 from diffgen.files import write_atomically
 
 OVER_SEEDS = "The same over seeds:"
@@ -35,7 +35,7 @@ def show(rows: Sequence[Mapping[str, Any]]) -> None:
     """Print the table, a block for each n; wider than the terminal rather than cut."""
     for block in blocks(rows):
         print(header(block))
-        _show(cells(block))
+        _show(main_cells(block))
         seeds = over_seeds(block)
         if seeds:
             print(OVER_SEEDS)
@@ -43,8 +43,8 @@ def show(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _show(grid: Grid) -> None:
-    heads, body = grid
-    table = Table(*heads, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    headers, body = grid
+    table = Table(*headers, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in table.columns:
         column.justify = "left" if column.header == "sampler" else "right"
     for row in body:
@@ -67,7 +67,7 @@ def _csv(found: Sequence[Block]) -> str:
 def _markdown(found: Sequence[Block]) -> str:
     parts = []
     for block in found:
-        parts += [header(block), _pipes(cells(block))]
+        parts += [header(block), _pipes(main_cells(block))]
         seeds, classes = over_seeds(block), per_class(block)
         if seeds:
             parts += [OVER_SEEDS, _pipes(seeds)]
@@ -77,7 +77,7 @@ def _markdown(found: Sequence[Block]) -> str:
 
 
 def _pipes(grid: Grid) -> str:
-    heads, body = grid
-    rule = [":---", *["---:"] * (len(heads) - 1)]
-    lines = [[cell.replace("|", r"\|") for cell in line] for line in (heads, rule, *body)]
+    headers, body = grid
+    rule = [":---", *["---:"] * (len(headers) - 1)]
+    lines = [[cell.replace("|", r"\|") for cell in line] for line in (headers, rule, *body)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,4 +1,4 @@
-"""Autoguidance: a model leaning away from a worse version of itself.
+"""Autoguidance: a model guided away from a worse version of itself.
 
 Karras et al., Guiding a Diffusion Model with a Bad Version of Itself (2024), section 4.
 """
@@ -6,7 +6,7 @@ Karras et al., Guiding a Diffusion Model with a Bad Version of Itself (2024), se
 from torch import Tensor
 
 from diffgen.denoiser import Denoiser
-from diffgen.guidance.weight import Interval, Weight, lean
+from diffgen.guidance.weight import Interval, Weight, guide
 
 
 class Autoguidance(Denoiser):
@@ -34,4 +34,4 @@ class Autoguidance(Denoiser):
             return self.denoiser(x_t, t, label)
         if (weight == -1).all():
             return self.weak(x_t, t, label)
-        return lean(self.denoiser(x_t, t, label), self.weak(x_t, t, label), weight)
+        return guide(self.denoiser(x_t, t, label), self.weak(x_t, t, label), weight)

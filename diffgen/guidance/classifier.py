@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffgen.denoiser import Denoiser
-from diffgen.denoiser.base import match
 from diffgen.guidance.weight import Interval, Weight
+from diffgen.schedule.base import match
 
 
 class ClassifierGuidance(Denoiser):

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from diffgen.denoiser import Denoiser
 from diffgen.errors import UsageError
-from diffgen.guidance.weight import Interval, Weight, lean
+from diffgen.guidance.weight import Interval, Weight, guide
 
 
 class ClassifierFree(Denoiser):
-    """One conditional denoiser leaning away from its unlabelled self; `null` says "no label".
+    """One denoiser with and without the label; `null` is the label that says "no label".
 
     weight: -1 unconditional, 0 conditional, > 0 guided; the papers' scale is 1 + weight. Both
     branches go through the denoiser in one batch of 2 B rows; where the weight is 0 (outside
@@ -46,23 +46,23 @@ class ClassifierFree(Denoiser):
             return self.denoiser(x_t, t)
         if (weight == 0).all():
             return self.denoiser(x_t, t, label)
-        plain, unlabelled = self.branches(x_t, t, label)
-        return rescaled(lean(plain, unlabelled, weight), plain, self.rescale)
+        cond, uncond = self.branches(x_t, t, label)
+        return rescaled(guide(cond, uncond, weight), cond, self.rescale)
 
     def branches(self, x_t: Tensor, t: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
         """The estimates with and without the label, (B, C, H, W) each, from one call."""
         labels = torch.cat((label, torch.full_like(label, self.null)))
         times = torch.cat((t, t)) if t.ndim else t
-        plain, unlabelled = self.denoiser(torch.cat((x_t, x_t)), times, labels).chunk(2)
-        return plain, unlabelled
+        cond, uncond = self.denoiser(torch.cat((x_t, x_t)), times, labels).chunk(2)
+        return cond, uncond
 
 
-def rescaled(guided: Tensor, plain: Tensor, amount: float) -> Tensor:
-    """`guided` (B, ...), the standard deviation of each row moved by `amount` to that of `plain`.
+def rescaled(guided: Tensor, cond: Tensor, amount: float) -> Tensor:
+    """`guided` (B, ...), the standard deviation of each row moved by `amount` to that of `cond`.
 
     A flat image has no contrast to restore and stays as it is.
     """
     pixels = tuple(range(1, guided.ndim))
-    target, own = (x.std(pixels, correction=0, keepdim=True) for x in (plain, guided))
+    target, own = (x.std(pixels, correction=0, keepdim=True) for x in (cond, guided))
     ratio = torch.where(own > 0, target / own, 1)
     return guided * (1 + amount * (ratio - 1))

@@ -1,4 +1,4 @@
-"""How strongly to lean, and where on the way: D + w (D - D_weak) = (1 + w) D - w D_weak."""
+"""The weight w of guidance, D + w (D - D_weak) = (1 + w) D - w D_weak, and where it acts."""
 
 import math
 from dataclasses import dataclass
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffgen.denoiser.base import match
 from diffgen.errors import UsageError
 from diffgen.schedule import Schedule
+from diffgen.schedule.base import match
 
 Interval = tuple[float, float] | None
 
@@ -44,6 +44,6 @@ class Weight:
         return weight * ((low <= noise) & (noise <= high))
 
 
-def lean(strong: Tensor, weak: Tensor, weight: Tensor) -> Tensor:
-    """(1 + w) strong - w weak, (B, ...), for w () or (B,); exactly `strong` where w = 0."""
-    return strong + match(weight, strong) * (strong - weak)
+def guide(cond: Tensor, uncond: Tensor, weight: Tensor) -> Tensor:
+    """(1 + w) cond - w uncond, (B, ...), for w () or (B,); exactly `cond` where w = 0."""
+    return cond + match(weight, cond) * (cond - uncond)

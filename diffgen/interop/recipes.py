@@ -1,4 +1,4 @@
-"""Recipes of released networks, told from the shapes of their weights and from their configs."""
+"""Recipes of released networks, read from the shapes of their weights and from their configs."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,34 +19,36 @@ ATTENTION = 16  # the resolution of attention in all published networks of DDPM 
 
 
 def ncsn_recipe(state: State, config: Recipe, size: int | None) -> tuple[Recipe, Shape]:
-    """NCSN (2019): as many levels as rows of the norms' tables; 1 to 0.01 unless told."""
+    """NCSN (2019): as many levels as rows of the norms' tables; 1 to 0.01 unless given."""
     model = config.get("model", {})
-    levels = len(_known(state, "normalizer.embed.weight"))
+    levels = len(_weight(state, "normalizer.embed.weight"))
     ends = float(model.get("sigma_begin", 1.0)), float(model.get("sigma_end", 0.01))
-    family = {"name": "ncsn", "told": "index", "dequantise": True}
-    network = {"name": "ncsn_refinenet", "width": len(_known(state, "begin_conv.weight"))}
+    family = {"name": "ncsn", "noise_input": "index", "dequantise": True}
+    network = {"name": "ncsn_refinenet", "width": len(_weight(state, "begin_conv.weight"))}
     schedule = _geometric(*ends, levels)
     recipe = _ncsn_family(family, "raw_score", schedule, network, config)
-    return recipe, _shape(_known(state, "begin_conv.weight"), _size(config, size))
+    return recipe, _shape(_weight(state, "begin_conv.weight"), _size(config, size))
 
 
 def ncsnv2_recipe(state: State, config: Recipe, size: int | None) -> tuple[Recipe, Shape]:
-    """NCSNv2 (2020): the ladder is in the file, the greatest sigma first."""
+    """NCSNv2 (2020): the noise levels are in the file, the greatest sigma first."""
     stages = {key.split(".")[0] for key in state if key.startswith("res")}
     if len(stages) not in DEPTHS:
         raise UsageError(f"a network of {len(stages)} stages is none of NCSNv2's")
-    width = len(_known(state, "begin_conv.weight"))
+    width = len(_weight(state, "begin_conv.weight"))
     network = {"name": "refinenet", "width": width, "depth": DEPTHS[len(stages)]}
-    family = {"name": "ncsnv2", "told": "nothing"}
-    recipe = _ncsn_family(family, "score", _ladder(_known(state, "sigmas")), network, config)
-    return recipe, _shape(_known(state, "begin_conv.weight"), _size(config, size))
+    family = {"name": "ncsnv2", "noise_input": "nothing"}
+    recipe = _ncsn_family(
+        family, "score", _geometric_of(_weight(state, "sigmas")), network, config
+    )
+    return recipe, _shape(_weight(state, "begin_conv.weight"), _size(config, size))
 
 
 def ddim_recipe(state: State, config: Recipe, size: int | None) -> tuple[Recipe, Shape]:
     """DDIM's and DDPM's U-Nets; without a config, of the published size, attention at 16."""
-    stem, diffusion = _known(state, "conv_in.weight"), config.get("diffusion", {})
+    stem, diffusion = _weight(state, "conv_in.weight"), config.get("diffusion", {})
     depth = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("down."))
-    widths = [len(_known(state, f"down.{level}.block.0.conv1.weight")) for level in range(depth)]
+    widths = [len(_weight(state, f"down.{level}.block.0.conv1.weight")) for level in range(depth)]
     attending = [level for level in range(depth) if f"down.{level}.attn.0.q.weight" in state]
     size = _size(config, size or (ATTENTION << attending[0] if len(attending) == 1 else None))
     network = {
@@ -70,8 +72,8 @@ def ddim_recipe(state: State, config: Recipe, size: int | None) -> tuple[Recipe,
 
 
 def ddpm_recipe(schedule: Recipe, network: Recipe, config: Recipe) -> Recipe:
-    """A recipe of DDPM's kind: eps in [-1, 1], told the level."""
-    model = {"name": "ddpm", "told": "level", "range": "symmetric", "clip": True}
+    """A recipe of DDPM's kind: eps in [-1, 1], the level as the network's input."""
+    model = {"name": "ddpm", "noise_input": "level", "range": "symmetric", "clip": True}
     parts = {"model": model, "prediction": {"name": "eps"}, "schedule": schedule}
     return parts | {"network": network} | _origin(config, "ddim")
 
@@ -84,11 +86,12 @@ def _ncsn_family(
     return parts | {"network": network} | _origin(config, "ncsn")
 
 
-def _ladder(sigmas: Tensor) -> Recipe:
-    ladder = sigmas.double().log()
-    even = torch.linspace(ladder[0].item(), ladder[-1].item(), len(ladder), dtype=torch.float64)
-    if not (ladder[0] > ladder[-1] and torch.allclose(ladder, even, atol=1e-4)):
-        raise UsageError("the file's sigmas are no geometric ladder from the greatest down")
+def _geometric_of(sigmas: Tensor) -> Recipe:
+    log_sigmas = sigmas.double().log()
+    first, last = log_sigmas[0].item(), log_sigmas[-1].item()
+    even = torch.linspace(first, last, len(sigmas), dtype=torch.float64)
+    if not (first > last and torch.allclose(log_sigmas, even, atol=1e-4)):
+        raise UsageError("the file's sigmas are no geometric sequence from the greatest down")
     # Six digits undo the rounding to float32, so that 0.01 comes back as 0.01.
     greatest, least = (float(f"{sigma:.6g}") for sigma in sigmas[[0, -1]].tolist())
     return _geometric(greatest, least, len(sigmas))
@@ -100,7 +103,7 @@ def _geometric(sigma_max: float, sigma_min: float, levels: int) -> Recipe:
 
 
 def _origin(config: Recipe, crop: str) -> Recipe:
-    """dataset and ema, where the config tells of them."""
+    """dataset and ema, where the config names them."""
     data, model = config.get("data", {}), config.get("model", {})
     origin: Recipe = {}
     name = DATASETS.get(str(data.get("dataset")))
@@ -118,7 +121,7 @@ def _size(config: Mapping[str, Any], size: int | None) -> int:
     size = config.get("data", {}).get("image_size", size)
     if size is None:
         raise UsageError(
-            "the weights do not tell the size of the images: give it (size=32), or put the "
+            "the weights do not say the size of the images: give it (size=32), or put the "
             "run's config.yml beside the file"
         )
     return int(size)
@@ -128,7 +131,7 @@ def _shape(stem: Tensor, size: int) -> Shape:
     return stem.shape[1], size, size
 
 
-def _known(state: State, key: str) -> Tensor:
+def _weight(state: State, key: str) -> Tensor:
     if key not in state:
         raise UsageError(f"the file lacks {key}: it is of another kind")
     return state[key]

@@ -1,4 +1,4 @@
-"""Residual blocks that are told the noise level, and one resolution of a U-Net made of them.
+"""Residual blocks with an embedding of the noise level, and one resolution of a U-Net of them.
 
 Ho et al., Denoising Diffusion Probabilistic Models (2020), appendix B.
 """
@@ -15,7 +15,7 @@ from diffgen.network.layers import conv3, group_norm, initialised
 
 
 class Block(nn.Module):
-    """A residual block: norm, swish, conv; told norm, swish, dropout, conv; then `attend`.
+    """A residual block: norm, swish, conv; norm with `emb`, swish, dropout, conv; then `attend`.
 
     The second convolution starts at zero, so that the block starts as its own shortcut.
     """
@@ -27,22 +27,22 @@ class Block(nn.Module):
         *,
         groups: int,
         dropout: float,
-        told_norm: Callable[[int], nn.Module],
+        emb_norm: Callable[[int], nn.Module],
         attend: nn.Module,
     ) -> None:
         super().__init__()
         self.norm = group_norm(inputs, groups)
         self.conv = conv3(inputs, outputs)
-        self.told_norm = told_norm(outputs)
+        self.emb_norm = emb_norm(outputs)
         self.dropout = nn.Dropout(dropout)
         self.last = conv3(outputs, outputs, gain=0.0)
         same = inputs == outputs
         self.shortcut = nn.Identity() if same else initialised(nn.Conv2d(inputs, outputs, 1))
         self.attend = attend
 
-    def forward(self, x: Tensor, told: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor | None) -> Tensor:
         hidden = self.conv(F.silu(self.norm(x)))
-        hidden = self.last(self.dropout(F.silu(self.told_norm(hidden, told))))
+        hidden = self.last(self.dropout(F.silu(self.emb_norm(hidden, emb))))
         return self.attend(self.shortcut(x) + hidden)
 
 
@@ -50,7 +50,7 @@ class Block(nn.Module):
 class BlockStyle:
     """What all residual blocks of a network share, and how to make one."""
 
-    told_norm: Callable[[int], nn.Module]
+    emb_norm: Callable[[int], nn.Module]
     groups: int
     dropout: float
     heads: int
@@ -62,7 +62,7 @@ class BlockStyle:
             outputs,
             groups=self.groups,
             dropout=self.dropout,
-            told_norm=self.told_norm,
+            emb_norm=self.emb_norm,
             attend=self.attention(outputs) if attend else nn.Identity(),
         )
 
@@ -91,10 +91,10 @@ class Descent(nn.Module):
         self.enter = enter
         self.blocks = nn.ModuleList(style.block(i, level.channels, level.attend) for i in inputs)
 
-    def forward(self, x: Tensor, told: Tensor | None) -> list[Tensor]:
+    def forward(self, x: Tensor, emb: Tensor | None) -> list[Tensor]:
         maps = [self.enter(x)]
         for block in self.blocks:
-            maps.append(block(maps[-1], told))
+            maps.append(block(maps[-1], emb))
         return maps
 
 
@@ -109,9 +109,9 @@ class Ascent(nn.Module):
         self.blocks = nn.ModuleList(style.block(i, level.channels, level.attend) for i in inputs)
         self.leave = leave
 
-    def forward(self, x: Tensor, kept: list[Tensor], told: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, kept: list[Tensor], emb: Tensor | None) -> Tensor:
         for block in self.blocks:
-            x = block(torch.cat((x, kept.pop()), dim=1), told)
+            x = block(torch.cat((x, kept.pop()), dim=1), emb)
         return self.leave(x)
 
 
@@ -123,5 +123,5 @@ class Middle(nn.Module):
         self.first = style.block(channels, channels, attend=True)
         self.second = style.block(channels, channels)
 
-    def forward(self, x: Tensor, told: Tensor | None) -> Tensor:
-        return self.second(self.first(x, told), told)
+    def forward(self, x: Tensor, emb: Tensor | None) -> Tensor:
+        return self.second(self.first(x, emb), emb)

@@ -1,4 +1,4 @@
-"""What a network's layers are told about a noisy image: its noise level and its label."""
+"""What conditions a network's layers: an embedding of the noise level and of the label."""
 
 import math
 
@@ -10,15 +10,15 @@ from diffgen.errors import UsageError
 from diffgen.network.layers import initialised
 
 
-def sinusoid(told: Tensor, features: int) -> Tensor:
-    """(B, features): sines, then cosines, of told at frequencies from 1 down to 1/10000.
+def sinusoid(c_noise: Tensor, features: int) -> Tensor:
+    """(B, features): sines, then cosines, of c_noise at frequencies from 1 down to 1/10000.
 
     DDPM's convention: the exponent is divided by features / 2 - 1, so that both ends are reached.
     """
     half = features // 2
-    told = told.to(torch.promote_types(told.dtype, torch.float32))
-    steps = torch.arange(half, dtype=told.dtype, device=told.device)
-    angles = told[:, None] * torch.exp(-math.log(10_000) / (half - 1) * steps)
+    c_noise = c_noise.to(torch.promote_types(c_noise.dtype, torch.float32))
+    steps = torch.arange(half, dtype=c_noise.dtype, device=c_noise.device)
+    angles = c_noise[:, None] * torch.exp(-math.log(10_000) / (half - 1) * steps)
     return torch.cat((angles.sin(), angles.cos()), dim=1)
 
 
@@ -40,10 +40,10 @@ class Condition(nn.Module):
     DDPM activates this sum inside each residual block; once here is the same.
     """
 
-    def __init__(self, width: int, num_classes: int, told: bool) -> None:
+    def __init__(self, width: int, num_classes: int, has_noise_input: bool) -> None:
         super().__init__()
         self.width, self.features, self.num_classes = width, 4 * width, num_classes
-        self.level = self._perceptron() if told else None
+        self.level = self._perceptron() if has_noise_input else None
         self.label = LabelEmbedding(num_classes, self.features) if num_classes else None
 
     def _perceptron(self) -> nn.Module:
@@ -52,14 +52,14 @@ class Condition(nn.Module):
             first, nn.SiLU(), initialised(nn.Linear(self.features, self.features))
         )
 
-    def forward(self, x: Tensor, told: Tensor | None, label: Tensor | None) -> Tensor | None:
-        """None when there is nothing to tell: neither a level nor classes."""
+    def forward(self, x: Tensor, c_noise: Tensor | None, label: Tensor | None) -> Tensor | None:
+        """None when there is neither a noise level nor classes."""
         label = known_label(label, self.num_classes, x)
         parts = []
         if self.level is not None:
-            if told is None:
-                raise UsageError("this network must be told the noise level, and was not")
-            parts.append(self.level(sinusoid(told, self.width)))
+            if c_noise is None:
+                raise UsageError("this network needs the noise level (c_noise), and got None")
+            parts.append(self.level(sinusoid(c_noise, self.width)))
         if self.label is not None:
             parts.append(self.label(label, x))
         return F.silu(sum(parts[1:], parts[0])) if parts else None
@@ -78,12 +78,12 @@ def known_label(label: Tensor | None, num_classes: int, like: Tensor) -> Tensor 
 
 
 class InputMaps(nn.Module):
-    """The image with what is told (B, features) appended as constant maps, (B, C + maps, H, W)."""
+    """The image and constant maps projected from `emb` (B, features), (B, C + maps, H, W)."""
 
     def __init__(self, features: int, maps: int) -> None:
         super().__init__()
-        self.told = initialised(nn.Linear(features, maps))
+        self.emb_proj = initialised(nn.Linear(features, maps))
 
-    def forward(self, x: Tensor, told: Tensor) -> Tensor:
-        maps = self.told(told)[:, :, None, None].expand(-1, -1, *x.shape[2:])
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        maps = self.emb_proj(emb)[:, :, None, None].expand(-1, -1, *x.shape[2:])
         return torch.cat((x, maps.to(x.dtype)), dim=1)

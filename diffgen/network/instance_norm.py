@@ -9,7 +9,7 @@ from diffgen.network.layers import GroupNorm
 
 
 class Given(NamedTuple):
-    """What the norms are told: rows of their tables, each (B,) int64, or None."""
+    """What conditions the norms: rows of their tables, each (B,) int64, or None."""
 
     level: Tensor | None = None
     label: Tensor | None = None

@@ -52,38 +52,38 @@ def group_norm(channels: int, groups: int) -> nn.GroupNorm:
 
 
 class PlainNorm(nn.Module):
-    """A group norm that is told nothing."""
+    """A group norm that ignores the embedding."""
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
         self.norm = group_norm(channels, groups)
 
-    def forward(self, x: Tensor, told: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, emb: Tensor | None) -> Tensor:
         return self.norm(x)
 
 
 class AddedNorm(nn.Module):
-    """A group norm in front of which what is told (B, features) is added to each channel."""
+    """A group norm of x plus a projection of the embedding `emb` (B, features) to its channels."""
 
     def __init__(self, channels: int, groups: int, features: int) -> None:
         super().__init__()
-        self.told = initialised(nn.Linear(features, channels))
+        self.emb_proj = initialised(nn.Linear(features, channels))
         self.norm = group_norm(channels, groups)
 
-    def forward(self, x: Tensor, told: Tensor) -> Tensor:
-        return self.norm(x + self.told(told)[:, :, None, None])
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        return self.norm(x + self.emb_proj(emb)[:, :, None, None])
 
 
 class ScaledNorm(nn.Module):
-    """A group norm behind which what is told (B, features) scales and shifts each channel."""
+    """A group norm scaled and shifted by a projection of the embedding `emb` (B, features)."""
 
     def __init__(self, channels: int, groups: int, features: int) -> None:
         super().__init__()
-        self.told = initialised(nn.Linear(features, 2 * channels))
+        self.emb_proj = initialised(nn.Linear(features, 2 * channels))
         self.norm = group_norm(channels, groups)
 
-    def forward(self, x: Tensor, told: Tensor) -> Tensor:
-        scale, shift = self.told(told)[:, :, None, None].chunk(2, dim=1)
+    def forward(self, x: Tensor, emb: Tensor) -> Tensor:
+        scale, shift = self.emb_proj(emb)[:, :, None, None].chunk(2, dim=1)
         return self.norm(x) * (1 + scale) + shift
 
 

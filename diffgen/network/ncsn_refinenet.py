@@ -41,8 +41,10 @@ class NCSNRefineNet(nn.Module):
         style = RefineStyle(norm, norm, nn.AvgPool2d)
         self.body = RefineBody(channels, size, self.out_channels, width, STANDARD, style)
 
-    def forward(self, x: Tensor, told: Tensor | None, label: Tensor | None = None) -> Tensor:
-        if told is None:
-            raise UsageError("this network must be told the noise level: use model.told=index")
-        row = self.levels - 1 - told.round().long()
+    def forward(self, x: Tensor, c_noise: Tensor | None, label: Tensor | None = None) -> Tensor:
+        if c_noise is None:
+            raise UsageError(
+                "this network needs the noise level (c_noise): use model.noise_input=index"
+            )
+        row = self.levels - 1 - c_noise.round().long()
         return self.body(x, Given(row, known_label(label, self.num_classes, x)))

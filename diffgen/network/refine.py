@@ -1,6 +1,6 @@
 """The parts of a RefineNet with dilated convolutions (Song and Ermon 2019, appendix A).
 
-After Lin et al., RefineNet: Multi-Path Refinement Networks (2017), with norms that are told
+After Lin et al., RefineNet: Multi-Path Refinement Networks (2017), with norms that are given
 something. In `Norm`, a norm is made for a number of channels.
 """
 

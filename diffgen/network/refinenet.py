@@ -17,7 +17,7 @@ DEPTHS = {"standard": STANDARD, "deeper": DEEPER, "deepest": DEEPEST}
 class RefineNet(nn.Module):
     """network(x (B, channels, size, size), None, label (B,) or None) -> (B, out_channels, ...).
 
-    A RefineNet with InstanceNorm++ and 5 x 5 max pooling. It is never told the noise level: its
+    A RefineNet with InstanceNorm++ and 5 x 5 max pooling. It never gets the noise level: its
     output, divided by sigma outside, is the score (technique 3). `depth` is the paper's network
     for 32 to 64 pixels (standard), 96 to 128 (deeper) or 256 (deepest), auto that for `size`;
     `width` the channels of the first stage. With classes, a label shifts the gains and offsets of
@@ -43,7 +43,7 @@ class RefineNet(nn.Module):
         self.body = RefineBody(channels, size, self.out_channels, width, stages, style)
 
     def forward(
-        self, x: Tensor, told: Tensor | None = None, label: Tensor | None = None
+        self, x: Tensor, c_noise: Tensor | None = None, label: Tensor | None = None
     ) -> Tensor:
         return self.body(x, Given(label=known_label(label, self.num_classes, x)))
 

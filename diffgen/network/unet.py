@@ -32,7 +32,7 @@ MAPS = 16
 
 
 class UNet(nn.Module):
-    """network(x (B, channels, size, size), told (B,), label (B,)) -> (B, out_channels, size, size)
+    """network(x (B, channels, size, size), c_noise (B,), label (B,)) -> (B, out_channels, ...)
 
     At the defaults it is DDPM's network for CIFAR-10, with 35,746,307 parameters. There is one
     resolution per entry of `multipliers`, of that many times `width` channels, with `blocks`
@@ -40,8 +40,8 @@ class UNet(nn.Module):
     that do not occur being ignored; the middle always has. A head is `head_width` channels wide,
     or there are `heads` of them. `embedding`: the level and the label reach the blocks added to
     their features, as scale and shift of them, or only as maps beside the input image.
-    `told=False` makes a network without a level input. An unlabelled image has label None or
-    `num_classes`. UsageError for a size that cannot be halved often enough.
+    `has_noise_input=False` makes a network without a level input. An unlabelled image has label
+    None or `num_classes`. UsageError for a size that cannot be halved often enough.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class UNet(nn.Module):
         size: PositiveInt,
         num_classes: NonNegativeInt = 0,
         out_channels: PositiveInt | None = None,
-        told: bool = True,
+        has_noise_input: bool = True,
         width: PositiveInt = 128,
         multipliers: tuple[PositiveInt, ...] = (1, 2, 2, 2),
         blocks: PositiveInt = 2,
@@ -67,10 +67,10 @@ class UNet(nn.Module):
         _check(size, width, len(multipliers) - 1, dropout)
         self.channels, self.size, self.num_classes = channels, size, num_classes
         self.out_channels = out_channels or channels
-        self.condition = Condition(width, num_classes, told)
-        conditioned = told or num_classes > 0
+        self.condition = Condition(width, num_classes, has_noise_input)
+        conditioned = has_noise_input or num_classes > 0
         self.maps = InputMaps(4 * width, MAPS) if conditioned and embedding == "maps" else None
-        norm = _told_norm(embedding, conditioned, groups, 4 * width)
+        norm = _emb_norm(embedding, conditioned, groups, 4 * width)
         style = BlockStyle(norm, groups, dropout, heads, head_width)
         attends = [size >> level in attention for level in range(len(multipliers))]
         levels = _levels([width * m for m in (1, *multipliers)], blocks, attends)
@@ -83,9 +83,9 @@ class UNet(nn.Module):
         self.ascents = nn.ModuleList(map(Ascent, levels, repeat(style), leaves))
 
     def forward(
-        self, x: Tensor, told: Tensor | None = None, label: Tensor | None = None
+        self, x: Tensor, c_noise: Tensor | None = None, label: Tensor | None = None
     ) -> Tensor:
-        emb = self.condition(x, told, label)
+        emb = self.condition(x, c_noise, label)
         x = self.maps(x, emb) if self.maps else x
         kept: list[Tensor] = []
         for descent in self.descents:
@@ -104,7 +104,7 @@ def _levels(widths: list[int], blocks: int, attends: list[bool]) -> list[Level]:
     return [Level(above, own, under, blocks, attend) for above, own, under, attend in around]
 
 
-def _told_norm(
+def _emb_norm(
     embedding: str, conditioned: bool, groups: int, features: int
 ) -> Callable[[int], nn.Module]:
     if not conditioned or embedding not in NORMS:

@@ -5,7 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 # Names of parameters, then and now.
-RENAMED: tuple[tuple[str, str], ...] = ()
+RENAMED = (
+    (r"\btold_norm\b", "emb_norm"),
+    (r"\.told\.(weight|bias)$", r".emb_proj.\1"),
+)
 
 
 def upgraded(data: dict[str, Any]) -> dict[str, Any]:
@@ -40,7 +43,7 @@ def upgraded_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
         weighting["gamma"] = gamma
     if weighting["name"] == "edm":
         weighting["sigma_data"] = data or 0.5
-    model["told"] = model.pop("told", "level")
+    model["noise_input"] = model.pop("told", "level")
     return {**found, "prediction": prediction, "weighting": weighting}
 
 

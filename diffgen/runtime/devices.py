@@ -1,4 +1,4 @@
-"""What a job computes on: processes and devices of this machine, refused where it has none."""
+"""The devices and processes that a job computes on; refused where this machine has none."""
 
 import os
 from typing import Any

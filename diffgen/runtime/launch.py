@@ -1,4 +1,4 @@
-"""Several processes for one job: how Lightning starts them, and how nothing of them is left."""
+"""Several processes for one job: how Lightning starts them, and the cleaning up after them."""
 
 import contextlib
 import logging
@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 
 RANKS = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-NEEDLESS = (
+IGNORED_WARNINGS = (
     "Experiment logs directory",  # the run's folder, which Hydra made
     ".*LeafSpec",
     "The number of training batches",
@@ -55,10 +55,10 @@ def end_process_group() -> None:
 
 
 def quiet() -> None:
-    """Leaves Lightning's messages to the logging of the run, and drops warnings about our ways."""
+    """Leaves Lightning's messages to the logging of the run, and ignores expected warnings."""
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         logger = logging.getLogger(name)
         logger.handlers = [h for h in logger.handlers if type(h) is not logging.StreamHandler]
         logger.propagate = logger.propagate or not logger.handlers
-    for message in NEEDLESS:
+    for message in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", message)

@@ -1,4 +1,4 @@
-"""Where the log goes: csv, tensorboard, wandb or nowhere."""
+"""Loggers: csv, tensorboard, wandb or none."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -62,7 +62,7 @@ class Wandb:
 
     def ready(self) -> None:
         """UsageError where the package or, online, the login is missing."""
-        with _wandb_in_one_line():
+        with _one_line_errors_of_wandb():
             import wandb
 
             if not self.offline and os.environ.get("WANDB_MODE", "online") == "online":
@@ -70,7 +70,7 @@ class Wandb:
 
     def start(self, folder: Path) -> Logger:
         """The logger of a run that has begun."""
-        with _wandb_in_one_line():
+        with _one_line_errors_of_wandb():
             logger = WandbLogger(
                 name=folder.name,
                 save_dir=folder,
@@ -84,8 +84,8 @@ class Wandb:
 
 
 @contextmanager
-def _wandb_in_one_line() -> Iterator[None]:
-    """Makes what is wrong with wandb a UsageError."""
+def _one_line_errors_of_wandb() -> Iterator[None]:
+    """Turns any error of wandb into a UsageError."""
     try:
         yield
     except ModuleNotFoundError:

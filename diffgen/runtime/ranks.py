@@ -1,4 +1,4 @@
-"""Several processes of one run: which one this is, and a name on which all agree."""
+"""Several processes of one run: the rank of this one, and a run id on which all agree."""
 
 import os
 from datetime import datetime

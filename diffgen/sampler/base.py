@@ -15,25 +15,26 @@ Noise = Callable[[Tensor], Tensor]
 
 
 class Sampler(abc.ABC):
-    """Frozen settings of a way back; it holds no model, no times and no random state."""
+    """Frozen settings of a method; it holds no model, no times and no random state."""
 
     spacing: ClassVar[str]  # what `spacing=auto` means for it
     finer: ClassVar[str | None] = None  # the same for more steps than levels; None: refused
     start: ClassVar[Literal["prior", "uniform"]] = "prior"  # what `start=auto` means for it
-    clips_by_default: ClassVar[bool] = True  # whether `clip=auto` clips where the model does
+    takes_steps: ClassVar[bool] = True  # else it chooses its own between the ends
+    resamplings: ClassVar[int] = 5  # how often inpainting by replacement repeats each interval
+    clips_by_default: ClassVar[bool] = True  # whether `clip=auto` may clip its estimates of x0
 
-    @property
-    def takes_steps(self) -> bool:
-        """Whether it takes the steps it is given; else it chooses its own between the ends."""
-        return self.spacing != "ends"
-
-    def still(self) -> "Sampler":
-        """The same sampler with its fresh noise off, itself where no setting turns it off."""
+    def deterministic(self) -> "Sampler":
+        """The same sampler without noise; itself where no setting turns the noise off."""
         return self
 
-    def doubt(self, schedule: Schedule, steps: int) -> str | None:
-        """What is likely to disappoint in so many steps, with the remedy."""
+    def warning(self, schedule: Schedule, steps: int) -> str | None:
+        """What is likely to give poor images in so many steps, with the remedy."""
         return None
+
+    def with_fixed_step(self, schedule: Schedule, times: Tensor) -> "Sampler":
+        """The same sampler, its step size fixed for all `times`, to run on parts of them."""
+        return self
 
     @abc.abstractmethod
     def trajectory(
@@ -54,7 +55,7 @@ class Sampler(abc.ABC):
         return x
 
 
-def within(name: str, value: float, low: float, high: float) -> None:
+def check_range(name: str, value: float, low: float, high: float) -> None:
     """UsageError unless low <= value <= high."""
     if not low <= value <= high:
         raise UsageError(f"sampler.{name}={value}: it must lie between {low} and {high}")
@@ -72,8 +73,8 @@ def first_order(schedule: Schedule, x: Tensor, x0: Tensor, t: Tensor, s: Tensor)
 
 def posterior_mean(schedule: Schedule, x: Tensor, x0: Tensor, t: Tensor, s: Tensor) -> Tensor:
     """Mean of x_s given x_t and x0 (Ho et al. 2020, equation 7): x0 at s = 0."""
-    kept = schedule.alpha(t) / schedule.alpha(s) * (schedule.sigma(s) / schedule.sigma(t)) ** 2
-    return kept * x + (schedule.alpha(s) - kept * schedule.alpha(t)) * x0
+    coef_x = schedule.alpha(t) / schedule.alpha(s) * (schedule.sigma(s) / schedule.sigma(t)) ** 2
+    return coef_x * x + (schedule.alpha(s) - coef_x * schedule.alpha(t)) * x0
 
 
 def posterior_variance(schedule: Schedule, t: Tensor, s: Tensor) -> Tensor:
@@ -86,8 +87,8 @@ def added_variance(schedule: Schedule, t: Tensor, s: Tensor) -> Tensor:
 
     On variance-preserving schedules it is 1 - (alpha_t / alpha_s)^2, DDPM's beta.
     """
-    shrink = schedule.alpha(t) / schedule.alpha(s)
-    return schedule.sigma(t) ** 2 - shrink**2 * schedule.sigma(s) ** 2
+    alpha_ratio = schedule.alpha(t) / schedule.alpha(s)
+    return schedule.sigma(t) ** 2 - alpha_ratio**2 * schedule.sigma(s) ** 2
 
 
 Variance = Callable[[Schedule, Tensor, Tensor], Tensor]
@@ -97,19 +98,24 @@ VARIANCES: dict[str, Variance] = {
 }
 
 
-def few(schedule: Schedule, steps: int) -> bool:
-    """Whether steps are fewer than half of the training levels; 1000 where time flows."""
+def few_steps(schedule: Schedule, steps: int) -> bool:
+    """Whether steps are fewer than half of the levels, which are 1000 where time is continuous."""
     return 2 * steps < (schedule.levels or 1000)
 
 
-def noisy(variance: str, schedule: Schedule, steps: int) -> str | None:
-    """The doubt about a `variance` that is too large for so many ancestral steps."""
-    if variance != "fixedlarge" or not few(schedule, steps):
+def variance_warning(variance: str, schedule: Schedule, steps: int) -> str | None:
+    """The warning of a `variance` that is too large for so many ancestral steps."""
+    if VARIANCES.get(variance) is not added_variance or not few_steps(schedule, steps):
         return None
     return (
-        f"sampler.variance=fixedlarge leaves noise in {steps} steps; take fixedsmall, or half of "
+        f"sampler.variance={variance} leaves noise in {steps} steps; take fixedsmall, or half of "
         "the training levels and more"
     )
+
+
+def lowest_variance(schedule: Schedule, times: Tensor) -> float:
+    """sigma_L^2, the variance of the noise at the lowest level that a network sees."""
+    return float(schedule.sigma(times.new_tensor(schedule.t_min))) ** 2
 
 
 def log_snrs(schedule: Schedule, times: Tensor) -> Tensor:
@@ -121,6 +127,6 @@ def log_snrs(schedule: Schedule, times: Tensor) -> Tensor:
 
 
 def noised(schedule: Schedule, x: Tensor, s: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-    """x_s carried on to the later time t > s by the noising process, with unit normal `noise`."""
-    shrink = schedule.alpha(t) / schedule.alpha(s)
-    return shrink * x + added_variance(schedule, t, s).clamp(min=0).sqrt() * noise
+    """x_s noised on to the later time t > s, with unit normal `noise`."""
+    alpha_ratio = schedule.alpha(t) / schedule.alpha(s)
+    return alpha_ratio * x + added_variance(schedule, t, s).clamp(min=0).sqrt() * noise

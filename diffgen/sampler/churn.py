@@ -1,4 +1,4 @@
-"""Churn: fresh noise before a deterministic step (Karras et al. 2022, algorithm 2)."""
+"""Churn: new noise before a deterministic step (Karras et al. 2022, algorithm 2)."""
 
 import abc
 import math
@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from diffgen.sampler.base import Noise, Sampler, noised, within
+from diffgen.sampler.base import Noise, Sampler, check_range, noised
 from diffgen.schedule import Schedule
 
 
@@ -24,13 +24,13 @@ class Churned(Sampler, abc.ABC):
     churn_scale: float = 1.0
 
     def __post_init__(self) -> None:
-        within("churn", self.churn, 0, math.inf)
-        within("churn_scale", self.churn_scale, 0, math.inf)
+        check_range("churn", self.churn, 0, math.inf)
+        check_range("churn_scale", self.churn_scale, 0, math.inf)
 
-    def still(self) -> Sampler:
+    def deterministic(self) -> Sampler:
         return replace(self, churn=0.0)
 
-    def stirred(
+    def add_churn(
         self, schedule: Schedule, x: Tensor, t: Tensor, steps: int, noise: Noise
     ) -> tuple[Tensor, Tensor]:
         """x (B, C, H, W) with churn's noise, and the later time at which it now is."""

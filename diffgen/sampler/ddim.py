@@ -7,23 +7,25 @@ from itertools import pairwise
 from torch import Tensor
 
 from diffgen.denoiser import Denoiser
-from diffgen.sampler.base import Noise, Sampler, posterior_variance, within
+from diffgen.sampler.base import Noise, Sampler, check_range, posterior_variance
 
 
 @dataclass(frozen=True)
 class DDIM(Sampler):
-    """`eta` scales the standard deviation of fresh noise: 0 deterministic, 1 the posterior's.
+    """x_s = alpha_s x0 + sqrt(sigma_s^2 - std^2) eps + std z: image, direction and noise.
 
-    With eta = 1 it is DDPM's ancestral sampling with the smaller variance.
+    eps is the noise that x_t holds if x0 is right, and z is new. `eta` scales std: 0 is
+    deterministic, 1 the posterior's standard deviation, hence DDPM's ancestral sampling with the
+    smaller variance.
     """
 
     eta: float = 0.0
     spacing = "trailing"
 
     def __post_init__(self) -> None:
-        within("eta", self.eta, 0, 1)
+        check_range("eta", self.eta, 0, 1)
 
-    def still(self) -> Sampler:
+    def deterministic(self) -> Sampler:
         return replace(self, eta=0.0)
 
     def trajectory(
@@ -32,9 +34,10 @@ class DDIM(Sampler):
         schedule = denoiser.schedule
         for t, s in pairwise(times):
             x0 = denoiser(x, t, label)
-            fresh = self.eta * posterior_variance(schedule, t, s).clamp(min=0).sqrt()
-            kept = (schedule.sigma(s) ** 2 - fresh**2).clamp(min=0).sqrt() / schedule.sigma(t)
-            x = kept * x + (schedule.alpha(s) - kept * schedule.alpha(t)) * x0
+            eps = (x - schedule.alpha(t) * x0) / schedule.sigma(t)
+            std = self.eta * posterior_variance(schedule, t, s).clamp(min=0).sqrt()
+            direction = (schedule.sigma(s) ** 2 - std**2).clamp(min=0).sqrt() * eps
+            x = schedule.alpha(s) * x0 + direction
             if self.eta > 0 and s > 0:
-                x = x + fresh * noise(x)
+                x = x + std * noise(x)
             yield x

@@ -1,6 +1,6 @@
 """Ancestral sampling (Ho et al. 2020, algorithm 2 and equation 7)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -8,9 +8,19 @@ from typing import Literal
 from torch import Tensor
 
 from diffgen.denoiser import Denoiser
-from diffgen.sampler.base import Noise, Sampler, few, noisy, posterior_mean
-from diffgen.sampler.step_variance import STEPS, Step
+from diffgen.denoiser.learned_variance import between, estimate
+from diffgen.sampler.base import (
+    VARIANCES,
+    Noise,
+    Sampler,
+    few_steps,
+    posterior_mean,
+    variance_warning,
+)
 from diffgen.schedule import Schedule
+
+# denoiser, x, t, s, label -> the estimate of x0 and the variance of x_s
+Step = Callable[[Denoiser, Tensor, Tensor, Tensor, Tensor | None], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -31,7 +41,8 @@ class DDPM(Sampler):
     def trajectory(
         self, denoiser: Denoiser, x: Tensor, times: Tensor, label: Tensor | None, noise: Noise
     ) -> Iterator[Tensor]:
-        schedule, step = denoiser.schedule, self.chosen(denoiser.schedule, len(times) - 1)
+        schedule = denoiser.schedule
+        step = STEPS[self.variance](schedule, len(times) - 1)
         for t, s in pairwise(times):
             x0, variance = step(denoiser, x, t, s, label)
             x = posterior_mean(schedule, x, x0, t, s)
@@ -39,11 +50,33 @@ class DDPM(Sampler):
                 x = x + variance.sqrt() * noise(x)
             yield x
 
-    def chosen(self, schedule: Schedule, steps: int) -> Step:
-        """The variance for this many steps."""
-        if self.variance == "auto":
-            return STEPS["fixedsmall" if few(schedule, steps) else "fixedlarge"]
-        return STEPS[self.variance]
+    def warning(self, schedule: Schedule, steps: int) -> str | None:
+        return variance_warning(self.variance, schedule, steps)
 
-    def doubt(self, schedule: Schedule, steps: int) -> str | None:
-        return noisy(self.variance, schedule, steps)
+
+def fixed(name: str) -> Step:
+    """Steps whose variance () the schedule gives, by its name."""
+    return lambda denoiser, x, t, s, label: (
+        denoiser(x, t, label),
+        VARIANCES[name](denoiser.schedule, t, s),
+    )
+
+
+def learned(
+    denoiser: Denoiser, x: Tensor, t: Tensor, s: Tensor, label: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """A step whose variance (B, C, H, W) the network gives, between the schedule's two."""
+    x0, outputs = estimate(denoiser, x, t, label)
+    small, large = (
+        VARIANCES[name](denoiser.schedule, t, s).log() for name in ("fixedsmall", "fixedlarge")
+    )
+    return x0, between(outputs, small, large).exp()
+
+
+SMALL, LARGE = fixed("fixedsmall"), fixed("fixedlarge")
+STEPS: dict[str, Callable[[Schedule, int], Step]] = {
+    "fixedsmall": lambda schedule, steps: SMALL,
+    "fixedlarge": lambda schedule, steps: LARGE,
+    "auto": lambda schedule, steps: SMALL if few_steps(schedule, steps) else LARGE,
+    "learned": lambda schedule, steps: learned,
+}

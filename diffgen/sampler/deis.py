@@ -15,7 +15,7 @@ from diffgen.sampler.base import Noise, Sampler, first_order, log_snrs
 
 @dataclass(frozen=True)
 class DEIS(Sampler):
-    """Adams-Bashforth of `order`: eps runs on as a polynomial in ln(alpha / sigma).
+    """Adams-Bashforth of `order`: eps is extrapolated as a polynomial in ln(alpha / sigma).
 
     With y = x / alpha and u = sigma / alpha, dy/du = eps is integrated exactly for it. The first
     steps are of lower order, and the step to the image is of first.
@@ -37,21 +37,21 @@ class DEIS(Sampler):
             if len(past) == 1 or s == 0:
                 x = first_order(schedule, x, x0, t, s)
             else:
-                shares = weights(log_snr[k + 1 - len(past) : k + 2].flip(0))
-                shrink = schedule.alpha(s) / schedule.alpha(t)
-                moved = sum(w * eps for w, eps in zip(shares, past, strict=True))
-                x = shrink * (x - schedule.sigma(t) * moved)
+                coefs = weights(log_snr[k + 1 - len(past) : k + 2].flip(0))
+                alpha_ratio = schedule.alpha(s) / schedule.alpha(t)
+                terms = (w * eps for w, eps in zip(coefs, past, strict=True))
+                x = alpha_ratio * (x - schedule.sigma(t) * sum(terms, torch.zeros(())))
             yield x
 
 
 def weights(log_snr: Tensor) -> Tensor:
-    """Shares (n,) of the last n values of eps in -integral of eps du, over u at the start.
+    """Coefficients (n,) of the last n values of eps in -integral of eps du, over u at the start.
 
     log_snr (n + 1,) holds the end of the step, its start, and the points before, in this order.
     """
     step, nodes = log_snr[0] - log_snr[1], log_snr[1:] - log_snr[1]
     powers = torch.arange(len(nodes), dtype=torch.float64)[:, None]
-    points, shares = (torch.from_numpy(f) for f in np.polynomial.legendre.leggauss(16))
+    points, quadrature = (torch.from_numpy(f) for f in np.polynomial.legendre.leggauss(16))
     inside = step * (points + 1) / 2
-    moments = (inside**powers * (-inside).exp() * shares).sum(1) * step / 2
-    return torch.linalg.solve(nodes**powers, moments)
+    integrals = (inside**powers * (-inside).exp() * quadrature).sum(1) * step / 2
+    return torch.linalg.solve(nodes**powers, integrals)

@@ -12,7 +12,7 @@ from diffgen.sampler.base import Noise, Sampler, first_order, log_snrs
 
 @dataclass(frozen=True)
 class DPMpp2M(Sampler):
-    """Second order from one evaluation a step: x0 is carried on in ln(alpha / sigma) from two.
+    """Second order from one evaluation a step: x0 is extrapolated in ln(alpha / sigma).
 
     The first step and the step to the image are of first order.
     """
@@ -24,10 +24,10 @@ class DPMpp2M(Sampler):
         self, denoiser: Denoiser, x: Tensor, times: Tensor, label: Tensor | None, noise: Noise
     ) -> Iterator[Tensor]:
         schedule, h = denoiser.schedule, log_snrs(denoiser.schedule, times).diff()
-        before = x
+        previous = x
         for k, (t, s) in enumerate(pairwise(times)):
             x0 = denoiser(x, t, label)
-            ahead = h[k] / (2 * h[k - 1]) if k > 0 and s > 0 else 0.0
-            x = first_order(schedule, x, x0 + ahead * (x0 - before), t, s)
-            before = x0
+            extrapolation = h[k] / (2 * h[k - 1]) if k > 0 and s > 0 else 0.0
+            x = first_order(schedule, x, x0 + extrapolation * (x0 - previous), t, s)
+            previous = x0
             yield x

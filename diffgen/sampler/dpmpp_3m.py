@@ -32,11 +32,11 @@ class DPMpp3M(Sampler):
             past = [denoiser(x, t, label), *past[:2]]
             x = first_order(schedule, x, past[0], t, s)
             if k > 0 and s > 0:
-                x = x + schedule.alpha(s) * curved(past, h[max(k - 2, 0) : k + 1])
+                x = x + schedule.alpha(s) * curvature_terms(past, h[max(k - 2, 0) : k + 1])
             yield x
 
 
-def curved(past: list[Tensor], h: Tensor) -> Tensor:
+def curvature_terms(past: list[Tensor], h: Tensor) -> Tensor:
     """What the slope and curvature of x0 add over the last of the intervals h, over alpha.
 
     past holds the estimates of x0 at the starts of h (2 or 3,), newest first.

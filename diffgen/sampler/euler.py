@@ -22,6 +22,6 @@ class Euler(Churned):
     ) -> Iterator[Tensor]:
         schedule = denoiser.schedule
         for t, s in pairwise(times):
-            x, t = self.stirred(schedule, x, t, len(times) - 1, noise)
+            x, t = self.add_churn(schedule, x, t, len(times) - 1, noise)
             x = first_order(schedule, x, denoiser(x, t, label), t, s)
             yield x

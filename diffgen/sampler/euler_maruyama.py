@@ -28,13 +28,13 @@ class EulerMaruyama(Sampler):
         for t, s in pairwise(times):
             x0 = denoiser(x, t, label)
             if s == 0 or schedule.alpha(t) == 0:
-                spread = posterior_variance(schedule, t, s)
+                variance = posterior_variance(schedule, t, s)
                 x = posterior_mean(schedule, x, x0, t, s)
             else:
-                pull = (schedule.alpha(s) / schedule.alpha(t)).log()
-                above, below = schedule.sigma(t) ** 2, schedule.sigma(s) ** 2
-                spread = above - below + (above + below) * pull
-                x = x + pull * x + spread / above * (schedule.alpha(t) * x0 - x)
+                log_ratio = (schedule.alpha(s) / schedule.alpha(t)).log()
+                var_t, var_s = schedule.sigma(t) ** 2, schedule.sigma(s) ** 2
+                variance = var_t - var_s + (var_t + var_s) * log_ratio
+                x = x + log_ratio * x + variance / var_t * (schedule.alpha(t) * x0 - x)
             if s > 0:
-                x = x + spread.sqrt() * noise(x)
+                x = x + variance.sqrt() * noise(x)
             yield x

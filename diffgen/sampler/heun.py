@@ -31,7 +31,7 @@ class Heun(Churned):
     ) -> Iterator[Tensor]:
         schedule = denoiser.schedule
         for t, s in pairwise(times):
-            x, t = self.stirred(schedule, x, t, len(times) - 1, noise)
+            x, t = self.add_churn(schedule, x, t, len(times) - 1, noise)
             x0 = denoiser(x, t, label)
             x = first_order(schedule, x, x0, t, s)
             fall = (schedule.log_snr(s) - schedule.log_snr(t)).expm1()

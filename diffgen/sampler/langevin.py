@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -10,9 +10,11 @@ from torch import Tensor
 
 from diffgen.denoiser import Denoiser
 from diffgen.errors import UsageError
-from diffgen.sampler.base import Noise, Sampler, within
-from diffgen.sampler.technique4 import best_rate, gamma
+from diffgen.sampler.base import Noise, Sampler, check_range, lowest_variance
+from diffgen.sampler.langevin_step import best_rate, gamma
 from diffgen.schedule import Schedule
+
+DIVERGES = {"code": 2, "paper": 4}  # epsilon / sigma_L^2 from which x diverges
 
 
 @dataclass(frozen=True)
@@ -30,32 +32,36 @@ class Langevin(Sampler):
     denoise: bool = True
     spacing = "linspace"
     start = "uniform"
+    resamplings = 1
     clips_by_default = False
 
     def __post_init__(self) -> None:
-        within("inner", self.inner, 1, math.inf)
+        check_range("inner", self.inner, 1, math.inf)
 
     def trajectory(
         self, denoiser: Denoiser, x: Tensor, times: Tensor, label: Tensor | None, noise: Noise
     ) -> Iterator[Tensor]:
         rate = self.rate(denoiser.schedule, times)
         for t, s in pairwise(times):
-            move = rate * denoiser.schedule.sigma(t) ** 2
+            a = rate * denoiser.schedule.sigma(t) ** 2
             for _ in range(self.inner):
-                x = x + move * denoiser.score(x, t, label) + (2 * move).sqrt() * noise(x)
+                x = x + a * denoiser.score(x, t, label) + (2 * a).sqrt() * noise(x)
             if s == 0 and self.denoise:
                 x = denoiser(x, t, label)
             yield x
 
+    def with_fixed_step(self, schedule: Schedule, times: Tensor) -> Sampler:
+        epsilon = self.rate(schedule, times) * lowest_variance(schedule, times)
+        return replace(self, epsilon=epsilon, convention="code")
+
     def rate(self, schedule: Schedule, times: Tensor) -> float:
         """a / sigma^2, the same at every level; UsageError from 2 on, where x diverges."""
-        if self.epsilon == "auto":
+        if not isinstance(self.epsilon, int | float):
             return best_rate(gamma(schedule, times), self.inner)
-        lowest = float(schedule.sigma(times.new_tensor(schedule.t_min))) ** 2
-        most = (4 if self.convention == "paper" else 2) * lowest
-        if not 0 < self.epsilon < most:
+        limit = DIVERGES[self.convention] * lowest_variance(schedule, times)
+        if not 0 < self.epsilon < limit:
             raise UsageError(
                 f"sampler.epsilon={self.epsilon:g} makes Langevin dynamics diverge: take one "
-                f"inside (0, {most:g}) for this model, or auto"
+                f"inside (0, {limit:g}) for this model, or auto"
             )
-        return 2 * self.epsilon / most
+        return 2 * self.epsilon / limit

@@ -1,7 +1,8 @@
 """Exact likelihoods by the instantaneous change of variables (Song et al. 2021, appendix D.2).
 
 Along the probability-flow ODE dz/da = f(z, a) the log-density changes by the divergence of f. The
-model's density of an image is that of the noise it is carried to, plus what was gained on the way.
+model's density of an image is that of the noise at the end of its ODE, plus the integral of the
+divergence.
 """
 
 import math
@@ -37,8 +38,8 @@ def hutchinson(probe: Tensor) -> Divergence:
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             value = field(z)
-            (back,) = torch.autograd.grad((value * probe).sum(), z)
-        return value.detach(), (back * probe).flatten(1).sum(1)
+            (vjp,) = torch.autograd.grad((value * probe).sum(), z)
+        return value.detach(), (vjp * probe).flatten(1).sum(1)
 
     return estimate
 
@@ -56,28 +57,28 @@ def log_density(
     Runge-Kutta method over the angle: 4 evaluations with their divergences.
     """
     schedule, rising = denoiser.schedule, times[times > 0].flip(0)
-    z, gained = x / norm(schedule, rising[0]), torch.zeros(len(x), dtype=torch.float64)
+    z, log_det = x / norm(schedule, rising[0]), torch.zeros(len(x), dtype=torch.float64)
     for t, s in pairwise(angle(schedule, rising)):
         step, ks, traces = s - t, list[Tensor](), list[Tensor]()
         for part in (0, 0.5, 0.5, 1):
             at = (t + part * step).expand(len(x))
-            ahead = z + part * step * ks[-1] if ks else z
-            k, trace = divergence(lambda z, at=at: slope(denoiser, z, at, label), ahead)
+            z_stage = z + part * step * ks[-1] if ks else z
+            k, trace = divergence(lambda z, at=at: slope(denoiser, z, at, label), z_stage)
             ks.append(k)
             traces.append(trace.double().cpu())
         z = z + step / 6 * (ks[0] + 2 * ks[1] + 2 * ks[2] + ks[3])
-        gained = gained + step / 6 * (traces[0] + 2 * traces[1] + 2 * traces[2] + traces[3])
-    spread = float(angle(schedule, rising[-1]).sin())
+        log_det = log_det + step / 6 * (traces[0] + 2 * traces[1] + 2 * traces[2] + traces[3])
+    deviation = float(angle(schedule, rising[-1]).sin())
     squares = z.double().square().flatten(1).sum(1).cpu()
     count = x[0].numel()
-    prior = -squares / (2 * spread**2) - count * math.log(spread * (2 * math.pi) ** 0.5)
-    return prior + gained - count * float(norm(schedule, rising[0]).log())
+    prior = -squares / (2 * deviation**2) - count * math.log(deviation * (2 * math.pi) ** 0.5)
+    return prior + log_det - count * float(norm(schedule, rising[0]).log())
 
 
 def bits_per_dim(log_density: Tensor, count: int, width: float) -> Tensor:
     """Bits per number (B,) of images whose `count` numbers were dequantised, from ln p(x).
 
-    width: of one grey level in the model's range, over which uniform noise was spread: 2 / 256
+    width: of one grey level in the model's range, over which uniform noise was deviation: 2 / 256
     where bytes u became 2 (u + noise) / 256 - 1.
     """
     return -(log_density / count + math.log(width)) / math.log(2)

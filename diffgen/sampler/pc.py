@@ -10,15 +10,22 @@ import torch
 from torch import Tensor
 
 from diffgen.denoiser import Denoiser
-from diffgen.sampler.base import VARIANCES, Noise, Sampler, noisy, posterior_mean, within
+from diffgen.sampler.base import (
+    VARIANCES,
+    Noise,
+    Sampler,
+    check_range,
+    posterior_mean,
+    variance_warning,
+)
 from diffgen.schedule import Schedule
 
 
 @dataclass(frozen=True)
 class PC(Sampler):
-    """`correctors` Langevin moves at each time, then an ancestral step; steps x (1 + that) NFE.
+    """`correctors` Langevin steps at each time, then an ancestral step; steps x (1 + that) NFE.
 
-    A move is of size 2 a (snr |z| / |score|)^2, a = (alpha_t / alpha_s)^2 for the step from t to
+    A step is of size 2 a (snr |z| / |score|)^2, a = (alpha_t / alpha_s)^2 for the step from t to
     s: DDPM's 1 - beta, and 1 on VE. The norms are each image's own, where the paper's code
     averages them over the batch, so that an image does not depend on its company.
     """
@@ -29,26 +36,26 @@ class PC(Sampler):
     spacing = "linspace"
 
     def __post_init__(self) -> None:
-        within("snr", self.snr, 0, math.inf)
-        within("correctors", self.correctors, 0, math.inf)
+        check_range("snr", self.snr, 0, math.inf)
+        check_range("correctors", self.correctors, 0, math.inf)
 
     def trajectory(
         self, denoiser: Denoiser, x: Tensor, times: Tensor, label: Tensor | None, noise: Noise
     ) -> Iterator[Tensor]:
         schedule, variance = denoiser.schedule, VARIANCES[self.variance]
         for t, s in pairwise(times):
-            kept = (schedule.alpha(t) / schedule.alpha(s)) ** 2
+            a = (schedule.alpha(t) / schedule.alpha(s)) ** 2
             for _ in range(self.correctors):
                 score, z = denoiser.score(x, t, label), noise(x)
-                move = 2 * kept * (self.snr * norm(z) / norm(score)) ** 2
-                x = x + move * score + (2 * move).sqrt() * z
+                step = 2 * a * (self.snr * norm(z) / norm(score)) ** 2
+                x = x + step * score + (2 * step).sqrt() * z
             x = posterior_mean(schedule, x, denoiser(x, t, label), t, s)
             if s > 0:
                 x = x + variance(schedule, t, s).sqrt() * noise(x)
             yield x
 
-    def doubt(self, schedule: Schedule, steps: int) -> str | None:
-        return noisy(self.variance, schedule, steps)
+    def warning(self, schedule: Schedule, steps: int) -> str | None:
+        return variance_warning(self.variance, schedule, steps)
 
 
 def norm(x: Tensor) -> Tensor:

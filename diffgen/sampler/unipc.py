@@ -1,7 +1,7 @@
 """UniPC (Zhao et al. 2023, algorithms 5 and 6, data prediction)."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -11,9 +11,9 @@ from torch import Tensor
 
 from diffgen.denoiser import Denoiser
 from diffgen.sampler.base import Noise, Sampler, first_order, log_snrs
-from diffgen.sampler.unipc_weights import weights
 
 Point = tuple[Tensor, Tensor]  # ln(alpha / sigma) and the estimate of x0 there
+KERNELS: dict[str, Callable[[Tensor], Tensor]] = {"bh1": lambda h: h, "bh2": torch.expm1}
 
 
 @dataclass(frozen=True)
@@ -37,21 +37,38 @@ class UniPC(Sampler):
         to_image = len(times) if times[-1] == 0 else math.inf
         order, base, past = 0, x, list[Point]()
         for k, (t, s) in enumerate(pairwise(times)):
-            here = log_snr[k], denoiser(x, t, label)
+            now = log_snr[k], denoiser(x, t, label)
             if past and self.corrector:
                 x = first_order(schedule, base, past[0][1], times[k - 1], t)
-                x = x + schedule.alpha(t) * self.bend(past[0], [*past[1:order], here], here[0])
-            base, past = x, [here, *past[:2]]
+                x = x + schedule.alpha(t) * self.correction(past[0], [*past[1:order], now], now[0])
+            base, past = x, [now, *past[:2]]
             order = int(min(self.order, k + 1, to_image - 1 - k))
             x = first_order(schedule, x, past[0][1], t, s)
             if order > 1:
-                x = x + schedule.alpha(s) * self.bend(past[0], past[1:order], log_snr[k + 1])
+                end = log_snr[k + 1]
+                x = x + schedule.alpha(s) * self.correction(past[0], past[1:order], end)
             yield x
 
-    def bend(self, start: Point, others: Sequence[Point], log_snr: Tensor) -> Tensor:
+    def correction(self, start: Point, others: Sequence[Point], log_snr: Tensor) -> Tensor:
         """What other estimates of x0 add to the first-order step from `start`, over alpha."""
         step = start[0] - log_snr
-        kernel = step if self.kernel == "bh1" else step.expm1()
+        kernel = KERNELS[self.kernel](step)
         r = torch.stack([(start[0] - other) / step for other, _ in others])
         slopes = [(x0 - start[1]) / r[j] for j, (_, x0) in enumerate(others)]
-        return -kernel * sum(w * d for w, d in zip(weights(r, step, kernel), slopes, strict=True))
+        terms = (w * d for w, d in zip(weights(r, step, kernel), slopes, strict=True))
+        return -kernel * sum(terms, torch.zeros(()))
+
+
+def weights(r: Tensor, step: Tensor, kernel: Tensor) -> Tensor:
+    """rho (n,) from R rho = b (theorem 3.1), for points at r (n,) steps from the start.
+
+    step is minus h. One point gets 1/2, as the paper takes it.
+    """
+    if len(r) == 1:
+        return torch.full_like(r, 0.5)
+    phi, b = step.expm1() / step - 1, list[Tensor]()
+    for i in range(1, len(r) + 1):
+        b.append(phi * math.factorial(i) / kernel)
+        phi = phi / step - 1 / math.factorial(i + 1)
+    powers = torch.stack([r**i for i in range(len(r))])
+    return torch.linalg.solve(powers, torch.stack(b))

@@ -1,4 +1,4 @@
-"""What judges samples: an extractor of features, the reference of a data set, and its floor."""
+"""What scores samples: an extractor of features, the reference of a data set, and its floor."""
 
 import logging
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ from diffgen.config.schema import Named
 from diffgen.dataset.images import Images
 from diffgen.errors import UsageError
 from diffgen.evaluation import floor, metrics
-from diffgen.evaluation.classifier import ClassifierExtractor
-from diffgen.evaluation.classifier_cache import cached
-from diffgen.evaluation.classifier_fit import FeaturesClassifier
+from diffgen.evaluation.classifier_extractor import ClassifierExtractor
 from diffgen.evaluation.features import Extractor
+from diffgen.evaluation.features_classifier import FeaturesClassifier
+from diffgen.evaluation.features_classifier_cache import cached
 from diffgen.evaluation.inception import InceptionExtractor
 from diffgen.evaluation.metrics import Scored
 from diffgen.evaluation.reference import Reference, reference
@@ -67,8 +67,8 @@ class Evaluator:
     def row(self, images: Tensor, labels: Tensor | None, names: list[str]) -> dict[str, Any]:
         """The columns of provenance and metrics for these images."""
         scored = Scored(images, self.extractor(images), labels)
-        told = floor.provenance(len(images), self.extractor, self.reference)
-        return {**told, **metrics.evaluate(names, scored, self.reference)}
+        provenance = floor.provenance(len(images), self.extractor, self.reference)
+        return {**provenance, **metrics.evaluate(names, scored, self.reference)}
 
     def identity(self) -> dict[str, str]:
         """What figures depend on besides the images."""

@@ -103,7 +103,7 @@ class Guides:
 
     def _classifier(self, other: Checkpoint, schedule: Schedule) -> NoisyClassifier:
         classifier = other.classifier()
-        theirs = None if classifier.told is nothing else classifier.schedule
+        theirs = None if classifier.noise_input is nothing else classifier.schedule
         checks.check_classifier(facts(self.checkpoint, schedule), facts(other, theirs))
         return classifier
 

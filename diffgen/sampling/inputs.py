@@ -1,4 +1,4 @@
-"""Pictures to edit: files, and the test images of the data set that a checkpoint learned."""
+"""LoadedImages to edit: files, and the test images of the data set that a checkpoint learned."""
 
 import re
 from collections.abc import Sequence
@@ -17,25 +17,25 @@ from diffgen.dataset.images import Images
 from diffgen.dataset.store import Directory
 from diffgen.errors import UsageError
 from diffgen.runs.checkpoint import Checkpoint
-from diffgen.task.pictures import Names, Pictures
+from diffgen.task.inputs import LoadedImages, Names
 
 
 @dataclass(frozen=True)
-class CheckpointAlbum:
-    """The album of a checkpoint; `root` replaces the folder its data set came from."""
+class CheckpointInputs:
+    """The inputs of a checkpoint; `root` replaces the folder its data set came from."""
 
     checkpoint: Checkpoint
     root: str | None = None
 
-    def pictures(self, names: Names, resize: bool, grey: bool = False) -> Pictures:
+    def load(self, names: Names, resize: bool, grey: bool = False) -> LoadedImages:
         """Files and test images by number (3, or 0:5 for five), in the model's shape."""
         wanted = [each for name in listed(names) for each in numbers(name)]
         if not wanted:
             raise UsageError(f"task.image={names} names no picture")
         pixels = torch.stack([self._one(name, resize, grey) for name in wanted])
         if any(isinstance(name, str) for name in wanted) or self.test.labels is None:
-            return Pictures(pixels, None)
-        return Pictures(pixels, self.test.labels[torch.tensor(wanted)])
+            return LoadedImages(pixels, None)
+        return LoadedImages(pixels, self.test.labels[torch.tensor(wanted)])
 
     def mask(self, path: str, resize: bool) -> Tensor:
         """Where a black and white file is white, bool (H, W)."""

@@ -15,7 +15,7 @@ from diffgen.errors import UsageError, did_you_mean
 from diffgen.sampler import Sampler
 from diffgen.sampler.start import STARTS, Start
 from diffgen.schedule import Schedule
-from diffgen.schedule.spacing import most, snapped, times
+from diffgen.schedule.spacing import max_steps, snapped, times
 
 CLIPS: dict[str, Callable[[Denoiser, Range], Denoiser]] = {
     "none": lambda denoiser, _: denoiser,
@@ -53,7 +53,7 @@ class SamplingPlan:
 
     def warning(self, schedule: Schedule) -> str | None:
         """What is likely to disappoint, with the remedy."""
-        return self.sampler.doubt(schedule, len(self.times) - 1)
+        return self.sampler.warning(schedule, len(self.times) - 1)
 
 
 def plan_of(
@@ -89,7 +89,7 @@ def plan_of(
 
 def _start(sampler: Sampler, model: ModelSettings) -> str:
     """The sampler's own, on a shell where the network does not know the level."""
-    if sampler.start == "prior" and model.told == "nothing":
+    if sampler.start == "prior" and model.noise_input == "nothing":
         return "shell"
     return sampler.start
 
@@ -99,7 +99,7 @@ def _spacing(sampler: Sampler, steps: int | None, model: ModelSettings, schedule
 
     Not for a network that knows nothing between them.
     """
-    if sampler.finer and model.told != "index" and (steps or 0) > most(schedule):
+    if sampler.finer and model.noise_input != "index" and (steps or 0) > max_steps(schedule):
         return sampler.finer
     return sampler.spacing
 
@@ -122,7 +122,7 @@ def times_of(model: ModelSettings, schedule: Schedule, spacing: str, steps: int 
     UsageError where it knows a few levels by index and the times would be others.
     """
     found = times(schedule, spacing, steps)
-    if model.told != "index":
+    if model.noise_input != "index":
         return found
     if spacing == "ends":
         raise UsageError(

@@ -22,7 +22,7 @@ from diffgen.runs.checkpoint import Checkpoint, locate, opened
 from diffgen.sampler import Sampler
 from diffgen.sampler.tuned import check_tunable
 from diffgen.sampling.guides import Guides, as_float
-from diffgen.sampling.inputs import CheckpointAlbum
+from diffgen.sampling.inputs import CheckpointInputs
 from diffgen.sampling.plan import SamplingPlan, plan_of, times_of
 from diffgen.schedule import Schedule
 from diffgen.task.base import Task
@@ -109,9 +109,9 @@ class Request:
             num_samples=settings.num_samples,
             labels=labels_of(settings.labels, self.guides.classes),
             num_classes=len(self.guides.classes),
-            album=CheckpointAlbum(self.checkpoint, settings.root),
+            inputs=CheckpointInputs(self.checkpoint, settings.root),
         )
-        if task.unlabelled and self.checkpoint.classes and not self.model.label_dropout:
+        if task.unconditional and self.checkpoint.classes and not self.model.label_dropout:
             raise UsageError("this checkpoint never learned to do without a label: give labels=")
         return task, [counter, *counters]
 
@@ -140,9 +140,9 @@ def request_of(settings: Sampling) -> Request:
     make = partial(Request, settings, checkpoint, model, schedule, ema, chosen, guides)
 
     def tuned() -> Tensor:
-        check_tunable(sampler.still(), schedule, times_of(model, schedule, "log_snr", 3))
+        check_tunable(sampler.deterministic(), schedule, times_of(model, schedule, "log_snr", 3))
         key = tuned_key(make(plan(spacing="auto")))
-        remedy = tuned_times.command(settings, chosen, changed(sampler.still()))
+        remedy = tuned_times.command(settings, chosen, changed(sampler.deterministic()))
         return tuned_times.read(checkpoint, key, remedy)
 
     return make(plan(spacing=settings.spacing, tuned=tuned))
@@ -151,7 +151,7 @@ def request_of(settings: Sampling) -> Request:
 def tuned_key(request: Request) -> dict[str, Any]:
     """What tuned times depend on besides the checkpoint, plain data: fresh noise is off."""
     found = request.identity()
-    sampler = {"name": found["sampler"], **changed(request.plan.sampler.still())}
+    sampler = {"name": found["sampler"], **changed(request.plan.sampler.deterministic())}
     return {
         "sampler": {key: as_float(value) for key, value in sampler.items()},
         "steps": request.sampler.steps,

@@ -65,7 +65,7 @@ class Schedule(abc.ABC):
         return match(self.alpha(t), like), match(self.sigma(t), like)
 
 
-def drowned(schedule: Schedule, remedy: str) -> None:
+def check_terminal_snr(schedule: Schedule, remedy: str) -> None:
     """UsageError with the remedy where a variance-preserving schedule shows the image at t = 1."""
     last = schedule.alpha(torch.tensor(1.0, dtype=torch.float64)).item()
     if last > VISIBLE:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from diffgen.errors import UsageError
-from diffgen.schedule.base import Schedule, drowned
+from diffgen.schedule.base import Schedule, check_terminal_snr
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Discrete(Schedule):
                 f"{self.levels} levels have betas from {betas.min():.3g} to {betas.max():.3g}, "
                 f"and each must lie inside (0, 1): {remedy}"
             )
-        drowned(self, self.remedies.visible)
+        check_terminal_snr(self, self.remedies.visible)
 
     @abc.abstractmethod
     def betas(self) -> Tensor:

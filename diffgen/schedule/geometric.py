@@ -22,11 +22,7 @@ class Geometric(Schedule):
     levels: int = 10
 
     def __post_init__(self) -> None:
-        if not (0 < self.sigma_min < self.sigma_max and self.levels >= 2):
-            raise UsageError(
-                f"a ladder needs 0 < schedule.sigma_min < schedule.sigma_max and 2 levels or "
-                f"more, not {self.sigma_min}, {self.sigma_max} and {self.levels}"
-            )
+        check_ladder(self.sigma_max, self.sigma_min, self.levels)
 
     @property
     def t_min(self) -> float:
@@ -44,3 +40,12 @@ class Geometric(Schedule):
         position = t.double() * self.levels
         ladder = self.sigma_min * ((position - 1) * math.log(self.ratio)).exp()
         return torch.where(position < 1, self.sigma_min * position, ladder)
+
+
+def check_ladder(sigma_max: float, sigma_min: float, levels: int) -> None:
+    """UsageError unless 0 < sigma_min < sigma_max and there are 2 levels or more."""
+    if not (0 < sigma_min < sigma_max and levels >= 2):
+        raise UsageError(
+            f"a ladder needs 0 < schedule.sigma_min < schedule.sigma_max and 2 levels or "
+            f"more, not {sigma_min}, {sigma_max} and {levels}"
+        )

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffgen.errors import UsageError
 from diffgen.schedule.base import Schedule
-from diffgen.schedule.geometric import Geometric
+from diffgen.schedule.geometric import Geometric, check_ladder
 
 SEARCHED = (1.0, 1e4)  # ratios among which technique 2 looks
 
@@ -40,7 +40,7 @@ class NCSNv2(Schedule):
         return self.ladder.t_min
 
     def __post_init__(self) -> None:
-        self.ladder  # noqa: B018 (it checks the numbers)
+        check_ladder(self.sigma_max, self.sigma_min, self.levels)
 
     def alpha(self, t: Tensor) -> Tensor:
         return self.ladder.alpha(t)

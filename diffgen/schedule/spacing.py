@@ -79,13 +79,13 @@ def _ending(times: Tensor) -> Tensor:
     return torch.cat([times, times.new_zeros(1)])
 
 
-def most(schedule: Schedule) -> int:
+def max_steps(schedule: Schedule) -> int:
     """How many steps can go from level to level, or down to t_min where time flows."""
     return schedule.levels or math.floor(1 / schedule.t_min)
 
 
 def _at_most_levels(schedule: Schedule, steps: int) -> int:
-    levels = most(schedule)
+    levels = max_steps(schedule)
     if steps > levels:
         raise UsageError(f"steps={steps} is more than the {levels} levels; take {levels} at most")
     return levels

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from diffgen.errors import UsageError
-from diffgen.schedule.base import Schedule, drowned
+from diffgen.schedule.base import Schedule, check_terminal_snr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ class VP(Schedule):
                 "schedule=vp needs 0 < schedule.beta_min < schedule.beta_max and 0 < "
                 f"schedule.t_min < 1, not {self.beta_min}, {self.beta_max} and {self.t_min}"
             )
-        drowned(self, "raise schedule.beta_max, or take schedule=cosine")
+        check_terminal_snr(self, "raise schedule.beta_max, or take schedule=cosine")
 
     def alpha(self, t: Tensor) -> Tensor:
         return self._log_alpha(t).exp()

@@ -47,7 +47,7 @@ class Task(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def unlabelled(self) -> bool:
+    def unconditional(self) -> bool:
         """Whether it asks the model without a label."""
 
     @abc.abstractmethod

@@ -7,15 +7,15 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from diffgen.denoiser import Denoiser
 from diffgen.errors import UsageError
-from diffgen.task.edit import beside
-from diffgen.task.filling import Filling
-from diffgen.task.pictures import Pictures
-from diffgen.task.turned import Turned, grey_first, turn
+from diffgen.task.conditioning import Conditioning, Given
+from diffgen.task.edit import Edit, beside
+from diffgen.task.inputs import LoadedImages
 
 
 @dataclass(frozen=True, kw_only=True)
-class Colorize(Filling):
+class Colorize(Conditioning, Edit):
     """Colours for grey pictures; of colour pictures the mean of the channels is kept.
 
     The axes of colour are turned so that the first is grey, and this channel is what is known.
@@ -23,22 +23,51 @@ class Colorize(Filling):
     """
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        self.check(self)
         if self.shape[0] != 3:
             raise UsageError(f"task=colorize needs a model of 3 channels, not {self.shape[0]}")
 
     @cached_property
-    def given(self) -> Pictures:
-        return self.album.pictures(self.image, self.resize, grey=True)
+    def given(self) -> LoadedImages:
+        return self.inputs.load(self.image, self.resize, grey=True)
 
     def draw(self, images: Sequence[int], device: torch.device) -> Tensor:
         axes, noise = grey_first(3).to(device, torch.float32), self.noise(images)
-        image = turn(self.clean(images, device), axes)
+        image = rotate(self.clean(images, device), axes)
         known = torch.tensor([True, False, False], device=device).reshape(1, 3, 1, 1)
-        x = turn(self.begin(image, noise), axes)
-        filled = self.filled(Turned(self.denoiser, axes), x, image, known, images, noise)
-        return turn(filled, axes.T)
+        x = rotate(self.begin(image, noise), axes)
+        denoiser = RotatedColors(self.denoiser, axes)
+        given = Given(denoiser, image, known, self.label(images, device))
+        return rotate(self.fill(self, x, given, noise), axes.T)
 
     def files(self, images: Tensor) -> dict[str, Tensor]:
         grey = self.given.pixels.float().mean(1, keepdim=True).round().byte()
         return beside(images, self.given.pixels, grey.expand_as(self.given.pixels))
+
+
+class RotatedColors(Denoiser):
+    """A denoiser of c = axes x, channels rotated by an orthogonal matrix `axes` (C, C).
+
+    Noise is the same in all axes, so that schedule and samplers stay the same.
+    """
+
+    def __init__(self, denoiser: Denoiser, axes: Tensor) -> None:
+        super().__init__()
+        self.denoiser, self.schedule, self.axes = denoiser, denoiser.schedule, axes
+
+    def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        x0 = self.denoiser(rotate(x_t, self.axes.T), t, label)
+        return rotate(x0, self.axes)
+
+
+def rotate(x: Tensor, axes: Tensor) -> Tensor:
+    """axes (C, C) times the channels of x (B, C, H, W)."""
+    return torch.einsum("dc,bchw->bdhw", axes.to(x), x)
+
+
+def grey_first(channels: int) -> Tensor:
+    """An orthogonal matrix (C, C) float64 whose first row is grey, 1 / sqrt(C) in each channel."""
+    start = torch.eye(channels, dtype=torch.float64)
+    start[:, 0] = 1
+    axes, signs = torch.linalg.qr(start)
+    return (axes * signs.diagonal().sign()).T

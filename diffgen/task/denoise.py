@@ -14,7 +14,7 @@ from diffgen.sampler.ddpm import DDPM
 from diffgen.sampler.dpmpp_2m_sde import DPMpp2MSDE
 from diffgen.sampler.euler_maruyama import EulerMaruyama
 from diffgen.task.edit import Edit, at_least, beside
-from diffgen.task.way import evenly
+from diffgen.task.times import even_log_snr
 
 REVERSE: tuple[Sampler, ...] = (
     DDPM("fixedsmall"),
@@ -46,25 +46,29 @@ class Denoise(Edit):
                 "sampler=ddpm, dpmpp_2m_sde, euler_maruyama or ddim with sampler.eta=1, or "
                 "task.results=0 for the mean alone"
             )
-        self.time  # noqa: B018 (it checks sigma)
+        self.check_sigma()
 
-    @cached_property
-    def time(self) -> Tensor:
-        """The time () at which sigma / alpha is that of the picture."""
+    def check_sigma(self) -> None:
+        """UsageError for noise below or above that of the model's schedule."""
         schedule, scale = self.denoiser.schedule, self.pixel_range.scale
         ends = self.times.new_tensor([schedule.t_min, 1.0])
         low, high = ((-schedule.log_snr(ends)).exp() * scale).tolist()
         if not low <= self.sigma <= high:
             raise UsageError(
-                f"task.sigma={self.sigma:g} is noise that this model does not know: it must lie "
+                f"task.sigma={self.sigma:g} is noise outside this model's schedule: it must lie "
                 f"inside [{low:.3g}, {high:.3g}], where white is 1"
             )
+
+    @cached_property
+    def time(self) -> Tensor:
+        """The time () at which sigma / alpha is that of the picture."""
+        schedule, scale = self.denoiser.schedule, self.pixel_range.scale
         return schedule.time(-self.times.new_tensor(self.sigma / scale).log())
 
     @cached_property
-    def way(self) -> Tensor:
+    def path_times(self) -> Tensor:
         """The times of the draws: as many steps as were asked for, all below this noise."""
-        return evenly(self.denoiser.schedule, self.time, len(self.times) - 1)
+        return even_log_snr(self.denoiser.schedule, self.time, len(self.times) - 1)
 
     @property
     def each(self) -> int:
@@ -89,7 +93,7 @@ class Denoise(Edit):
         if rows:
             drawn = [images[k] for k in rows]
             label, noise = self.label(drawn, device), self.noise(drawn)
-            x0[rows] = self.sampler(self.denoiser, x[rows], self.way, label, noise)
+            x0[rows] = self.sampler(self.denoiser, x[rows], self.path_times, label, noise)
         return x0
 
     def files(self, images: Tensor) -> dict[str, Tensor]:

@@ -10,21 +10,22 @@ from torch import Tensor
 
 from diffgen.dataset.pixels import enlarge, grid
 from diffgen.errors import UsageError
+from diffgen.sampler import Sampler
 from diffgen.task.base import Task, by_turns, on
-from diffgen.task.pictures import Album, Names, Pictures, digest
+from diffgen.task.inputs import InputImages, LoadedImages, Names, digest
 
 ROWS = 16  # pictures that a sheet shows
 
 
 @dataclass(frozen=True, kw_only=True)
 class Edit(Task, abc.ABC):
-    """Makes `each` images of every picture: image i comes of picture i // each.
+    """Makes `each` images of every picture: image i is made from picture i // each.
 
     image: files, or numbers in the test set (7, or 0:10 for ten); resize: whether files of
-    another size or kind are converted. Without `labels` the model is asked without any.
+    another size or kind are converted. Without `labels` the model is called without any.
     """
 
-    album: Album
+    inputs: InputImages
     image: Names
     resize: bool = False
 
@@ -34,9 +35,9 @@ class Edit(Task, abc.ABC):
         """Images made of one picture."""
 
     @cached_property
-    def given(self) -> Pictures:
+    def given(self) -> LoadedImages:
         """The pictures to edit."""
-        return self.album.pictures(self.image, self.resize)
+        return self.inputs.load(self.image, self.resize)
 
     @property
     def count(self) -> int:
@@ -47,7 +48,7 @@ class Edit(Task, abc.ABC):
         return digest(self.given.pixels)
 
     @property
-    def unlabelled(self) -> bool:
+    def unconditional(self) -> bool:
         return not self.labels
 
     def classes(self) -> Tensor | None:
@@ -56,11 +57,11 @@ class Edit(Task, abc.ABC):
         return by_turns(self.labels, range(self.count))
 
     def label(self, images: Sequence[int], device: torch.device) -> Tensor | None:
-        """What the model is told of these images, (B,) or None."""
+        """The labels that the model is given for these images, (B,) or None."""
         return on(by_turns(self.labels, images), device)
 
     def clean(self, images: Sequence[int], device: torch.device) -> Tensor:
-        """The pictures that these images come of, in the model's range, (B, C, H, W)."""
+        """The pictures that these images are made from, in the model's range, (B, C, H, W)."""
         own = [image // self.each for image in images]
         return self.pixel_range.to_model(self.given.pixels[own]).to(device)
 
@@ -86,3 +87,12 @@ def at_least(key: str, value: int, least: int) -> None:
     """UsageError where a number is too small."""
     if value < least:
         raise UsageError(f"task.{key}={value}: take {least} or more")
+
+
+def check_takes_steps(sampler: Sampler, purpose: str) -> None:
+    """UsageError for a sampler that chooses its own steps, image by image."""
+    if not sampler.takes_steps:
+        raise UsageError(
+            f"{purpose} needs a sampler that takes the same steps with all images, and "
+            f"{type(sampler).__name__} chooses them for each: take sampler=heun"
+        )

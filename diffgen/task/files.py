@@ -1,4 +1,4 @@
-"""Pictures and animations on the disk."""
+"""LoadedImages and animations on the disk."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -27,7 +27,7 @@ class Generate(Task):
         return ""
 
     @property
-    def unlabelled(self) -> bool:
+    def unconditional(self) -> bool:
         return self._label([0]) is None
 
     def classes(self) -> Tensor | None:

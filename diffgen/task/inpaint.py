@@ -9,16 +9,16 @@ from torch import Tensor
 
 from diffgen.dataset.pixels import grid
 from diffgen.errors import UsageError
-from diffgen.task.edit import ROWS, beside
-from diffgen.task.filling import Filling
+from diffgen.task.conditioning import Conditioning, Given
+from diffgen.task.edit import ROWS, Edit, beside
+from diffgen.task.inputs import digest
 from diffgen.task.masks import MASKS, masks
-from diffgen.task.pictures import digest
 
 LOST = 128  # how a lost pixel is shown
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inpaint(Filling):
+class Inpaint(Conditioning, Edit):
     """The known pixels come back bit by bit, the lost ones fit them.
 
     mask: what is lost. left, right, top, bottom half; center or random box of half the height
@@ -26,6 +26,9 @@ class Inpaint(Filling):
     """
 
     mask: str = "right"
+
+    def __post_init__(self) -> None:
+        self.check(self)
 
     @cached_property
     def lost(self) -> Tensor:
@@ -38,7 +41,7 @@ class Inpaint(Filling):
                     f"no task.mask={self.mask}; there is {', '.join(MASKS)}, every_2 and so on, "
                     "or the path of a file"
                 )
-            found = self.album.mask(self.mask, self.resize).expand(len(self.given), -1, -1)
+            found = self.inputs.mask(self.mask, self.resize).expand(len(self.given), -1, -1)
         return found[:, None]
 
     @property
@@ -49,7 +52,8 @@ class Inpaint(Filling):
         noise, image = self.noise(images), self.clean(images, device)
         known = ~self.lost[[i // self.each for i in images]].to(device)
         x = self.begin(image, noise)
-        return self.filled(self.denoiser, x, image, known, images, noise)
+        given = Given(self.denoiser, image, known, self.label(images, device))
+        return self.fill(self, x, given, noise)
 
     def files(self, images: Tensor) -> dict[str, Tensor]:
         masked = torch.where(self.lost, LOST, self.given.pixels)

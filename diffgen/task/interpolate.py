@@ -11,11 +11,10 @@ from diffgen.dataset.pixels import enlarge
 from diffgen.errors import UsageError
 from diffgen.sampler.encode import encode, noiseless
 from diffgen.task.base import Task, by_turns, on
-from diffgen.task.blended import blended
-from diffgen.task.edit import ROWS, at_least, joined
-from diffgen.task.mixed import MixedNoise, lerp, shares, slerp
-from diffgen.task.pictures import Album, Names, Pictures, digest
-from diffgen.task.way import check_stops, from_strength, settled
+from diffgen.task.edit import ROWS, at_least, check_takes_steps, joined
+from diffgen.task.inputs import InputImages, LoadedImages, Names, digest
+from diffgen.task.interpolation import MixedNoise, lerp, mix_labels, shares, slerp
+from diffgen.task.times import check_strength, from_strength
 
 Ends = tuple[list[int], list[int]]
 
@@ -26,48 +25,49 @@ class Interpolate(Task):
 
     Without `image` the ends are generated images k and k + 1 of the same seed, to the bit, and
     all noise between is mixed on a circle, whatever the sampler. With pictures they are these,
-    encoded by the ODE and mixed along an arc, so that the ends are pictures there and back; or,
+    encoded by the ODE and mixed along an arc, so that the ends are the pictures themselves; or,
     with `strength`, they are noised up to this time with noise mixed on a circle, and the ends
     are variations. `pairs` is the number of strips without pictures.
     """
 
-    album: Album
+    inputs: InputImages
     image: Names | None = None
     pairs: int = 4
     frames: int = 9
     strength: float | None = None
     resize: bool = False
-    kept: dict[torch.device, Tensor] = field(init=False, repr=False, default_factory=dict)
+    encoded: dict[torch.device, Tensor] = field(init=False, repr=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         at_least("pairs", self.pairs, 1)
         at_least("frames", self.frames, 2)
-        self.part  # noqa: B018 (it checks the strength)
+        if self.strength is not None:
+            check_strength(self.strength)
         if self.strength is not None and self.image is None:
             raise UsageError("task.strength is for pictures: give task.image=, or leave it out")
-        if len(self.taken or ()) > 1:
-            check_stops(self.sampler, "going from label to label")
+        if len(self.end_labels or ()) > 1:
+            check_takes_steps(self.sampler, "going from label to label")
 
     @cached_property
-    def given(self) -> Pictures | None:
+    def given(self) -> LoadedImages | None:
         """The pictures at the ends, if any."""
         if self.image is None:
             return None
-        found = self.album.pictures(self.image, self.resize)
+        found = self.inputs.load(self.image, self.resize)
         if len(found) < 2:
             raise UsageError("task.image: take two pictures or more, to have something between")
         return found
 
     @property
-    def taken(self) -> Sequence[int] | None:
+    def end_labels(self) -> Sequence[int] | None:
         """The labels that the ends take by turns."""
         if self.labels or self.image is not None:
             return self.labels
         return range(self.num_classes) or None
 
     @cached_property
-    def part(self) -> Tensor:
-        """The times on the way down."""
+    def path_times(self) -> Tensor:
+        """The times from the noised ends to the images."""
         if self.strength is None:
             return self.times
         return from_strength(self.denoiser.schedule, self.times, self.strength)
@@ -81,8 +81,8 @@ class Interpolate(Task):
         return digest(self.given.pixels) if self.given else ""
 
     @property
-    def unlabelled(self) -> bool:
-        return not self.taken
+    def unconditional(self) -> bool:
+        return not self.end_labels
 
     def classes(self) -> None:
         return None
@@ -90,15 +90,17 @@ class Interpolate(Task):
     def draw(self, images: Sequence[int], device: torch.device) -> Tensor:
         share, first = shares(self.frames, images), [i // self.frames for i in images]
         ends = first, [k + 1 for k in first]
-        label, other = (on(by_turns(self.taken, end), device) for end in ends)
+        label, other = (on(by_turns(self.end_labels, end), device) for end in ends)
         noise = MixedNoise(self.noise(ends[0]), self.noise(ends[1]), share)
-        x = self.above(ends, share, noise, device)
-        sampler = settled(self.sampler, self.denoiser.schedule, self.times)
-        denoiser = blended(self.denoiser, label, other, share)
+        x = self.start_states(ends, share, noise, device)
+        sampler = self.sampler.with_fixed_step(self.denoiser.schedule, self.times)
+        denoiser = mix_labels(self.denoiser, label, other, share)
         arc = self.given is not None and self.strength is None
-        return sampler(denoiser, x, self.part, label, noiseless if arc else noise)
+        return sampler(denoiser, x, self.path_times, label, noiseless if arc else noise)
 
-    def above(self, ends: Ends, share: Tensor, noise: MixedNoise, device: torch.device) -> Tensor:
+    def start_states(
+        self, ends: Ends, share: Tensor, noise: MixedNoise, device: torch.device
+    ) -> Tensor:
         """The states (B, C, H, W) between two ends at the first of the times."""
         if self.given is None:
             return self.begin(self.blank(ends[0], device), noise)
@@ -107,16 +109,16 @@ class Interpolate(Task):
             return slerp(latents[ends[0]], latents[ends[1]], share)
         pictures = self.pixel_range.to_model(self.given.pixels).to(device)
         x0 = lerp(pictures[ends[0]], pictures[ends[1]], share)
-        alpha, sigma = self.denoiser.schedule.at(self.part[0], x0)
+        alpha, sigma = self.denoiser.schedule.at(self.path_times[0], x0)
         return alpha * x0 + sigma * noise(x0)
 
-    def latents(self, given: Pictures, device: torch.device) -> Tensor:
+    def latents(self, given: LoadedImages, device: torch.device) -> Tensor:
         """The pictures encoded, (N, C, H, W), at the first call."""
-        if device not in self.kept:
+        if device not in self.encoded:
             x0 = self.pixel_range.to_model(given.pixels).to(device)
-            label = on(by_turns(self.taken, range(len(given))), device)
-            self.kept[device] = encode(self.sampler, self.denoiser, x0, self.times, label)
-        return self.kept[device]
+            label = on(by_turns(self.end_labels, range(len(given))), device)
+            self.encoded[device] = encode(self.sampler, self.denoiser, x0, self.times, label)
+        return self.encoded[device]
 
     def files(self, images: Tensor) -> dict[str, Tensor]:
         strips, shown = images.unflatten(0, (-1, self.frames)), {}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from diffgen.task.edit import Edit, at_least, beside
-from diffgen.task.way import from_strength, settled
+from diffgen.task.times import check_strength, from_strength
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,8 @@ class Variations(Edit):
     def __post_init__(self) -> None:
         at_least("results", self.results, 1)
         at_least("strength", len(self.strengths), 1)
-        self.ways  # noqa: B018 (it checks the strengths)
+        for strength in self.strengths:
+            check_strength(strength)
 
     @property
     def strengths(self) -> list[float]:
@@ -33,8 +34,8 @@ class Variations(Edit):
         return self.strength if isinstance(self.strength, list) else [self.strength]
 
     @cached_property
-    def ways(self) -> list[Tensor]:
-        """The times that each strength goes through."""
+    def path_times(self) -> list[Tensor]:
+        """The times of each strength."""
         schedule = self.denoiser.schedule
         return [from_strength(schedule, self.times, strength) for strength in self.strengths]
 
@@ -43,13 +44,14 @@ class Variations(Edit):
         return len(self.strengths) * self.results
 
     def draw(self, images: Sequence[int], device: torch.device) -> Tensor:
-        x0, ways = self.clean(images, device), [self.way(image) for image in images]
-        for way in set(ways):
-            rows = [k for k, other in enumerate(ways) if other == way]
-            x0[rows] = self.there_and_back(x0[rows], self.ways[way], [images[k] for k in rows])
+        x0, indices = self.clean(images, device), [self.strength_index(i) for i in images]
+        for index in set(indices):
+            rows = [k for k, other in enumerate(indices) if other == index]
+            chosen = [images[k] for k in rows]
+            x0[rows] = self.noise_and_denoise(x0[rows], self.path_times[index], chosen)
         return x0
 
-    def way(self, image: int) -> int:
+    def strength_index(self, image: int) -> int:
         """Which of the strengths an image has."""
         return image % self.each // self.results
 
@@ -57,12 +59,12 @@ class Variations(Edit):
         """The noise stream of an image: its picture's and its result's."""
         return image // self.each * self.results + image % self.results
 
-    def there_and_back(self, x0: Tensor, times: Tensor, images: Sequence[int]) -> Tensor:
+    def noise_and_denoise(self, x0: Tensor, times: Tensor, images: Sequence[int]) -> Tensor:
         """x0 (B, C, H, W) noised to times[0] and denoised again."""
         schedule, noise = self.denoiser.schedule, self.noise([self.stream(i) for i in images])
         alpha, sigma = schedule.at(times[0], x0)
         x, label = alpha * x0 + sigma * noise(x0), self.label(images, x0.device)
-        sampler = settled(self.sampler, schedule, self.times)
+        sampler = self.sampler.with_fixed_step(schedule, self.times)
         return sampler(self.denoiser, x, times, label, noise)
 
     def files(self, images: Tensor) -> dict[str, Tensor]:

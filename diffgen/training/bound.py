@@ -6,13 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffgen.denoiser.base import match
 from diffgen.denoiser.learned_variance import between
 from diffgen.errors import UsageError
 from diffgen.sampler.base import added_variance, posterior_variance
 from diffgen.schedule import Schedule
+from diffgen.schedule.base import match
 
-FAR = 1e4  # beyond black and white the outermost bins have no end
+INFINITE = 1e4  # the outermost bins have no end beyond black and white
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Bound:
     schedule: Schedule
     low: float
     high: float
-    share: float = 1e-3  # of the bound in the hybrid loss, where all its terms are summed
+    weight: float = 1e-3  # of the bound in the hybrid loss, where all its terms are summed
 
     def __post_init__(self) -> None:
         if not self.schedule.levels:
@@ -36,43 +36,47 @@ class Bound:
             )
 
     def __call__(self, x0: Tensor, mean: Tensor, outputs: Tensor, t: Tensor) -> Tensor:
-        """share x levels x bits (b, C, H, W) of images x0, with estimates `mean` of them.
+        """weight x levels x bits (b, C, H, W) of images x0, with estimates `mean` of them.
 
         outputs (b, 2 C, H, W) are the network's at times t (b,).
         """
         levels = self.schedule.levels or 1
         mean, first = mean.detach(), t * levels < 1.5
-        small, large, pull = (match(value, x0) for value in self.coefficients(t))
-        log_variance = between(outputs, small, large)
-        gap = divergence((pull * (x0 - mean)).square(), small, log_variance)
-        told = self.surprise(x0, mean, log_variance)
-        nats = torch.where(match(first, x0).bool(), told, gap)
-        return self.share * levels / math.log(2) * nats
+        log_small, log_large, c_x0 = (match(value, x0) for value in self.coefficients(t))
+        log_variance = between(outputs, log_small, log_large)
+        kl = gaussian_kl((c_x0 * (x0 - mean)).square(), log_small, log_variance)
+        nll = self.negative_log_likelihood(x0, mean, log_variance)
+        nats = torch.where(match(first, x0).bool(), nll, kl)
+        return self.weight * levels / math.log(2) * nats
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(b,) each: ln of the posterior's variance and of the added one, share of x0 in the mean.
+        """(b,) each: ln of the posterior's and of the added variance, weight of x0 in the mean.
 
         The posterior's variance is 0 on the step to the image and that of the step before there.
         """
         schedule, unit = self.schedule, 1 / (self.schedule.levels or 1)
         s = torch.where(t < 1.5 * unit, 0, t - unit)
         later = t.clamp(min=2 * unit)
-        small = posterior_variance(schedule, later, later - unit).log()
-        large = added_variance(schedule, t, s).log()
-        kept = schedule.alpha(t) / schedule.alpha(s) * (schedule.sigma(s) / schedule.sigma(t)) ** 2
-        return small, large, schedule.alpha(s) - kept * schedule.alpha(t)
+        log_small = posterior_variance(schedule, later, later - unit).log()
+        log_large = added_variance(schedule, t, s).log()
+        alpha_t, alpha_s = schedule.alpha(t), schedule.alpha(s)
+        c_x_t = alpha_t / alpha_s * (schedule.sigma(s) / schedule.sigma(t)) ** 2
+        return log_small, log_large, alpha_s - c_x_t * alpha_t
 
-    def surprise(self, x0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    def negative_log_likelihood(self, x0: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
         """-ln of the probability of each pixel's byte (Ho et al. 2020, equation 13)."""
         half = (self.high - self.low) / 510
-        above = torch.where(x0 > self.high - half, FAR, x0 + half - mean)
-        below = torch.where(x0 < self.low + half, -FAR, x0 - half - mean)
+        above = torch.where(x0 > self.high - half, INFINITE, x0 + half - mean)
+        below = torch.where(x0 < self.low + half, -INFINITE, x0 - half - mean)
         # In the lower tail, where differences of the distribution function are exact.
         precision = torch.where(x0 > mean, -1, 1) * (-log_variance / 2).exp()
         ndtr = torch.special.ndtr
         return -(ndtr(precision * above) - ndtr(precision * below)).abs().clamp(min=1e-12).log()
 
 
-def divergence(square: Tensor, true: Tensor, taken: Tensor) -> Tensor:
-    """KL of two Gaussians in nats: their log-variances, and the square between their means."""
-    return 0.5 * (taken - true - 1 + (true - taken).exp() + square * (-taken).exp())
+def gaussian_kl(square: Tensor, true: Tensor, model: Tensor) -> Tensor:
+    """KL(true || model) of two Gaussians in nats, of log-variances `true` and `model`.
+
+    `square` is that of the difference of their means.
+    """
+    return 0.5 * (model - true - 1 + (true - model).exp() + square * (-model).exp())

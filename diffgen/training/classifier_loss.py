@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffgen.denoiser.base import match
 from diffgen.denoiser.noisy_classifier import NoisyClassifier
-from diffgen.training.draws import Draws
+from diffgen.schedule.base import match
+from diffgen.training.random_numbers import RandomNumbers
 from diffgen.training.times import Times
 
 
@@ -27,12 +27,14 @@ class ClassifierLoss:
         """What is trained."""
         return self.classifier
 
-    def __call__(self, x0: Tensor, label: Tensor, draws: Draws) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(
+        self, x0: Tensor, label: Tensor, random: RandomNumbers
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Errors (b,) on clean images x0 (b, C, H, W), their times (b,), and 1 where right."""
         schedule = self.classifier.schedule
-        t = draws.here(self.times(draws.uniform("time"), schedule))
+        t = random.local(self.times(random.uniform("time"), schedule))
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
-        x_t = match(alpha, x0) * x0 + match(sigma, x0) * draws.normal(x0)
+        x_t = match(alpha, x0) * x0 + match(sigma, x0) * random.normal(x0)
         logits = self.classifier(x_t, t)
         errors = F.cross_entropy(logits, label, reduction="none")
         return errors, t, (logits.argmax(1) == label).float()

@@ -14,8 +14,8 @@ from diffgen.errors import UsageError
 
 
 @dataclass(frozen=True)
-class Profile:
-    """How fast an average forgets: by `decay` a step, or by `width` relative to the run so far.
+class EmaSettings:
+    """How fast an average decays: by `decay` a step, or by `width` relative to the run so far.
 
     `warmup` caps the decay at (1 + n) / (10 + n) after n steps, so that the first random weights
     are forgotten; without it the decay holds from the first step (NCSNv2's technique 5). `ramp`
@@ -56,20 +56,21 @@ def exponent(width: float) -> float:
 
 
 class Ema(L.Callback):
-    """Averages of `module.denoiser.network`'s parameters, updated after every optimiser step."""
+    """Averages of the parameters of `module.denoiser.network`, updated after every step."""
 
-    def __init__(self, profiles: Mapping[str, Profile]) -> None:
-        self.betas = {name: profile.beta() for name, profile in profiles.items()}
-        self.shadows: dict[str, dict[str, Tensor]] = {}
-        self.live: list[Tensor] = []
+    def __init__(self, settings: Mapping[str, EmaSettings]) -> None:
+        self.betas = {name: each.beta() for name, each in settings.items()}
+        self.averages: dict[str, dict[str, Tensor]] = {}
+        self.parameters: list[Tensor] = []
         self.step = 0
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        live = dict(_network(pl_module).named_parameters())
+        parameters = dict(_network(pl_module).named_parameters())
         for name in self.betas:
-            start = self.shadows.get(name, live)
-            self.shadows[name] = {k: start[k].detach().clone().to(p) for k, p in live.items()}
-        self.live = list(live.values())
+            start = self.averages.get(name, parameters)
+            copies = {k: start[k].detach().clone().to(p) for k, p in parameters.items()}
+            self.averages[name] = copies
+        self.parameters = list(parameters.values())
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.step = trainer.global_step  # that of the checkpoint, which on_fit_start cannot know
@@ -82,8 +83,8 @@ class Ema(L.Callback):
             return  # gradients are still accumulating
         self.step = trainer.global_step
         for name, beta in self.betas.items():
-            shadow = list(self.shadows[name].values())
-            torch._foreach_lerp_(shadow, self.live, 1 - beta(self.step))  # pyright: ignore
+            average = list(self.averages[name].values())
+            torch._foreach_lerp_(average, self.parameters, 1 - beta(self.step))  # pyright: ignore
 
     @contextlib.contextmanager
     def weights(self, module: L.LightningModule, name: str | None = None) -> Iterator[None]:
@@ -91,12 +92,12 @@ class Ema(L.Callback):
 
         Where there is no average it keeps its raw weights.
         """
-        name = name or next(iter(self.shadows), None)
-        shadow = self.shadows[name] if name else {}
+        name = name or next(iter(self.averages), None)
+        weights = self.averages[name] if name else {}
         parameters = dict(_network(module).named_parameters())
         raw = {key: parameter.data for key, parameter in parameters.items()}
         try:
-            for key, average in shadow.items():
+            for key, average in weights.items():
                 parameters[key].data = average
             yield
         finally:
@@ -106,12 +107,12 @@ class Ema(L.Callback):
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        checkpoint["ema"] = self.shadows
+        checkpoint["ema"] = self.averages
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        self.shadows = checkpoint["ema"]
+        self.averages = checkpoint["ema"]
 
 
 def _network(module: Any) -> nn.Module:

@@ -1,7 +1,7 @@
 """The one loss: the squared error of the network's estimate, read as an error of eps.
 
 NCSN's sigma^2-weighted denoising score matching (Song and Ermon 2019, equation 6) and DDPM's
-L_simple (Ho et al. 2020, equation 14) are this function with other schedules and scalings.
+L_simple (Ho et al. 2020, equation 14) are this function with other schedules and predictions.
 """
 
 from dataclasses import dataclass
@@ -9,9 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffgen.denoiser.base import Preconditioned, match
+from diffgen.denoiser.base import Preconditioned
+from diffgen.denoiser.prediction import target_of
+from diffgen.schedule.base import match
 from diffgen.training.bound import Bound
-from diffgen.training.draws import Draws
+from diffgen.training.random_numbers import RandomNumbers
 from diffgen.training.times import Times
 from diffgen.training.weighting import Weighting, snr_of
 
@@ -37,37 +39,38 @@ class Loss:
         """What is trained."""
         return self.denoiser
 
-    def __call__(self, x0: Tensor, label: Tensor | None, draws: Draws) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self, x0: Tensor, label: Tensor | None, random: RandomNumbers
+    ) -> tuple[Tensor, Tensor]:
         """Errors (b,) of clean images x0 (b, C, H, W) and the times t (b,) they were noised to."""
-        schedule, scaling = self.denoiser.schedule, self.denoiser.scaling
-        t = self.draw_times(draws)
-        eps = draws.normal(x0)
+        schedule = self.denoiser.schedule
+        t, eps = self.draw_times(random), random.normal(x0)
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        coefficients = self.denoiser.prediction.coefficients(alpha, sigma)
+        c_skip, c_out, c_in = coefficients
+
         x_t = match(alpha, x0) * x0 + match(sigma, x0) * eps
-        a, b = scaling.target(alpha, sigma)
-        target = match(a, x0) * x0 + match(b, x0) * eps
-        outputs = self.denoiser.outputs(x_t, t, label)
+        outputs = self.denoiser.call_network(match(c_in, x0) * x_t, t, label)
         raw = outputs[:, : x0.shape[1]]
+        a, b = target_of(coefficients, alpha, sigma)
+        target = match(a, x0) * x0 + match(b, x0) * eps
         error = self.reduced((raw - target).square())
-        error = match(self._weight(t), error[:, None])[:, 0] * error
+
+        # An error of F is c_out times smaller than one of x0, which is alpha / sigma that of eps.
+        snr = snr_of(alpha, sigma)
+        weight = self.weighting(snr, t, schedule) * torch.square(c_out) * snr
+        error = weight.to(error) * error
         if self.bound:
-            error = error + self.reduced(
-                self.bound(x0, self.denoiser.image(x_t, t, raw), outputs, t)
-            )
+            mean = match(c_skip, x0) * x_t + match(c_out, x0) * raw
+            error = error + self.reduced(self.bound(x0, mean, outputs, t))
         return error, t
 
     def reduced(self, values: Tensor) -> Tensor:
         """One number (b,) for the pixels of each image."""
         return values.flatten(1).sum(1) / 2 if self.total else values.flatten(1).mean(1)
 
-    def draw_times(self, draws: Draws) -> Tensor:
+    def draw_times(self, random: RandomNumbers) -> Tensor:
         """The times (b,) of this part of the batch."""
-        u, schedule = draws.uniform("time"), self.denoiser.schedule
+        u, schedule = random.uniform("time"), self.denoiser.schedule
         t = self.times(u[:1], schedule).expand_as(u) if self.per_batch else self.times(u, schedule)
-        return draws.here(t)
-
-    def _weight(self, t: Tensor) -> Tensor:
-        """Weight (b,) of the squared error of F, which is out of x0 and alpha / sigma of eps."""
-        schedule = self.denoiser.schedule
-        _, out, _ = self.denoiser.scaling(schedule.alpha(t), schedule.sigma(t))
-        return self.weighting(schedule, t) * torch.square(out) * snr_of(schedule, t)
+        return random.local(t)

@@ -1,18 +1,22 @@
 """The LightningModule: batches of bytes in, the loss out, and what the log says."""
 
+import logging
 from typing import Any, Protocol
 
 import lightning.pytorch as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffgen.dataset.pixels import Range
 from diffgen.denoiser.base import Preconditioned
 from diffgen.denoiser.noisy_classifier import NoisyClassifier
 from diffgen.errors import UsageError
-from diffgen.training.draws import Draws
-from diffgen.training.level_losses import LevelLosses
+from diffgen.files import sha256
+from diffgen.training.loss_by_time import LossByTime
 from diffgen.training.optimizer import OptimizerSettings
+from diffgen.training.random_numbers import RandomNumbers
+
+log = logging.getLogger(__name__)
 
 
 class Objective(Protocol):
@@ -21,8 +25,8 @@ class Objective(Protocol):
     @property
     def learner(self) -> Preconditioned | NoisyClassifier: ...
 
-    def __call__(self, x0: Tensor, label: Any, draws: Draws) -> tuple[Tensor, ...]:
-        """Errors (b,), the times (b,) they were made at, and perhaps where it was right (b,)."""
+    def __call__(self, x0: Tensor, label: Any, random: RandomNumbers) -> tuple[Tensor, ...]:
+        """Errors (b,), the times (b,) they were made at, and perhaps 1 where correct (b,)."""
         ...
 
 
@@ -48,39 +52,39 @@ class Module(L.LightningModule):
         channels_last: bool,
     ) -> None:
         super().__init__()
-        self.denoiser = loss.learner  # whichever it is: the name is that of the weights on disk
+        self.denoiser = loss.learner  # or a classifier: the name is that of the weights on disk
         self.loss, self.pixel_range, self.optimizer_settings = loss, pixel_range, optimizer
         self.header = header
         self.seed, self.batch_size, self.num_classes = seed, batch_size, num_classes
         self.label_dropout, self.dequantise = label_dropout, dequantise
         self.format = torch.channels_last if channels_last else torch.contiguous_format
-        self.level_losses = LevelLosses()
+        self.loss_by_time = LossByTime()
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        draws = Draws(self.seed, batch["step"], self.batch_size, batch["position"])
-        draws.seed_dropout(self.global_rank, self.device)
-        x0 = self.images(batch["pixels"], draws)
-        errors, t, *right = self.loss(x0, self.labels(batch, draws), draws)
-        self.level_losses.add(t, errors.detach())
-        for shares in right:
-            self.level_losses.add(t, shares, "accuracy")
+        random = RandomNumbers(self.seed, batch["step"], self.batch_size, batch["position"])
+        random.seed_dropout(self.global_rank, self.device)
+        x0 = self.images(batch["pixels"], random)
+        errors, t, *correct = self.loss(x0, self.labels(batch, random), random)
+        self.loss_by_time.add(t, errors.detach())
+        for each in correct:
+            self.loss_by_time.add(t, each, "accuracy")
         return errors.mean()
 
-    def images(self, pixels: Tensor, draws: Draws) -> Tensor:
-        """Pixels uint8 as a model sees them; dequantised ones are even within their bin."""
+    def images(self, pixels: Tensor, random: RandomNumbers) -> Tensor:
+        """Pixels uint8 as a model sees them; dequantised ones are uniform within their bin."""
         if self.dequantise:
-            x = (pixels.float() + draws.pixelwise(pixels)) / 256
+            x = (pixels.float() + random.uniform_like(pixels)) / 256
             x = (x - self.pixel_range.shift) / self.pixel_range.scale
         else:
             x = self.pixel_range.to_model(pixels)
         return x.contiguous(memory_format=self.format)
 
-    def labels(self, batch: dict[str, Any], draws: Draws) -> Tensor | None:
+    def labels(self, batch: dict[str, Any], random: RandomNumbers) -> Tensor | None:
         """Labels (b,), each replaced by the null label with probability `label_dropout`."""
         if self.num_classes == 0:
             return None
         label = batch["label"]
-        dropped = draws.here(draws.uniform("label")) < self.label_dropout
+        dropped = random.local(random.uniform("label")) < self.label_dropout
         return label.masked_fill(dropped.to(label.device), self.num_classes)
 
     def configure_optimizers(self) -> Any:
@@ -88,6 +92,10 @@ class Module(L.LightningModule):
         adam = settings.adam(self.denoiser.network.parameters())
         rate = torch.optim.lr_scheduler.LambdaLR(adam, lambda k: settings.factor(k, steps))
         return {"optimizer": adam, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
+
+    def on_train_end(self) -> None:
+        """RuntimeError where the weights of the ranks differ."""
+        check_weights_agree(self.trainer, self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["diffgen"] = dict(self.header)
@@ -101,3 +109,20 @@ class Module(L.LightningModule):
                     f"the checkpoint's images have {key} {theirs}, those of the data set {ours}; "
                     "a run goes on with the data it began with"
                 )
+
+
+def check_weights_agree(trainer: L.Trainer, module: L.LightningModule) -> None:
+    """RuntimeError where the ranks of a trainer hold different weights of `module`."""
+    if trainer.world_size == 1:
+        return
+    mine = torch.tensor(checksum(module), device=module.device)
+    found = set(trainer.strategy.all_gather(mine).flatten().tolist())
+    if len(found) > 1:
+        raise RuntimeError(f"the {trainer.world_size} devices ended with different weights")
+    log.info("all %d devices hold the same weights, %016x", trainer.world_size, found.pop())
+
+
+def checksum(module: nn.Module) -> int:
+    """63 bits of the SHA-256 of a module's parameters and buffers."""
+    tensors = (tensor for _, tensor in sorted(module.state_dict().items()))
+    return int(sha256(tensors)[:16], 16) >> 1

@@ -1,4 +1,4 @@
-"""The optimiser and how its learning rate moves."""
+"""The optimiser and the schedule of its learning rate."""
 
 import math
 from collections.abc import Iterable
@@ -34,7 +34,7 @@ class OptimizerSettings:
 
     def factor(self, step: int, max_steps: int) -> float:
         """What the rate is multiplied by at step 0, 1, ..."""
-        rising = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
+        warmup = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
         if self.decay == "constant":
-            return rising
-        return rising * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max_steps)))
+            return warmup
+        return warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max_steps)))

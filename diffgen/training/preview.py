@@ -1,5 +1,6 @@
 """Sample grids while training, made with the averaged weights."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,54 +29,51 @@ class Plan(Protocol):
     def clipped(self, denoiser: Denoiser, pixel_range: Range, /) -> Denoiser: ...
 
 
+@dataclass(frozen=True, kw_only=True)
+class PreviewImages:
+    """Draws the same images each time, from the same noise; `shape` (C, H, W) is one image's."""
+
+    plan: Plan
+    shape: tuple[int, int, int]
+    labels: Tensor | None
+    num_samples: int
+
+    def __call__(self, denoiser: Denoiser, pixel_range: Range, device: torch.device) -> Tensor:
+        """Images uint8 (num_samples, C, H, W) of the denoiser as it stands."""
+        plan, bounds = self.plan, (pixel_range.low, pixel_range.high)
+        denoiser = plan.clipped(denoiser, pixel_range)
+        noise = SeededNoise(0, range(self.num_samples))
+        like = torch.empty(self.num_samples, *self.shape, device=device)
+        x = plan.start(denoiser.schedule, plan.times[0], like, noise, bounds)
+        labels = None if self.labels is None else self.labels.to(device)
+        return pixel_range.to_uint8(plan.sampler(denoiser, x, plan.times, labels, noise)).cpu()
+
+
 class Preview(L.Callback):
-    """Every `every` steps, and at the end, a grid of `labels` drawn from the same noise.
+    """Every `every` steps, and at the end, a grid of `images` into the folder and the loggers."""
 
-    `shape` (C, H, W) is one image's; `plan` says how they are drawn.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        ema: Ema,
-        plan: Plan,
-        shape: tuple[int, int, int],
-        labels: Tensor | None,
-        num_samples: int,
-        every: int,
-    ) -> None:
-        self.folder, self.ema, self.plan = folder, ema, plan
-        self.shape, self.labels, self.num_samples = shape, labels, num_samples
-        self.every, self.made = every, 0
+    def __init__(self, folder: Path, ema: Ema, every: int, images: PreviewImages) -> None:
+        self.folder, self.ema, self.every, self.images = folder, ema, every, images
+        self.step = 0
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any
     ) -> None:
         step = trainer.global_step
         due = step % self.every == 0 or step == trainer.max_steps
-        if trainer.is_global_zero and due and step != self.made:
-            self.made = step
+        if trainer.is_global_zero and due and step != self.step:
+            self.step = step
             self._draw(trainer, pl_module, step)
 
     def _draw(self, trainer: L.Trainer, module: Any, step: int) -> None:
         module.denoiser.eval()
         with self.ema.weights(module):
-            images = self.sample(module.denoiser, module.pixel_range, module.device)
+            images = self.images(module.denoiser, module.pixel_range, module.device)
         module.denoiser.train()
         picture = enlarge(grid(images))
         save_png(picture, self.folder / f"step_{step:07d}.png")
         for logger in trainer.loggers:
             _log(logger, picture, step)
-
-    def sample(self, denoiser: Denoiser, pixel_range: Any, device: torch.device) -> Tensor:
-        """Images uint8 (num_samples, C, H, W) of the denoiser as it stands."""
-        plan, denoiser = self.plan, self.plan.clipped(denoiser, pixel_range)
-        noise = SeededNoise(0, range(self.num_samples))
-        like = torch.empty(self.num_samples, *self.shape, device=device)
-        bounds = pixel_range.low, pixel_range.high
-        x = plan.start(denoiser.schedule, plan.times[0], like, noise, bounds)
-        labels = None if self.labels is None else self.labels.to(device)
-        return pixel_range.to_uint8(plan.sampler(denoiser, x, plan.times, labels, noise)).cpu()
 
 
 def _log(logger: Any, picture: Tensor, step: int) -> None:

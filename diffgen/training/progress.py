@@ -1,4 +1,4 @@
-"""How a run tells where it is: a bar on a terminal, a line now and then elsewhere, and the log."""
+"""Reports the progress of a run: a bar on a terminal, else lines, and rows of the log."""
 
 import sys
 import time
@@ -10,14 +10,13 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from diffgen.training.level_losses import LevelLosses
+from diffgen.training.loss_by_time import LossByTime
 
 
 class Reporter(L.Callback):
     """Loss, images/s and time left; every `every` steps a row in the loggers.
 
-    Between rows it speaks from the losses so far, each second on a bar, else after
-    `quiet_seconds`.
+    Between rows it shows the losses so far, each second on a bar, else every `quiet_seconds`.
 
     A loss that is no longer finite stops the run, since nothing after it would be worth keeping.
     """
@@ -27,8 +26,8 @@ class Reporter(L.Callback):
         self.bar: Progress | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.spoken = time.monotonic()
-        self.read = (self.spoken, trainer.global_step)
+        self.shown_at = time.monotonic()
+        self.last_row = (self.shown_at, trainer.global_step)
         if trainer.is_global_zero and sys.stderr.isatty():
             columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
             self.bar = Progress(*columns, transient=True, console=Console(stderr=True))
@@ -39,12 +38,14 @@ class Reporter(L.Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any, **__: Any) -> None:
         step = trainer.global_step
-        if step == self.read[1]:
+        if step == self.last_row[1]:
             return
         if step % self.every == 0 or step == trainer.max_steps:
             self._row(trainer, pl_module, step)
-        elif trainer.is_global_zero and self._silence() >= (1 if self.bar else self.quiet_seconds):
-            self._say(trainer, pl_module, step, pl_module.level_losses.means())
+        elif trainer.is_global_zero and self._seconds_since_shown() >= (
+            1 if self.bar else self.quiet_seconds
+        ):
+            self._show(trainer, pl_module, step, pl_module.loss_by_time.means())
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._close()
@@ -53,45 +54,47 @@ class Reporter(L.Callback):
         self._close()
 
     def _row(self, trainer: L.Trainer, pl_module: Any, step: int) -> None:
-        """Give the loggers what happened since the row before."""
-        losses: LevelLosses = pl_module.level_losses
-        values, now = losses.read(), time.monotonic()
+        """Log the means since the row before."""
+        losses: LossByTime = pl_module.loss_by_time
+        values, now = losses.pop_means(), time.monotonic()
         if not torch.isfinite(torch.tensor(values["loss"])):
             raise RuntimeError(f"the loss is {values['loss']} at step {step}; lower optimizer.lr")
-        told = {
+        row = {
             **values,
-            "images_per_second": pl_module.batch_size / self._pace(step),
+            "images_per_second": pl_module.batch_size / self._seconds_per_step(step),
             "lr": trainer.optimizers[0].param_groups[0]["lr"],
         }
         for logger in trainer.loggers:
-            logger.log_metrics(told, step)
+            logger.log_metrics(row, step)
         last = step == trainer.max_steps
-        if trainer.is_global_zero and (self.bar or last or self._silence() >= self.quiet_seconds):
-            self._say(trainer, pl_module, step, values)
-        self.read = (now, step)
+        if trainer.is_global_zero and (
+            self.bar or last or self._seconds_since_shown() >= self.quiet_seconds
+        ):
+            self._show(trainer, pl_module, step, values)
+        self.last_row = (now, step)
 
-    def _say(
+    def _show(
         self, trainer: L.Trainer, pl_module: Any, step: int, values: Mapping[str, float]
     ) -> None:
-        self.spoken, pace = time.monotonic(), self._pace(step)
-        right = f"accuracy {values['accuracy']:.3f}  " if "accuracy" in values else ""
+        self.shown_at, per_step = time.monotonic(), self._seconds_per_step(step)
+        accuracy = f"accuracy {values['accuracy']:.3f}  " if "accuracy" in values else ""
         text = (
-            f"step {step}/{trainer.max_steps}  loss {values['loss']:.4f}  {right}"
-            f"{pl_module.batch_size / pace:.0f} images/s"
+            f"step {step}/{trainer.max_steps}  loss {values['loss']:.4f}  {accuracy}"
+            f"{pl_module.batch_size / per_step:.0f} images/s"
         )
-        left = (trainer.max_steps - step) * pace
+        left = (trainer.max_steps - step) * per_step
         if self.bar:
             self.bar.update(self.task, completed=step, description=text)
         else:
             print(f"{text}  {int(left // 60)} min {left % 60:02.0f} s left", flush=True)
 
-    def _pace(self, step: int) -> float:
+    def _seconds_per_step(self, step: int) -> float:
         """Seconds per step since the last row of the log."""
-        return (time.monotonic() - self.read[0]) / (step - self.read[1])
+        return (time.monotonic() - self.last_row[0]) / (step - self.last_row[1])
 
-    def _silence(self) -> float:
-        """Seconds since something was said."""
-        return time.monotonic() - self.spoken
+    def _seconds_since_shown(self) -> float:
+        """Seconds since progress was last shown."""
+        return time.monotonic() - self.shown_at
 
     def _close(self) -> None:
         if self.bar:

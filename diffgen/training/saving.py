@@ -1,4 +1,4 @@
-"""What is kept of a run: checkpoints, whole or not at all, at steps, signals and the end."""
+"""Saves checkpoints, whole or not at all, at steps, signals and the end."""
 
 import os
 import shutil
@@ -37,12 +37,12 @@ class SealedCheckpointIO(TorchCheckpointIO):
         write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
 
 
-class Keeper(L.Callback):
+class CheckpointSaver(L.Callback):
     """Saves `last.ckpt` every `every` steps, on SIGTERM, SIGUSR1, SIGUSR2, Ctrl-C and at the end.
 
-    Every `snapshot` steps the file is also kept as step_0001000.ckpt. A signal only sets a flag;
+    Every `snapshot` steps the file is also saved as step_0001000.ckpt. A signal only sets a flag;
     the step under way is finished, every rank agrees, and `stopped` then holds the signal. It
-    must stand behind the average in the list of callbacks.
+    must stand behind the averages in the list of callbacks.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
@@ -63,7 +63,7 @@ class Keeper(L.Callback):
         self.step = trainer.global_step
         if threading.current_thread() is threading.main_thread():
             for number in self.SIGNALS:
-                self.handlers[number] = signal.signal(number, self._receive)
+                self.handlers[number] = signal.signal(number, self._on_signal)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any
@@ -81,12 +81,12 @@ class Keeper(L.Callback):
             self._save(trainer, step, snapshot)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._release()
+        self._restore_handlers()
 
     def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
-        self._release()
+        self._restore_handlers()
 
-    def _release(self) -> None:
+    def _restore_handlers(self) -> None:
         """Give the signals back, before Lightning gives back those that it had replaced."""
         for number, handler in self.handlers.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
@@ -95,16 +95,16 @@ class Keeper(L.Callback):
     def _save(self, trainer: L.Trainer, step: int, snapshot: bool) -> None:
         trainer.save_checkpoint(self.last, weights_only=False)  # with all that training needs
         if snapshot and trainer.is_global_zero:
-            _keep(self.last, self.folder / f"step_{step:07d}.ckpt")
+            _link(self.last, self.folder / f"step_{step:07d}.ckpt")
 
-    def _receive(self, number: int, frame: object) -> None:
+    def _on_signal(self, number: int, frame: object) -> None:
         if self.received == signal.SIGINT == number:
             raise KeyboardInterrupt  # asked twice: now
         self.received = self.received or number
 
 
-def _keep(path: Path, name: Path) -> None:
-    """Let a file stand under another name, too, without a second copy where there are links."""
+def _link(path: Path, name: Path) -> None:
+    """Give a file a second name, without a second copy where the file system has links."""
     name.unlink(missing_ok=True)
     try:
         os.link(path, name)

@@ -1,4 +1,4 @@
-"""At which times a batch is trained: functions (u (B,) even on [0, 1), schedule) -> t (B,)."""
+"""The times a batch is trained at: functions (u (B,), schedule) -> t (B,), u uniform on [0, 1)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ Times = Callable[[Tensor, Schedule], Tensor]
 
 @dataclass(frozen=True)
 class Uniform:
-    """Every level alike (Ho et al. 2020, algorithm 1); even on [t_min, 1] without levels."""
+    """Every level alike (Ho et al. 2020, algorithm 1); uniform on [t_min, 1] without levels."""
 
     def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
         if schedule.levels:
@@ -36,7 +36,7 @@ class Antithetic:
 
 @dataclass(frozen=True)
 class Stratified:
-    """One time in each of B even strata (Kingma et al. 2021, appendix I.1): a steadier loss."""
+    """One time in each of B equal strata (Kingma et al. 2021, appendix I.1): a steadier loss."""
 
     def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
         index = torch.arange(len(u), dtype=u.dtype)

@@ -1,8 +1,8 @@
-"""How errors at different noise levels weigh: functions (schedule, t (B,)) -> weights (B,) of the
-squared error of eps, float64.
+"""How errors at different noise levels weigh: (snr (B,), t (B,), schedule) -> weights (B,) of the
+squared error of eps, float64; snr = (alpha / sigma)^2 at t.
 
-An error of x0 is an error of eps with snr = (alpha / sigma)^2 for its weight, so the papers'
-weights of x0 stand here divided by snr; one of the score is weighted by sigma^-2.
+An error of x0 is an error of eps with snr for its weight, so the papers' weights of x0 stand here
+divided by snr; one of the score is weighted by sigma^-2.
 """
 
 from collections.abc import Callable
@@ -15,23 +15,23 @@ from torch import Tensor
 
 from diffgen.schedule import Schedule
 
-Weighting = Callable[[Schedule, Tensor], Tensor]
+Weighting = Callable[[Tensor, Tensor, Schedule], Tensor]
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 STEP = 1e-5  # of time, for slopes
 
 
-def snr_of(schedule: Schedule, t: Tensor) -> Tensor:
-    """(alpha / sigma)^2 at t (...), never 0, for weights of x0 to stay finite as those of eps."""
-    return ((schedule.alpha(t) / schedule.sigma(t)) ** 2).clamp(min=1e-20)
+def snr_of(alpha: Tensor, sigma: Tensor) -> Tensor:
+    """(alpha / sigma)^2 (...), never 0, for weights of x0 to stay finite as those of eps."""
+    return ((alpha / sigma) ** 2).clamp(min=1e-20)
 
 
 @dataclass(frozen=True)
 class Simple:
     """All alike: DDPM's L_simple (Ho et al. 2020, equation 14) and sigma^2-weighted DSM."""
 
-    def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
+    def __call__(self, snr: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
         return torch.ones_like(t)
 
 
@@ -39,8 +39,8 @@ class Simple:
 class Velocity:
     """The squared error of v: (1 + snr) on x0 (Salimans and Ho 2022, section 4)."""
 
-    def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
-        return 1 + 1 / snr_of(schedule, t)
+    def __call__(self, snr: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
+        return 1 + 1 / snr
 
 
 @dataclass(frozen=True)
@@ -52,17 +52,17 @@ class Likelihood:
     noising adds from the level below, over the time between them.
     """
 
-    def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
+    def __call__(self, snr: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
         if schedule.levels:
-            return schedule.levels * _added(schedule, t - 1 / schedule.levels, t)
+            return schedule.levels * _added_variance(schedule, t - 1 / schedule.levels, t)
         low, high = (t - STEP).clamp(min=schedule.t_min), (t + STEP).clamp(max=1)
         return 2 * (schedule.log_snr(low) - schedule.log_snr(high)) / (high - low)
 
 
-def _added(schedule: Schedule, s: Tensor, t: Tensor) -> Tensor:
+def _added_variance(schedule: Schedule, s: Tensor, t: Tensor) -> Tensor:
     """Variance that the noising adds from s < t to t, over sigma_t^2: 1 - snr_t / snr_s."""
-    kept = schedule.alpha(t) * schedule.sigma(s) / (schedule.alpha(s) * schedule.sigma(t))
-    return 1 - kept**2
+    ratio = schedule.alpha(t) * schedule.sigma(s) / (schedule.alpha(s) * schedule.sigma(t))
+    return 1 - ratio**2
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,7 @@ class MinSnr:
 
     gamma: Positive = 5.0
 
-    def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
-        snr = snr_of(schedule, t)
+    def __call__(self, snr: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
         return snr.clamp(max=self.gamma) / snr
 
 
@@ -82,20 +81,20 @@ class SoftMinSnr:
 
     gamma: Positive = 5.0
 
-    def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
-        return self.gamma / (snr_of(schedule, t) + self.gamma)
+    def __call__(self, snr: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
+        return self.gamma / (snr + self.gamma)
 
 
 @dataclass(frozen=True)
 class Edm:
     """(s^2 + d^2) / (s d)^2 on x0, s = sigma / alpha (Karras et al. 2022, table 1).
 
-    d = `sigma_data` is the data's deviation; with that of the scaling, the network's own error.
+    d = `sigma_data` is the data's deviation; with that of the prediction, the network's own error.
     """
 
     measured: ClassVar = ("sigma_data",)
 
     sigma_data: Positive = 0.5
 
-    def __call__(self, schedule: Schedule, t: Tensor) -> Tensor:
-        return 1 / (snr_of(schedule, t) * self.sigma_data**2) + 1
+    def __call__(self, snr: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
+        return 1 / (snr * self.sigma_data**2) + 1

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from diffgen.config.schema import TrainerSettings
-from diffgen.training.draws import Draws
 from diffgen.training.module import Module
+from diffgen.training.random_numbers import RandomNumbers
 
 PATIENCE = 4.0  # seconds that one measured step may take
 
@@ -56,7 +56,7 @@ def cost_of(module: Module, settings: TrainerSettings) -> Cost:
 def _step(module: Module, rows: int, settings: TrainerSettings) -> None:
     """One step of training on noise, with the gradient's norm and Adam."""
     pixels, label = _batch(module, rows)
-    draws = Draws(0, 0, rows, torch.arange(rows))
+    draws = RandomNumbers(0, 0, rows, torch.arange(rows))
     network = module.denoiser.network.train()
     adam = module.optimizer_settings.adam(network.parameters())
     with _autocast(pixels.device, settings.precision):

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from diffgen.config.build import Choice
 from diffgen.config.recipe import Shape
 from diffgen.config.schema import Train
+from diffgen.dataset.download import offline
 from diffgen.dataset.images import Images, shape_of
-from diffgen.dataset.vision import offline
 from diffgen.errors import UsageError
 
 # shape and number of classes of the sets that are always the same

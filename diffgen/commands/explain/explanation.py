@@ -1,4 +1,4 @@
-"""All that is told of a configuration, gathered."""
+"""All that `explain` shows of a configuration, gathered."""
 
 from dataclasses import dataclass
 from typing import Any

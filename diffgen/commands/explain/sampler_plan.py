@@ -12,7 +12,7 @@ from diffgen.denoiser.base import Preconditioned
 from diffgen.denoiser.evaluations import RowCount
 from diffgen.sampler import SeededNoise
 from diffgen.sampler.langevin import Langevin, gamma
-from diffgen.sampler.technique4 import best_rate, variance_ratio
+from diffgen.sampler.langevin_step import best_rate, variance_ratio
 from diffgen.sampling.plan import SamplingPlan, plan_of
 from diffgen.schedule import Schedule
 
@@ -63,7 +63,9 @@ def way_of(settings: SamplerSettings, recipe: DenoiserRecipe, schedule: Schedule
 
 def evaluations(plan: SamplingPlan, recipe: DenoiserRecipe, schedule: Schedule) -> int:
     """Network evaluations per image, counted on a network that costs nothing."""
-    denoiser = Preconditioned(_Still(), schedule, recipe.scaling, lambda schedule, t: None)
+    denoiser = Preconditioned(
+        ZeroNetwork(), schedule, recipe.prediction.build(), lambda schedule, t: None
+    )
     count, x = RowCount(denoiser.network), torch.zeros(1, 1, 1, 1)
     plan.sampler(denoiser, x, plan.times, None, SeededNoise(0, range(1)))
     return count.rows
@@ -77,8 +79,8 @@ def _moves(sampler: Langevin, schedule: Schedule, times: Tensor) -> Moves:
     return Moves(ratio, sampler.inner, rate * lowest, left[0], best * lowest, left[1])
 
 
-class _Still(nn.Module):
+class ZeroNetwork(nn.Module):
     """A network that says 0 to everything."""
 
-    def forward(self, x: Tensor, told: Tensor | None, label: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor | None, label: Tensor | None) -> Tensor:
         return torch.zeros_like(x)

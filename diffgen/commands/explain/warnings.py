@@ -7,7 +7,7 @@ from diffgen.commands.explain.ladder import Ladder
 from diffgen.schedule import Schedule
 from diffgen.schedule.ncsnv2 import levels_between, ratio_of
 from diffgen.schedule.ramp import Ramp
-from diffgen.training.ema import Profile
+from diffgen.training.ema import EmaSettings
 
 APART = 0.25  # overlaps C below it leave gaps; the papers' ladders have 0.5 and more
 VISIBLE = 5.0  # grey levels of 256 that an eye sees on an even surface
@@ -30,7 +30,7 @@ def doubts(
     ]
 
 
-def early(averages: Mapping[str, Profile], steps: int) -> list[str]:
+def early(averages: Mapping[str, EmaSettings], steps: int) -> list[str]:
     """Warnings of averages that still hold the first random weights after so many steps."""
     kept = {
         name: math.prod(map(profile.beta(), range(1, steps + 1)))

@@ -1,4 +1,4 @@
-"""A table as a reader sees it: heads and cells as text."""
+"""A table as a reader sees it: headers and cells as text."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -6,7 +6,7 @@ from typing import Any
 
 from diffgen.evaluation.rows import Block, Row, pooled, setting, text, varying
 
-TOLD = ("sampler", "settings", "steps", "weight")  # in every table
+ALWAYS = ("sampler", "settings", "steps", "weight")  # columns of every table
 SHARES = ("accuracy", "precision", "recall", "saturation")
 
 Grid = tuple[list[str], list[list[str]]]
@@ -22,17 +22,19 @@ def title(row: Row) -> str:
 def header(block: Block) -> str:
     """What all rows share, in one or two sentences."""
     row = block.all[0]
-    told = (
+    scored = (
         f"{title(row)} of n = {block.n} images a row, features {row['features']} "
         f"[{row['features_hash']}], against {row['reference']} [{row['reference_hash']}]."
     )
     first = block.rows[0] if block.rows else {}
     same = [c for c in _shared(block) if first.get(c) is not None and c not in _differing(block)]
-    return f"{told} All samples: {', '.join(f'{c} {first[c]}' for c in same)}." if same else told
+    if not same:
+        return scored
+    return f"{scored} All samples: {', '.join(f'{c} {first[c]}' for c in same)}."
 
 
-def cells(block: Block) -> Grid:
-    """Heads and rows of the block, without the columns that say nothing or all say the same."""
+def main_cells(block: Block) -> Grid:
+    """Headers and rows of the block, without columns that are empty or alike in all rows."""
     floor = (block.floor or {}).get("fid")
     columns: list[Column] = [
         *_methods(block),
@@ -47,7 +49,7 @@ def cells(block: Block) -> Grid:
 
 
 def over_seeds(block: Block) -> Grid | None:
-    """Heads and rows of the ways that several seeds sampled, None where there are none."""
+    """Headers and rows of the settings sampled with several seeds, None without any."""
     rows = [row for row in pooled(block.rows) if row["seeds"] > 1]
     if not rows:
         return None
@@ -63,7 +65,7 @@ def over_seeds(block: Block) -> Grid | None:
 
 
 def per_class(block: Block) -> Grid | None:
-    """Heads and rows of the distances per class, None where there are none."""
+    """Headers and rows of the distances per class, None where there are none."""
     rows = [row for row in block.all if row.get("fid_per_class")]
     if not rows:
         return None
@@ -91,7 +93,7 @@ def _differing(block: Block) -> list[str]:
 
 def _shared(block: Block) -> list[str]:
     """The columns that are shown only where rows differ in them."""
-    return [column for column in (*block.identity, "seed") if column not in TOLD]
+    return [column for column in (*block.identity, "seed") if column not in ALWAYS]
 
 
 def _grid(columns: Sequence[Column], rows: Sequence[Row]) -> Grid:
@@ -123,7 +125,7 @@ def _worst(row: Row) -> str:
 
 
 def _number(value: Any) -> str:
-    """Four significant digits, so that neither 0.0123 nor 431 loses what is known of it."""
+    """Four significant digits, for 0.0123 and 431 alike."""
     return "" if value is None else f"{value:.4g}"
 
 

@@ -21,8 +21,8 @@ from diffgen.schedule import Schedule
 
 def variance_ratio(rate: Tensor, gamma: float, inner: int) -> Tensor:
     """Variance (...) after a level over the level's own sigma^2, for rates (...) in (0, 2)."""
-    settled = 1 / (1 - rate / 2)
-    return (1 - rate) ** (2 * inner) * (gamma**2 - settled) + settled
+    limit = 1 / (1 - rate / 2)
+    return (1 - rate) ** (2 * inner) * (gamma**2 - limit) + limit
 
 
 def best_rate(gamma: float, inner: int) -> float:

@@ -1,4 +1,4 @@
-"""Where fitted classifiers of features are kept, so that every table of a data set shares one."""
+"""The cache of fitted classifiers of features, so that all tables of a data set share one."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -11,8 +11,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from diffgen.dataset.images import Images
 from diffgen.errors import UsageError
-from diffgen.evaluation.classifier_fit import FeaturesClassifier, Fitted, LabelledImages
+from diffgen.evaluation.features_classifier import FeaturesClassifier, Fitted
 from diffgen.files import WriteError, sha256, sha256_of_json, write_atomically
 
 VERSION = 1  # one more when the network or its fit changes
@@ -22,8 +23,8 @@ log = logging.getLogger(__name__)
 
 def cached(
     settings: FeaturesClassifier,
-    train: LabelledImages,
-    test: LabelledImages,
+    train: Images,
+    test: Images,
     cache: Path,
     device: str = "cpu",
 ) -> Fitted:
@@ -32,17 +33,17 @@ def cached(
     path = path.with_name(f"{path.name}.safetensors")
     if found := _found(path, settings, train):
         return found
-    with _alone(path):
+    with _locked(path):
         if found := _found(path, settings, train):  # while this process waited
             return found
         log.info("fitting the features' classifier of %s, once", train.name)
         fitted = settings.fit(train, test, device)
-        log.info("it names %.2f %% of held-out images rightly", 100 * fitted.accuracy)
+        log.info("it classifies %.2f %% of held-out images correctly", 100 * fitted.accuracy)
         _write(path, fitted)
         return _read(path, settings, train)
 
 
-def _found(path: Path, settings: FeaturesClassifier, train: LabelledImages) -> Fitted | None:
+def _found(path: Path, settings: FeaturesClassifier, train: Images) -> Fitted | None:
     if not path.is_file():
         return None
     try:
@@ -54,8 +55,8 @@ def _found(path: Path, settings: FeaturesClassifier, train: LabelledImages) -> F
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Keeps other processes from making the same file; they wait until it is there."""
+def _locked(path: Path) -> Iterator[None]:
+    """Other processes that need the same file wait until it is written."""
     lock = FileLock(path.with_name(f".{path.name}.lock"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,9 +73,9 @@ def _unwritable(error: WriteError) -> UsageError:
     return UsageError(f"{error}; set cache=FOLDER")
 
 
-def _key(settings: FeaturesClassifier, train: LabelledImages, test: LabelledImages) -> str:
-    told = [VERSION, asdict(settings), train.fingerprint, test.fingerprint]
-    return sha256_of_json(told)[:12]
+def _key(settings: FeaturesClassifier, train: Images, test: Images) -> str:
+    key = [VERSION, asdict(settings), train.fingerprint, test.fingerprint]
+    return sha256_of_json(key)[:12]
 
 
 def _write(path: Path, fitted: Fitted) -> None:
@@ -90,7 +91,7 @@ def _write(path: Path, fitted: Fitted) -> None:
         raise _unwritable(error) from error
 
 
-def _read(path: Path, settings: FeaturesClassifier, train: LabelledImages) -> Fitted:
+def _read(path: Path, settings: FeaturesClassifier, train: Images) -> Fitted:
     with safe_open(path, "pt") as file:
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         header = file.metadata()

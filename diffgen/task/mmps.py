@@ -1,4 +1,4 @@
-"""Known pixels by moment matching (Rozet et al. 2024, section 4.2)."""
+"""Moment matching posterior sampling, MMPS (Rozet et al. 2024, section 4.2)."""
 
 from collections.abc import Callable
 
@@ -8,8 +8,8 @@ from torch import Tensor
 from diffgen.denoiser import Denoiser
 
 
-class Conditioned(Denoiser):
-    """E[x0 | x_t, known pixels], where the law of x0 given x_t is taken for a Gaussian.
+class MMPSDenoiser(Denoiser):
+    """E[x0 | x_t, known pixels], if x0 given x_t were Gaussian.
 
     Its covariance is sigma^2 / alpha times the denoiser's Jacobian J (Tweedie's second formula),
     so that the estimate moves by J A' (A J A' + d)^-1 (image - x0) with A the choice of the known
@@ -33,32 +33,32 @@ class Conditioned(Denoiser):
             x = x_t.detach().requires_grad_()
             x0 = self.denoiser(x, t, label)
 
-        def spread(v: Tensor) -> Tensor:
+        def jacobian(v: Tensor) -> Tensor:
             return torch.autograd.grad(x0, x, v, retain_graph=True)[0]
 
-        def seen(v: Tensor) -> Tensor:
-            return torch.where(self.known, spread(v), 0) + damping * v
+        def system(v: Tensor) -> Tensor:
+            return torch.where(self.known, jacobian(v), 0) + damping * v
 
-        missing = torch.where(self.known, self.image - x0.detach(), 0)
-        moved = x0.detach() + spread(solved(seen, missing, self.solves))
-        return torch.where(self.known, self.image, moved)
+        residual = torch.where(self.known, self.image - x0.detach(), 0)
+        x0_posterior = x0.detach() + jacobian(conjugate_gradients(system, residual, self.solves))
+        return torch.where(self.known, self.image, x0_posterior)
 
 
-def solved(matrix: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Tensor:
+def conjugate_gradients(matrix: Callable[[Tensor], Tensor], b: Tensor, iterations: int) -> Tensor:
     """v (B, C, H, W) with matrix(v) = b by conjugate gradients, for each image by itself.
 
-    An image stops where it has arrived, or where the matrix turns out not to be positive.
+    An image stops where its residual is 0, or where the matrix turns out not to be positive.
     """
-    v, rest = torch.zeros_like(b), b
-    way, size = rest, _dot(rest, rest)
+    v, residual = torch.zeros_like(b), b
+    direction, size = residual, _dot(residual, residual)
     for _ in range(iterations):
-        moved = matrix(way)
-        bend = _dot(way, moved)
-        step = torch.where((bend > 0) & (size > 0), size / bend, 0)
-        v, rest = v + step * way, rest - step * moved
-        left = _dot(rest, rest)
-        way = rest + torch.where(step > 0, left / size, 0) * way
-        size = torch.where(step > 0, left, 0)
+        product = matrix(direction)
+        curvature = _dot(direction, product)
+        step = torch.where((curvature > 0) & (size > 0), size / curvature, 0)
+        v, residual = v + step * direction, residual - step * product
+        new_size = _dot(residual, residual)
+        direction = residual + torch.where(step > 0, new_size / size, 0) * direction
+        size = torch.where(step > 0, new_size, 0)
     return v
 
 

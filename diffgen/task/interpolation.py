@@ -1,4 +1,4 @@
-"""Noise and images between two: of unit variance all the way."""
+"""Between two noises, images or labels; mixed noise keeps unit variance."""
 
 import math
 from collections.abc import Sequence
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from diffgen.denoiser import Denoiser
 from diffgen.sampler import SeededNoise
 from diffgen.schedule.base import match
 
@@ -13,7 +14,7 @@ from diffgen.schedule.base import match
 class MixedNoise:
     """cos(a) p + sin(a) q for two noises p and q, a from 0 to pi / 2 as `share` (B,) from 0 to 1.
 
-    Every draw on the way is mixed, so that the whole path of noise is (Song and Ermon 2020,
+    Every draw is mixed, so that the noise of the whole trajectory is (Song and Ermon 2020,
     appendix B.2). At the ends it is p or q to the bit.
     """
 
@@ -60,3 +61,25 @@ def slerp(p: Tensor, q: Tensor, share: Tensor) -> Tensor:
 def shares(frames: int, images: Sequence[int]) -> Tensor:
     """How far each of these images is from one end of its strip to the other, (B,) float64."""
     return torch.tensor([image % frames / (frames - 1) for image in images], dtype=torch.float64)
+
+
+class LabelMix(Denoiser):
+    """(1 - share) D(x, label) + share D(x, other), row by row; share (B,), other (B,)."""
+
+    def __init__(self, denoiser: Denoiser, other: Tensor, share: Tensor) -> None:
+        super().__init__()
+        self.denoiser, self.schedule = denoiser, denoiser.schedule
+        self.other, self.share = other, share
+
+    def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
+        one = self.denoiser(x_t, t, label)
+        return lerp(one, self.denoiser(x_t, t, self.other), self.share)
+
+
+def mix_labels(
+    denoiser: Denoiser, label: Tensor | None, other: Tensor | None, share: Tensor
+) -> Denoiser:
+    """The denoiser between two labels, itself where these are the same."""
+    if label is None or other is None or torch.equal(label, other):
+        return denoiser
+    return LabelMix(denoiser, other, share)

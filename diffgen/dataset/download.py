@@ -1,4 +1,4 @@
-"""The sets that torchvision reads: downloaded once where missing, then held in memory as uint8."""
+"""Data sets read from files at hand, or downloaded once where they are missing."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -6,10 +6,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
-import torch
 from filelock import FileLock
-from torch import Tensor
 
 from diffgen.errors import UsageError
 
@@ -55,8 +52,3 @@ def absent(name: str, folder: Path, files: str, reason: Exception) -> UsageError
         f"{name} can neither be read from {folder.resolve()} nor downloaded ({short}); "
         f"put {files} there, or set dataset.root to the folder that holds them"
     )
-
-
-def channels_first(pixels: np.ndarray) -> Tensor:
-    """A uint8 array (N, H, W, C) as a tensor (N, C, H, W), rows contiguous."""
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous()

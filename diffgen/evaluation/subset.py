@@ -3,19 +3,19 @@
 import torch
 from torch import Tensor
 
+from diffgen.dataset.holdout import depth_in_class
 
-def draw(total: int, count: int, seed: int = 0) -> Tensor:
+
+def subset(total: int, count: int, seed: int = 0) -> Tensor:
     """`count` of the rows 0 to total - 1, without repetition, sorted, (count,) int64."""
     return _shuffled(total, seed)[:count].sort().values
 
 
-def draw_evenly(labels: Tensor, count: int, seed: int = 0) -> Tensor:
+def stratified_subset(labels: Tensor, count: int, seed: int = 0) -> Tensor:
     """`count` rows, (count,) int64, the same share of every class to within an image."""
     order = _shuffled(len(labels), seed)
-    depth = torch.zeros(len(labels), dtype=torch.float64)
-    for label in labels.unique():
-        mine = order[labels[order] == label]
-        depth[mine] = (torch.arange(len(mine)) + 0.5).double() / len(mine)
+    depth = torch.empty(len(labels), dtype=torch.float64)
+    depth[order] = depth_in_class(labels[order])
     return depth.argsort(stable=True)[:count].sort().values
 
 

@@ -1,10 +1,9 @@
-"""The fit of the small classifier by whose features a data set's samples are measured."""
+"""A small classifier of a data set, whose features measure that set's samples."""
 
 import math
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
@@ -13,32 +12,9 @@ from rich.progress import track
 from torch import Tensor
 from torch.nn import functional as F
 
+from diffgen.dataset.images import Images, Pixels
 from diffgen.errors import UsageError
 from diffgen.network.classifier import Classifier
-
-
-class Pixels(Protocol):
-    """A uint8 tensor (N, C, H, W), or an object that decodes on access."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    def __getitem__(self, index: Tensor, /) -> Tensor: ...
-
-
-class LabelledImages(Protocol):
-    """Pixels, labels (N,) int64, class names, a name and a fingerprint of a data set."""
-
-    @property
-    def pixels(self) -> Pixels: ...
-    @property
-    def labels(self) -> Tensor | None: ...
-    @property
-    def classes(self) -> tuple[str, ...]: ...
-    @property
-    def name(self) -> str: ...
-    @property
-    def fingerprint(self) -> str: ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,9 +30,8 @@ class FeaturesClassifier:
     """How the classifier is fitted: AdamW, one cycle of the rate `lr`, images shifted a little.
 
     It lasts `steps` steps, or `epochs` passes over a small set. `shift` is the farthest shift, as
-    a share of the image's side. Shifts, dropout and weight decay keep the features of images it
-    has learned from alike to those of new ones, which is what a floor of held-out images takes
-    for granted.
+    a share of the image's side. Shifts, dropout and weight decay keep the features of training
+    images close to those of new ones, which a floor of held-out images relies on.
     """
 
     steps: PositiveInt = 1200
@@ -70,7 +45,7 @@ class FeaturesClassifier:
     shift: NonNegativeFloat = 0.07
     seed: int = 0
 
-    def fit(self, train: LabelledImages, test: LabelledImages, device: str = "cpu") -> Fitted:
+    def fit(self, train: Images, test: Images, device: str = "cpu") -> Fitted:
         """A classifier fitted to `train` and tried on `test`, the same for the same seed."""
         labels = _labels(train)
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
@@ -80,7 +55,7 @@ class FeaturesClassifier:
         network.eval().requires_grad_(False)
         return Fitted(network, accuracy(network, test.pixels, _labels(test)))
 
-    def network(self, train: LabelledImages) -> Classifier:
+    def network(self, train: Images) -> Classifier:
         """A classifier of these settings for images as in `train`, untrained."""
         _, channels, size, _ = train.pixels.shape
         return Classifier(
@@ -102,7 +77,7 @@ class FeaturesClassifier:
             optimizer, self.lr, total_steps=steps, pct_start=0.1
         )
         margin = round(network.size * self.shift)
-        for _ in _told(steps):
+        for _ in _with_progress(steps):
             rows = torch.randint(len(labels), (self.batch_size,), generator=generator)
             logits = network(_scaled(shifted(pixels[rows], margin, generator), network))
             loss = F.cross_entropy(logits, labels[rows].to(logits.device))
@@ -125,15 +100,15 @@ def shifted(images: Tensor, margin: int, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def accuracy(network: Classifier, pixels: Pixels, labels: Tensor) -> float:
-    """The share of images that a classifier in evaluation mode names rightly."""
-    right = 0
+    """The share of images that a classifier in evaluation mode classifies correctly."""
+    correct = 0
     for rows in torch.arange(len(labels)).split(500):
         guess = network(_scaled(pixels[rows], network)).argmax(1).cpu()
-        right += int((guess == labels[rows]).sum())
-    return right / len(labels)
+        correct += int((guess == labels[rows]).sum())
+    return correct / len(labels)
 
 
-def _labels(images: LabelledImages) -> Tensor:
+def _labels(images: Images) -> Tensor:
     if images.labels is None or len(images.classes) < 2:
         raise UsageError(
             f"features=classifier needs images of two classes or more, and {images.name} has "
@@ -148,7 +123,7 @@ def _scaled(images: Tensor, network: Classifier) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def _told(steps: int) -> Iterable[int]:
+def _with_progress(steps: int) -> Iterable[int]:
     """The steps, with a line of progress on a terminal."""
     return track(
         range(steps),

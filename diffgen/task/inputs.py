@@ -11,7 +11,7 @@ Names = str | int | list[str | int]
 
 
 @dataclass(frozen=True, eq=False)
-class Pictures:
+class LoadedImages:
     """N pictures of a model's shape: uint8 (N, C, H, W), labels (N,) where they are known."""
 
     pixels: Tensor
@@ -22,10 +22,10 @@ class Pictures:
 
 
 @runtime_checkable
-class Album(Protocol):
+class InputImages(Protocol):
     """Finds pictures: files, and images of the data set that a model was trained on."""
 
-    def pictures(self, names: Names, resize: bool, grey: bool = False) -> Pictures:
+    def load(self, names: Names, resize: bool, grey: bool = False) -> LoadedImages:
         """The pictures of these names, in the model's shape.
 
         UsageError for a file of another size or kind, which `resize` converts; `grey` takes

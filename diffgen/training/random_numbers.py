@@ -14,8 +14,8 @@ STREAMS = {"time": 0, "noise": 1, "label": 2, "dropout": 3, "dequantise": 4}
 
 
 @dataclass(frozen=True)
-class Draws:
-    """Draws of one step of a run; `position` (b,) says which rows of the batch are here."""
+class RandomNumbers:
+    """Those of one step of a run; `position` (b,): which rows of the batch this process holds."""
 
     seed: int
     step: int
@@ -23,7 +23,7 @@ class Draws:
     position: Tensor
 
     def uniform(self, stream: str) -> Tensor:
-        """Even on [0, 1), for the whole batch: (batch_size,) float64 on the CPU."""
+        """Uniform on [0, 1), for the whole batch: (batch_size,) float64 on the CPU."""
         generator = self._generator(stream, torch.device("cpu"))
         return torch.rand(self.batch_size, generator=generator, dtype=torch.float64)
 
@@ -31,15 +31,15 @@ class Draws:
         """Unit normal noise of the shape of `like` (b, ...), drawn on its device."""
         generator = self._generator("noise", like.device)
         shape = (self.batch_size, *like.shape[1:])
-        return self.here(torch.randn(shape, generator=generator, device=like.device))
+        return self.local(torch.randn(shape, generator=generator, device=like.device))
 
-    def pixelwise(self, like: Tensor) -> Tensor:
-        """Even on [0, 1), of the shape of `like` (b, ...), for dequantisation."""
+    def uniform_like(self, like: Tensor) -> Tensor:
+        """Uniform on [0, 1), of the shape of `like` (b, ...), for dequantisation."""
         generator = self._generator("dequantise", like.device)
         shape = (self.batch_size, *like.shape[1:])
-        return self.here(torch.rand(shape, generator=generator, device=like.device))
+        return self.local(torch.rand(shape, generator=generator, device=like.device))
 
-    def here(self, batch: Tensor) -> Tensor:
+    def local(self, batch: Tensor) -> Tensor:
         """The rows (b, ...) of a global batch that this process holds now."""
         if len(self.position) == self.batch_size:
             return batch
@@ -50,14 +50,14 @@ class Draws:
 
         torch.manual_seed would cost milliseconds by keeping a stack trace for each absent device.
         """
-        seed = self._mixed("dropout", rank, int(self.position[0]))
+        seed = self._seed("dropout", rank, int(self.position[0]))
         torch.default_generator.manual_seed(seed)
         if device.type != "cpu":
             torch.get_device_module(device).manual_seed(seed)
 
     def _generator(self, stream: str, device: torch.device) -> torch.Generator:
-        return torch.Generator(device).manual_seed(self._mixed(stream))
+        return torch.Generator(device).manual_seed(self._seed(stream))
 
-    def _mixed(self, stream: str, *more: int) -> int:
+    def _seed(self, stream: str, *more: int) -> int:
         words = (self.seed, self.step, STREAMS[stream], *more)
         return int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)

@@ -1,4 +1,4 @@
-"""Random choices as functions of integer keys, the same on every machine and in every version.
+"""Counter-based random choices: functions of integer keys, the same on every machine.
 
 They read the raw words of the Philox counter generator (Salmon et al. 2011, "Parallel random
 numbers: as easy as 1, 2, 3"): NumPy keeps that stream fixed, which neither NumPy's nor PyTorch's
