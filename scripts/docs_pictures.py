@@ -22,8 +22,7 @@ from diffgen.config.build import build, names
 from diffgen.dataset.digits import Digits
 from diffgen.dataset.pixels import Range, grid, save_png
 from diffgen.denoiser import Denoiser
-from diffgen.denoiser.base import match
-from diffgen.evaluation.frechet import Moments, frechet
+from diffgen.evaluation.frechet import FeatureStats, frechet
 from diffgen.evaluation.plot import COLOURS
 from diffgen.sampler import Sampler
 from diffgen.sampler.base import Noise
@@ -31,10 +30,12 @@ from diffgen.sampler.ddim import DDIM
 from diffgen.sampler.ddpm import DDPM
 from diffgen.sampler.heun import Heun
 from diffgen.schedule import Schedule
+from diffgen.schedule.base import match
 from diffgen.schedule.cosine import Cosine
 from diffgen.schedule.spacing import SPACINGS, times
 from diffgen.schedule.vp import VP
 from diffgen.training.ema import Profile
+from diffgen.training.weighting import snr_of
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 IMAGES = DOCS / "images"
@@ -192,14 +193,14 @@ def rms(x: Tensor) -> float:
 def models() -> None:
     """The predictions' coefficients of the network, and the weightings, against log-SNR."""
     schedule = VP()
-    log_snr = schedule.log_snr(T)
+    alpha, sigma, log_snr = schedule.alpha(T), schedule.sigma(T), schedule.log_snr(T)
     with figure("models", 2, height=3.2) as (left, right):
         for k, name in enumerate(names("prediction")):
-            scaling = build("prediction", {"name": name})
-            _, out, _ = scaling(schedule.alpha(T), schedule.sigma(T))
-            left.semilogy(log_snr, out.abs(), color=COLOURS[k], lw=1.5, label=name)
+            prediction = build("prediction", {"name": name})
+            _, c_out, _ = prediction.coefficients(alpha, sigma)
+            left.semilogy(log_snr, c_out.abs(), color=COLOURS[k], lw=1.5, label=name)
         for k, name in enumerate(names("weighting")):
-            weight = build("weighting", {"name": name})(schedule, T)
+            weight = build("weighting", {"name": name})(snr_of(alpha, sigma), T, schedule)
             right.semilogy(log_snr, weight, color=COLOURS[k], lw=1.5, label=name)
         left.set(title="|c_out|: error of x0 per error of F", ylim=(1e-3, 1e3))
         left.set(xlabel="ln(alpha / sigma), VP schedule")
@@ -236,7 +237,7 @@ def floor() -> None:
     with figure("floor", 1, height=2.6) as (panel,):
         for k, dim in enumerate((16, 64, 256)):
             draw = torch.randn(20000, dim, generator=generator, dtype=torch.float64)
-            reference = Moments.of(draw[10000:])
+            reference = FeatureStats.of(draw[10000:])
             distance = [frechet(draw[:n], reference) for n in counts]
             panel.loglog(counts, distance, "o-", color=COLOURS[k], ms=4, label=f"{dim} features")
         panel.set(xlabel="n, images counted", ylabel="Frechet distance", xticks=counts)
