@@ -169,10 +169,10 @@ RECURSIONS = {
 def test_gaussian_recursion(sampler, where, move):
     """Ten steps, mean and variance to 1e-10."""
     schedule = SCHEDULES[where] if isinstance(where, str) else where
-    moments = times(schedule, "log_snr", 10)
-    now = 0.0, float(schedule.sigma(moments[0])) ** 2
-    found = law(sampler, Gaussian(schedule, V, MEAN), moments, now[1])
-    for t, s in pairwise(moments):
+    time_points = times(schedule, "log_snr", 10)
+    now = 0.0, float(schedule.sigma(time_points[0])) ** 2
+    found = law(sampler, Gaussian(schedule, V, MEAN), time_points, now[1])
+    for t, s in pairwise(time_points):
         now = move(Pair(schedule, t, s), now)
     assert found == pytest.approx(now, rel=1e-10)
 
@@ -181,10 +181,10 @@ def test_gaussian_recursion(sampler, where, move):
 def test_recursion_with_a_memory(where):
     """SDE-DPM-Solver++(2M), Lu et al. 2022b, section 4.4: x and the last x0 are jointly normal."""
     schedule = SCHEDULES[where]
-    moments = times(schedule, "log_snr", 10)
-    first = float(schedule.sigma(moments[0])) ** 2
+    time_points = times(schedule, "log_snr", 10)
+    first = float(schedule.sigma(time_points[0])) ** 2
     mean, covariance, last = np.zeros(2), np.diag([first, 0.0]), None
-    for t, s in pairwise(moments):
+    for t, s in pairwise(time_points):
         p = Pair(schedule, t, s)
         if p.last:
             expected = p.affine(0, 1, 0, (mean[0], covariance[0, 0]))
@@ -199,14 +199,16 @@ def test_recursion_with_a_memory(where):
         covariance = ahead @ covariance @ ahead.T
         covariance[0, 0] += p.s_s**2 * (1 - math.exp(-2 * h))
         last = h
-    found = law(DPMpp2MSDE(), Gaussian(schedule, V, MEAN), moments, first)
+    found = law(DPMpp2MSDE(), Gaussian(schedule, V, MEAN), time_points, first)
     assert found == pytest.approx(expected, rel=1e-10)
 
 
-def langevin(schedule: Schedule, moments: torch.Tensor, rate: float, inner: int) -> Iterator[Law]:
+def langevin(
+    schedule: Schedule, time_points: torch.Tensor, rate: float, inner: int
+) -> Iterator[Law]:
     """(1 - a / P)^2 V + 2 a at each move, P = alpha^2 s^2 + sigma^2, then the mean of x0."""
-    m, v = 0.0, float(schedule.sigma(moments[0])) ** 2
-    for t, s in pairwise(moments):
+    m, v = 0.0, float(schedule.sigma(time_points[0])) ** 2
+    for t, s in pairwise(time_points):
         p = Pair(schedule, t, s)
         a = rate * p.s**2
         for _ in range(inner):
@@ -221,15 +223,15 @@ LADDERS = {"ve": LADDER, "vp": Linear(), "cosine": SCHEDULES["cosine"]}
 @pytest.mark.parametrize(("steps", "spacing"), [(40, "linspace"), (10, "trailing")])
 def test_langevin_recursion(schedule, steps, spacing):
     """Step sizes scale with variances; sigma_L is the lowest trained level, visited or not."""
-    moments = times(schedule, spacing, steps)
+    time_points = times(schedule, spacing, steps)
     lowest = float(schedule.sigma(scalar(schedule.t_min))) ** 2
     found = law(
         Langevin(epsilon=0.3 * lowest, inner=4),
         Gaussian(schedule, V, MEAN),
-        moments,
-        float(schedule.sigma(moments[0])) ** 2,
+        time_points,
+        float(schedule.sigma(time_points[0])) ** 2,
     )
-    *_, expected = langevin(schedule, moments, 0.3, 4)
+    *_, expected = langevin(schedule, time_points, 0.3, 4)
     assert found == pytest.approx(expected, rel=1e-10)
 
 
@@ -242,9 +244,9 @@ def test_a_level_settles_at_its_own_variance(epsilon, lowest, printed):
     """On noise alone the variance settles at sigma^2 / (1 - e' / 2), e' = epsilon / sigma_L^2."""
     ladder = Geometric(sigma_max=1.0)
     long = Langevin(epsilon=epsilon, inner=600, denoise=False)
-    moments = torch.tensor([0.5, 0.0], dtype=torch.float64)
-    _, found = law(long, Gaussian(ladder, 0.0), moments, 1.0)
-    level = float(ladder.sigma(moments[0])) ** 2
+    time_points = torch.tensor([0.5, 0.0], dtype=torch.float64)
+    _, found = law(long, Gaussian(ladder, 0.0), time_points, 1.0)
+    level = float(ladder.sigma(time_points[0])) ** 2
     assert found / level == pytest.approx(1 / (1 - epsilon / lowest / 2), rel=1e-6)
     assert found / level == pytest.approx(printed, abs=6e-4)
 
@@ -254,9 +256,9 @@ def test_langevin_bias_falls_with_the_levels():
     found = {}
     for name, schedule in (("vp", Linear()), ("ve", Geometric(sigma_max=50.0, levels=160))):
         for steps in (40, 160):
-            moments = times(schedule, "linspace", steps)
-            rate = Langevin(inner=30).rate(schedule, moments)
-            *_, (_, v) = langevin(schedule, moments, rate, 30)
+            time_points = times(schedule, "linspace", steps)
+            rate = Langevin(inner=30).rate(schedule, time_points)
+            *_, (_, v) = langevin(schedule, time_points, rate, 30)
             found[name, steps] = v**0.5
     assert 0.5 < found["vp", 160] < found["vp", 40] < 0.58
     assert 0.499 < found["ve", 160] < found["ve", 40] < 0.54
@@ -280,9 +282,9 @@ def test_the_bias_of_langevin_is_as_printed(name):
     for levels, inner, rate, deviation in printed(name):
         ladder = Geometric(sigma_max=50.0, levels=levels)
         schedule = Linear() if name == "variance preserving" else ladder
-        moments = times(schedule, "linspace", levels)
-        rate = rate or Langevin(inner=inner).rate(schedule, moments)
-        *_, (_, v) = langevin(schedule, moments, rate, inner)
+        time_points = times(schedule, "linspace", levels)
+        rate = rate or Langevin(inner=inner).rate(schedule, time_points)
+        *_, (_, v) = langevin(schedule, time_points, rate, inner)
         assert deviation == pytest.approx(v**0.5, abs=5.1e-4)
         found[levels, inner, round(rate, 3)] = deviation
     if name == "variance preserving":
@@ -318,11 +320,11 @@ def test_technique_4(sigma_max, levels, inner, best, ratio, epsilon):
 def test_technique_4_is_what_a_level_does(inner, rate):
     """Noise of the level above in, the closed form out: one visit, exactly."""
     ladder = Geometric(sigma_max=1.0)
-    moments = torch.tensor([0.5, 0.0], dtype=torch.float64)
-    level = float(ladder.sigma(moments[0])) ** 2
+    time_points = torch.tensor([0.5, 0.0], dtype=torch.float64)
+    level = float(ladder.sigma(time_points[0])) ** 2
     above = level * ladder.ratio**2
     sampler = Langevin(epsilon=rate * 1e-4, inner=inner, denoise=False)
-    _, found = law(sampler, Gaussian(ladder, 0.0), moments, above)
+    _, found = law(sampler, Gaussian(ladder, 0.0), time_points, above)
     expected = variance_ratio(scalar(rate), ladder.ratio, inner).item()
     assert found / level == pytest.approx(expected, rel=1e-10)
 
@@ -330,11 +332,11 @@ def test_technique_4_is_what_a_level_does(inner, rate):
 def test_technique_4_by_monte_carlo():
     """The same with drawn noise, 1e5 numbers, to 4 standard errors."""
     ladder = Geometric(sigma_max=1.0)
-    moments = torch.tensor([0.5, 0.0], dtype=torch.float64)
-    level, noise = ladder.sigma(moments[0]), SeededNoise(5, range(100))
+    time_points = torch.tensor([0.5, 0.0], dtype=torch.float64)
+    level, noise = ladder.sigma(time_points[0]), SeededNoise(5, range(100))
     x = level * ladder.ratio * noise(torch.zeros(100, 1, 25, 40))
     sampler = Langevin(epsilon=0.3e-4, inner=3, denoise=False)
-    found = sampler(Gaussian(ladder, 0.0), x, moments, None, noise).var() / level**2
+    found = sampler(Gaussian(ladder, 0.0), x, time_points, None, noise).var() / level**2
     expected = variance_ratio(scalar(0.3), ladder.ratio, 3).item()
     assert found.item() == pytest.approx(expected, rel=4 * math.sqrt(2 / 1e5))
 
@@ -349,9 +351,9 @@ def test_auto_epsilon_follows_the_levels_visited():
 
 def test_final_denoise():
     """It multiplies the variance by (s^2 / (s^2 + sigma_L^2))^2, here with s near sigma_L."""
-    moments, spread = times(LADDER, "linspace", 40), 2e-4
+    time_points, spread = times(LADDER, "linspace", 40), 2e-4
     laws = [
-        law(Langevin(epsilon=3e-5, denoise=on), Gaussian(LADDER, spread), moments, 25.0)[1]
+        law(Langevin(epsilon=3e-5, denoise=on), Gaussian(LADDER, spread), time_points, 25.0)[1]
         for on in (True, False)
     ]
     assert laws[0] / laws[1] == pytest.approx((spread / (spread + 1e-4)) ** 2, rel=1e-10)
@@ -390,9 +392,9 @@ def test_noise_in_many_steps_leaves_the_data_law(sampler, schedule):
     """The error of the variance at t_min falls at first order or better."""
     errors, exact = [], Gaussian(schedule, V)
     for steps in (25, 100):
-        moments = times(schedule, "log_snr", steps)[:-1]
-        found = law(sampler, exact, moments, truth(exact, moments[0]))[1]
-        errors.append(abs(found / truth(exact, moments[-1]) - 1))
+        time_points = times(schedule, "log_snr", steps)[:-1]
+        found = law(sampler, exact, time_points, truth(exact, time_points[0]))[1]
+        errors.append(abs(found / truth(exact, time_points[-1]) - 1))
     assert errors[1] < max(errors[0] / 3, 2e-3)
     assert errors[1] < 0.15
 
@@ -415,12 +417,15 @@ MONTE_CARLO = {
 @pytest.mark.parametrize(("sampler", "spacing"), MONTE_CARLO.values(), ids=MONTE_CARLO)
 def test_seeded_noise_gives_the_exact_law(sampler, spacing):
     """Drawn images agree with the recursion to 4 standard errors."""
-    schedule, moments = Linear(), times(Linear(), spacing, 12)
+    schedule, time_points = Linear(), times(Linear(), spacing, 12)
     noise, like = SeededNoise(11, range(60)), torch.zeros(60, 1, 20, 25)
-    x = schedule.sigma(moments[0]) * noise(like)
-    found = sampler(Gaussian(schedule, V, MEAN), x, moments, None, noise)
+    x = schedule.sigma(time_points[0]) * noise(like)
+    found = sampler(Gaussian(schedule, V, MEAN), x, time_points, None, noise)
     mean, variance = law(
-        sampler, Gaussian(schedule, V, MEAN), moments, float(schedule.sigma(moments[0])) ** 2
+        sampler,
+        Gaussian(schedule, V, MEAN),
+        time_points,
+        float(schedule.sigma(time_points[0])) ** 2,
     )
     count = found.numel()
     assert found.mean().item() == pytest.approx(mean, abs=4 * math.sqrt(variance / count))
@@ -434,8 +439,10 @@ def test_corrector(schedule):
     p = Pair(schedule, t, scalar(0.5))
     noise = SeededNoise(2, range(40))
     x = 1.5 * p.P**0.5 * noise(torch.zeros(40, 1, 50, 50))  # too wide, for the move to matter
-    moments = torch.stack([t, scalar(0.5)])
-    found = PC(snr=snr, correctors=3)(Gaussian(schedule, V), x, moments, None, noise).var().item()
+    time_points = torch.stack([t, scalar(0.5)])
+    found = (
+        PC(snr=snr, correctors=3)(Gaussian(schedule, V), x, time_points, None, noise).var().item()
+    )
     v = 2.25 * p.P
     for _ in range(3):
         move = 2 * p.a / p.a_s * snr**2 * p.P**2 / v

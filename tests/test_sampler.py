@@ -70,11 +70,11 @@ ORDERS = {name: (sampler, order) for name, (sampler, order, _) in SAMPLERS.items
 ENDS = {"linear": 3.0, "ve": math.log(100)}
 
 
-def errors(sampler: Sampler, denoiser: Mixture, moments: Tensor) -> Tensor:
+def errors(sampler: Sampler, denoiser: Mixture, time_points: Tensor) -> Tensor:
     """How far the quantiles PARTS of the mixture arrive from where they belong."""
-    x = image(denoiser.quantile(PARTS, moments[0]))
-    found = sampler(denoiser, x, moments, None, silent).flatten()
-    return (found - denoiser.quantile(PARTS, moments[-1])).abs()
+    x = image(denoiser.quantile(PARTS, time_points[0]))
+    found = sampler(denoiser, x, time_points, None, silent).flatten()
+    return (found - denoiser.quantile(PARTS, time_points[-1])).abs()
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES.values(), ids=SCHEDULES)
@@ -82,9 +82,9 @@ def errors(sampler: Sampler, denoiser: Mixture, moments: Tensor) -> Tensor:
 def test_the_law_of_the_mixture_is_recovered(name, schedule):
     """Every quantile arrives at t_min, in 40 steps; after that comes the denoiser's own image."""
     sampler, order, _ = SAMPLERS[name]
-    moments = times(schedule, *(("log_snr", 40) if order else ("ends", None)))[:-1]
+    time_points = times(schedule, *(("log_snr", 40) if order else ("ends", None)))[:-1]
     bound = {1: 0.12, 2: 0.05}.get(order or 4, 0.012)
-    assert errors(sampler, two_peaks(schedule), moments).max() < bound
+    assert errors(sampler, two_peaks(schedule), time_points).max() < bound
 
 
 @pytest.mark.parametrize("schedule", ["linear", "ve"])
@@ -96,8 +96,8 @@ def test_error_falls_with_the_order(name, schedule):
     start = float(drowned.log_snr(scalar(1)))
     for steps in (80, 320):
         log_snr = torch.linspace(start, ENDS[schedule], steps + 1, dtype=torch.float64)
-        moments = drowned.time(log_snr)
-        means.append(errors(sampler, two_peaks(drowned), moments).mean().item())
+        time_points = drowned.time(log_snr)
+        means.append(errors(sampler, two_peaks(drowned), time_points).mean().item())
     assert math.log(means[0] / means[1], 4) == pytest.approx(order, abs=0.25)
 
 
@@ -107,17 +107,17 @@ def test_cost(name):
     sampler, _, cost = SAMPLERS[name]
     denoiser, rows = two_peaks(Linear()), []
     denoiser.register_forward_pre_hook(lambda _, inputs: rows.append(len(inputs[0])))
-    moments = times(Linear(), sampler.spacing, 12 if cost else None)
-    sampler(denoiser, torch.randn(5, 1, 1, 1).double(), moments, None, silent)
+    time_points = times(Linear(), sampler.spacing, 12 if cost else None)
+    sampler(denoiser, torch.randn(5, 1, 1, 1).double(), time_points, None, silent)
     assert sum(rows) / 5 == cost or (cost is None and sum(rows) < 5 * 100)
 
 
 @pytest.mark.parametrize("steps", [5, 10, 20])
 def test_heun_survives_a_first_step_from_nearly_no_signal(steps):
     """Cosine's sigma / alpha falls from 20,000 to single digits in it; the law is kept."""
-    denoiser, moments = Gaussian(Cosine(), 0.25), times(Cosine(), "trailing", steps)
+    denoiser, time_points = Gaussian(Cosine(), 0.25), times(Cosine(), "trailing", steps)
     x = torch.randn(20_000, 1, 1, 1, generator=torch.Generator().manual_seed(0)).double()
-    images = Heun()(denoiser, x, moments, None, silent)
+    images = Heun()(denoiser, x, time_points, None, silent)
     assert images.std().item() == pytest.approx(0.5, rel=0.15)
 
 
@@ -131,12 +131,12 @@ def seeded(images: range) -> tuple[SeededNoise, Tensor]:
 def test_an_image_does_not_depend_on_its_company(name, schedule):
     """The same bytes alone, in sevens and all together."""
     sampler, _, cost = SAMPLERS[name]
-    moments = times(schedule, sampler.spacing, 8 if cost else None)
+    time_points = times(schedule, sampler.spacing, 8 if cost else None)
 
     def drawn(images: range) -> Tensor:
         noise, like = seeded(images)
-        x = STARTS[sampler.start](schedule, moments[0], like, noise, (-1.0, 1.0))
-        return sampler(Gaussian(schedule, 0.25), x, moments, None, noise)
+        x = STARTS[sampler.start](schedule, time_points[0], like, noise, (-1.0, 1.0))
+        return sampler(Gaussian(schedule, 0.25), x, time_points, None, noise)
 
     together = drawn(range(14))
     assert (torch.cat([drawn(range(0, 7)), drawn(range(7, 14))]) == together).all()
@@ -151,10 +151,10 @@ def test_every_sampler_runs_on_every_schedule(name, schedule):
     sampler, _, cost = SAMPLERS[name]
     means = torch.tensor([-1.0, 1.0], dtype=torch.float64).reshape(2, 1, 1, 1).expand(2, 1, 3, 3)
     denoiser, label = Mixture(schedule, means, 0.01, [0.5, 0.5]), torch.arange(6) % 2
-    moments = times(schedule, sampler.spacing, 10 if cost else None)
+    time_points = times(schedule, sampler.spacing, 10 if cost else None)
     noise, like = seeded(range(6))
-    x = STARTS[sampler.start](schedule, moments[0], like, noise, (-1.0, 1.0))
-    images = sampler(denoiser, x, moments, label, noise)
+    x = STARTS[sampler.start](schedule, time_points[0], like, noise, (-1.0, 1.0))
+    images = sampler(denoiser, x, time_points, label, noise)
     assert images.dtype == torch.float32
     assert (images.mean(dim=(1, 2, 3)).sign() == 2 * label - 1).all()
 
@@ -195,11 +195,11 @@ class Blind(Denoiser):
 def test_a_shell_leaves_no_noise_where_the_level_is_not_told():
     """What a start has too much of stays to the end, undiminished; a shell has none."""
     ladder, images = Geometric(sigma_max=50.0, levels=232), range(50)
-    moments, left = times(ladder, "linspace", 40), {}
+    time_points, left = times(ladder, "linspace", 40), {}
     for name in ("prior", "shell"):
         noise, like = seeded(images)
-        x = STARTS[name](ladder, moments[0], like, noise, (-1.0, 1.0)).double()
-        x0 = DDIM()(Blind(ladder), x, moments, None, noise)
+        x = STARTS[name](ladder, time_points[0], like, noise, (-1.0, 1.0)).double()
+        x0 = DDIM()(Blind(ladder), x, time_points, None, noise)
         left[name] = x0.square().flatten(1).mean(1).sqrt()
         excess = x.square().flatten(1).mean(1).sqrt() - 50
         much = excess > 0.1
@@ -208,10 +208,10 @@ def test_a_shell_leaves_no_noise_where_the_level_is_not_told():
     assert left["shell"].max() < 1e-4
 
 
-def states(sampler: Sampler, denoiser: Denoiser, moments: Tensor) -> Iterator[Tensor]:
+def states(sampler: Sampler, denoiser: Denoiser, time_points: Tensor) -> Iterator[Tensor]:
     noise = SeededNoise(0, range(3))
     x = noise(torch.zeros(3, 1, 2, 2, dtype=torch.float64))
-    yield from sampler.trajectory(denoiser, x, moments, None, noise)
+    yield from sampler.trajectory(denoiser, x, time_points, None, noise)
 
 
 def same(one: Iterator[Tensor], other: Iterator[Tensor]) -> None:
@@ -238,12 +238,12 @@ IDENTITIES = {
 @pytest.mark.parametrize(("one", "other"), IDENTITIES.values(), ids=IDENTITIES)
 def test_identities(one, other, schedule):
     denoiser = two_peaks_of_four(SCHEDULES[schedule])
-    moments = times(SCHEDULES[schedule], "log_snr", 12)
+    time_points = times(SCHEDULES[schedule], "log_snr", 12)
     if "Langevin" in str(one):
-        lowest = SCHEDULES[schedule].sigma(moments[-2]).item() ** 2
+        lowest = SCHEDULES[schedule].sigma(time_points[-2]).item() ** 2
         one = Langevin(epsilon=0.2 * lowest, convention="paper")
         other = Langevin(epsilon=0.1 * lowest, convention="code")
-    same(states(one, denoiser, moments), states(other, denoiser, moments))
+    same(states(one, denoiser, time_points), states(other, denoiser, time_points))
 
 
 def two_peaks_of_four(schedule: Schedule) -> Mixture:
@@ -254,18 +254,18 @@ def two_peaks_of_four(schedule: Schedule) -> Mixture:
 def test_consistent_annealing_on_even_steps_is_ancestral():
     """1 - e = (u_s / u_t)^2 leaves the posterior's noise; only the last step is its own."""
     ladder = Geometric(sigma_max=5.0, levels=50)
-    moments = times(ladder, "log_snr", 20)
+    time_points = times(ladder, "log_snr", 20)
     same(
-        states(Consistent(), two_peaks_of_four(ladder), moments),
-        states(DDPM("fixedsmall"), two_peaks_of_four(ladder), moments),
+        states(Consistent(), two_peaks_of_four(ladder), time_points),
+        states(DDPM("fixedsmall"), two_peaks_of_four(ladder), time_points),
     )
 
 
 def test_edm_algorithm_2():
     """Karras et al. 2022, algorithm 2 as printed, with churn in a window and scaled noise."""
     denoiser, schedule = two_peaks_of_four(EDM()), EDM()
-    moments = times(schedule, "karras", 12)
-    sigmas, noise = [*schedule.sigma(moments[:-1]).tolist(), 0.0], SeededNoise(0, range(3))
+    time_points = times(schedule, "karras", 12)
+    sigmas, noise = [*schedule.sigma(time_points[:-1]).tolist(), 0.0], SeededNoise(0, range(3))
     x = noise(torch.zeros(3, 1, 2, 2, dtype=torch.float64))
 
     def slope(x: Tensor, sigma: float) -> Tensor:
@@ -280,7 +280,7 @@ def test_edm_algorithm_2():
         ahead = x + (there - hat) * d
         x = x + (there - hat) * (d + slope(ahead, there)) / 2 if there else ahead
     churned = Heun(churn=4.0, churn_min=0.05, churn_max=50.0, churn_scale=1.007)
-    *_, found = states(churned, denoiser, moments)
+    *_, found = states(churned, denoiser, time_points)
     torch.testing.assert_close(found, x, atol=1e-8, rtol=1e-8)
 
 
@@ -347,10 +347,10 @@ def test_one_level_tells_no_ratio():
 
 def test_adaptive_steps_are_each_images_own():
     """Where the tolerance and not the longest step decides."""
-    denoiser, moments = two_peaks(Linear()), times(Linear(), "ends", None)
-    x, sampler = image(denoiser.quantile(PARTS[::12], moments[0])), RK45(tolerance=1e-8)
-    together = sampler(denoiser, x, moments, None, silent)
-    alone = sampler(denoiser, x[2:3], moments, None, silent)
+    denoiser, time_points = two_peaks(Linear()), times(Linear(), "ends", None)
+    x, sampler = image(denoiser.quantile(PARTS[::12], time_points[0])), RK45(tolerance=1e-8)
+    together = sampler(denoiser, x, time_points, None, silent)
+    alone = sampler(denoiser, x[2:3], time_points, None, silent)
     torch.testing.assert_close(alone, together[2:3], atol=1e-12, rtol=0)
 
 

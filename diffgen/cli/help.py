@@ -12,8 +12,7 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 from diffgen.cli.config_files import config_dir, folders, searched
 from diffgen.cli.explained import Explanations
 from diffgen.cli.registry import Command
-from diffgen.cli.suggest import near
-from diffgen.errors import UsageError
+from diffgen.errors import UsageError, did_you_mean
 
 WIDTH = 99
 # Packages whose keys stand on pages of their own.
@@ -102,7 +101,7 @@ class Shown:
         """A group's choices and the keys of the one made."""
         if group not in self.made and group not in self.config:
             known = [*self.made, "all"]
-            raise UsageError(f"no group {group!r}{near(group, known, known)}")
+            raise UsageError(f"no group {group!r}{did_you_mean(group, known)}")
         keys = "\n".join(self.keys(within=group)) or "  none"
         if group not in self.made:
             return f"diffgen {self.name} {group}\n\nkeys, with their values:\n{keys}\n"

@@ -50,7 +50,7 @@ def resolved(settings: T, images: Images | None = None) -> T:
     if not keys:
         return settings
     if images is None:
-        images = settings.dataset.build().split("train")
+        return resolved(settings, settings.dataset.build().split("train"))
     scale = range_of(recipe.model.range, images).scale
     parts = {key: part.plain() for key, part in recipe.parts().items() if part.unmeasured()}
     deviation = [key for key in ("prediction", "weighting") if f"{key}.sigma_data" in keys]

@@ -219,7 +219,6 @@ class Sample(Sampling):
 
 
 class Tune(Sampling):
-    steps: Count
     candidates: Count
 
 

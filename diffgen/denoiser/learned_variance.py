@@ -4,7 +4,7 @@ The network says for each pixel how far, in the logarithm, the variance lies bet
 bounds (Nichol and Dhariwal, Improved Denoising Diffusion Probabilistic Models, 2021, equation 15).
 """
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffgen.denoiser.base import Denoiser, Preconditioned
 from diffgen.errors import UsageError
@@ -29,8 +29,11 @@ def estimate(
     batch of two branches the first, the labelled one, is taken. UsageError without such a network.
     """
     found: list[Tensor] = []
-    hook = learner(denoiser).network.register_forward_hook(lambda *call: found.append(call[2]))
-    with hook:
+
+    def keep(network: nn.Module, inputs: tuple[Tensor, ...], outputs: Tensor) -> None:
+        found.append(outputs)
+
+    with learner(denoiser).network.register_forward_hook(keep):
         x0 = denoiser(x, t, label)
     return x0, found[0][: len(x)].to(x)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 from diffgen.errors import UsageError
 from diffgen.schedule import Schedule
@@ -85,13 +86,13 @@ def _check_same(role: str, model: Facts, other: Facts) -> None:
         theirs = vars(other)[name]
         if mine != theirs:
             raise UsageError(
-                f"guidance.checkpoint: the {role} has {name.replace('_', ' ')} {_told(theirs)}, "
-                f"this model {_told(mine)}; train the {role} with the same"
+                f"guidance.checkpoint: the {role} has {name.replace('_', ' ')} {_shown(theirs)}, "
+                f"this model {_shown(mine)}; train the {role} with the same"
             )
 
 
-def _told(fact: object) -> str:
-    return f"({_listed(fact)})" if isinstance(fact, tuple) else repr(fact)
+def _shown(fact: object) -> str:
+    return f"({_listed(cast(Sequence[object], fact))})" if isinstance(fact, tuple) else repr(fact)
 
 
 def _listed(names: Sequence[object]) -> str:

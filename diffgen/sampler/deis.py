@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -51,7 +51,7 @@ def weights(log_snr: Tensor) -> Tensor:
     """
     step, nodes = log_snr[0] - log_snr[1], log_snr[1:] - log_snr[1]
     powers = torch.arange(len(nodes), dtype=torch.float64)[:, None]
-    points, quadrature = (torch.from_numpy(f) for f in np.polynomial.legendre.leggauss(16))
+    points, quadrature = (torch.from_numpy(f) for f in np.polynomial.legendre.leggauss(16))  # pyright: ignore[reportUnknownMemberType]
     inside = step * (points + 1) / 2
     integrals = (inside**powers * (-inside).exp() * quadrature).sum(1) * step / 2
-    return torch.linalg.solve(nodes**powers, integrals)
+    return cast(Tensor, torch.linalg.solve(nodes**powers, integrals))  # pyright: ignore[reportUnknownMemberType]

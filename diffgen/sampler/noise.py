@@ -23,9 +23,9 @@ class SeededNoise:
     def __call__(self, like: Tensor) -> Tensor:
         """Unit normal noise (B, ...) of the shape, type and device of `like`."""
         rows = [stream.standard_normal(like.shape[1:], np.float32) for stream in self.streams]
-        return torch.from_numpy(np.stack(rows)).to(like)
+        return torch.from_numpy(np.stack(rows)).to(like)  # pyright: ignore[reportUnknownMemberType]
 
     def uniform(self, like: Tensor) -> Tensor:
         """Noise even on [0, 1) (B, ...), from the same streams."""
         rows = [stream.random(like.shape[1:], np.float32) for stream in self.streams]
-        return torch.from_numpy(np.stack(rows)).to(like)
+        return torch.from_numpy(np.stack(rows)).to(like)  # pyright: ignore[reportUnknownMemberType]

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -60,4 +60,4 @@ class PC(Sampler):
 
 def norm(x: Tensor) -> Tensor:
     """Length of each image (B, 1, 1, 1)."""
-    return torch.linalg.vector_norm(x, dim=(1, 2, 3), keepdim=True)
+    return cast(Tensor, torch.linalg.vector_norm(x, dim=(1, 2, 3), keepdim=True))  # pyright: ignore[reportUnknownMemberType]

@@ -22,9 +22,9 @@ def shell(
 ) -> Tensor:
     """As prior, with the noise of each image scaled to a mean square of exactly 1.
 
-    A network that is told nothing reads its level off the noise itself. Unit noise of d pixels
-    is off by 1 / sqrt(2 d) of sigma by chance, and what it has too much no solver of the ODE ever
-    takes away, since each step subtracts a difference of sigmas times a direction.
+    A network without a noise input estimates the level from the noise itself. Unit noise of d
+    pixels differs from size 1 by 1 / sqrt(2 d) by chance, and no solver of the ODE removes the
+    excess, since each step subtracts a difference of sigmas times a direction.
     """
     eps = noise(like)
     square = eps.square().flatten(1).mean(1).reshape(-1, *(1,) * (like.ndim - 1))

@@ -39,7 +39,8 @@ class Recorded(Denoiser):
         super().__init__()
         self.schedule, self.path = schedule, path
         self.log_snr = log_snrs(schedule, path.times[:-1])
-        self.table = dict(zip(path.times.tolist(), path.estimates, strict=False))
+        times: list[float] = path.times.tolist()  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        self.table = dict(zip(times, path.estimates, strict=False))
 
     def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         found = self.table.get(float(t))
@@ -131,6 +132,7 @@ def local_errors(sampler: Sampler, schedule: Schedule, path: Path) -> Tensor:
     survives = (spread / (alpha**2 * spread + sigma**2)).sqrt()
     errors = torch.full((count,) * 3, torch.inf, dtype=torch.float64)
     recorded = Recorded(schedule, path)
+    # Step from k to i and on to j along the recorded estimates; multistep solvers need k.
     for k, i, j in windows(count):
         stops = path.times[[i, j]] if i == 0 else path.times[[k, i, j]]
         steps = sampler.trajectory(recorded, path.states[k], stops, None, noiseless)
@@ -153,11 +155,13 @@ def windows(count: int) -> list[tuple[int, int, int]]:
 
 def shortest(errors: Tensor, steps: int) -> list[int]:
     """Indices (steps + 1) from the first to the last along which errors sum to the least."""
-    best, before = errors[0, 0].expand_as(errors[0]).clone(), []
+    best, before = errors[0, 0].expand_as(errors[0]).clone(), list[Tensor]()
     best[1:] = torch.inf
+    # best[i, j]: the least sum over paths that end with the step from i to j.
     for _ in range(steps - 1):
         best, came = (best[:, :, None] + errors).min(0)
         before.append(came)
+    # Walk back from the last time through what each minimum came from.
     path = [len(best) - 1, int(best[:, -1].argmin())]
     for came in reversed(before):
         path.append(int(came[path[-1], path[-2]]))

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -71,4 +71,4 @@ def weights(r: Tensor, step: Tensor, kernel: Tensor) -> Tensor:
         b.append(phi * math.factorial(i) / kernel)
         phi = phi / step - 1 / math.factorial(i + 1)
     powers = torch.stack([r**i for i in range(len(r))])
-    return torch.linalg.solve(powers, torch.stack(b))
+    return cast(Tensor, torch.linalg.solve(powers, torch.stack(b)))  # pyright: ignore[reportUnknownMemberType]

@@ -35,7 +35,7 @@ class Discrete(Schedule):
     network that predicts x0 or v, as eps says nothing there.
     """
 
-    levels: int = 1000
+    levels: int = 1000  # pyright: ignore[reportIncompatibleVariableOverride]
     zero_snr: bool = False
 
     def __post_init__(self) -> None:
@@ -60,7 +60,7 @@ class Discrete(Schedule):
         """What to say of betas that cannot be."""
 
     @property
-    def t_min(self) -> float:
+    def t_min(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
         return 1 / self.levels
 
     def alpha(self, t: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ class EDM(Schedule):
     rho: float = 7.0
     t_min: float = 1e-3
 
-    levels: ClassVar[None] = None
+    levels: ClassVar[None] = None  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __post_init__(self) -> None:
         low, high, rho, t_min = self.sigma_min, self.sigma_max, self.rho, self.t_min

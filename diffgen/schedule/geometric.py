@@ -19,13 +19,13 @@ class Geometric(Schedule):
 
     sigma_max: float
     sigma_min: float = 0.01
-    levels: int = 10
+    levels: int = 10  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __post_init__(self) -> None:
         check_ladder(self.sigma_max, self.sigma_min, self.levels)
 
     @property
-    def t_min(self) -> float:
+    def t_min(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
         return 1 / self.levels
 
     @property

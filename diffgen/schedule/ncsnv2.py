@@ -28,7 +28,7 @@ class NCSNv2(Schedule):
     sigma_max: float
     sigma_min: float = 0.01
     C: float = 0.5
-    levels: int
+    levels: int  # pyright: ignore[reportIncompatibleVariableOverride]
 
     @functools.cached_property
     def ladder(self) -> Geometric:
@@ -36,7 +36,7 @@ class NCSNv2(Schedule):
         return Geometric(sigma_max=self.sigma_max, sigma_min=self.sigma_min, levels=self.levels)
 
     @property
-    def t_min(self) -> float:
+    def t_min(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.ladder.t_min
 
     def __post_init__(self) -> None:

@@ -10,8 +10,8 @@ from diffgen.schedule.discrete import Discrete, Remedies, rescaling
 class Ramp(Discrete, abc.ABC):
     """Betas from `beta_min` to `beta_max`, which are stated for 1000 levels.
 
-    With another number of levels the ends are scaled by 1000 / levels, so that the image drowns
-    as deep (Dhariwal and Nichol 2021's code does the same); `rescale=false` keeps them.
+    With another number of levels the ends are scaled by 1000 / levels, so that the last level is
+    as noisy (Dhariwal and Nichol 2021's code does the same); `rescale=false` keeps them.
     """
 
     beta_min: float = 1e-4

@@ -22,7 +22,7 @@ class VE(Schedule):
     sigma_min: float = 0.01
     t_min: float = 1e-5
 
-    levels: ClassVar[None] = None
+    levels: ClassVar[None] = None  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __post_init__(self) -> None:
         if not (0 < self.sigma_min < self.sigma_max and 0 < self.t_min < 1):

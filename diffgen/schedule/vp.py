@@ -18,7 +18,7 @@ class VP(Schedule):
     beta_max: float = 20.0
     t_min: float = 1e-3
 
-    levels: ClassVar[None] = None
+    levels: ClassVar[None] = None  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __post_init__(self) -> None:
         if not (0 < self.beta_min < self.beta_max and 0 < self.t_min < 1):

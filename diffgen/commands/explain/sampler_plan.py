@@ -54,8 +54,9 @@ def way_of(settings: SamplerSettings, recipe: DenoiserRecipe, schedule: Schedule
     """How the sampler with these settings goes on this model."""
     plan = plan_of(settings.build(), settings.steps, recipe.model, schedule)
     sampler, times = plan.sampler, plan.times
-    ladder = isinstance(sampler, Langevin) and len(times) > 2
-    moves = _moves(sampler, schedule, times) if ladder else None
+    moves = None
+    if isinstance(sampler, Langevin) and len(times) > 2:
+        moves = _moves(sampler, schedule, times)
     nfe = evaluations(plan, recipe, schedule) if plan.steps is not None else None
     options = dict(settings.choice.settings) if settings.choice else {}
     return Way(settings.name, options, times.tolist(), nfe, moves, plan.warning(schedule))
