@@ -34,7 +34,7 @@ from diffgen.schedule.base import match
 from diffgen.schedule.cosine import Cosine
 from diffgen.schedule.spacing import SPACINGS, times
 from diffgen.schedule.vp import VP
-from diffgen.training.ema import Profile
+from diffgen.training.ema import EmaSettings
 from diffgen.training.weighting import snr_of
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -214,11 +214,11 @@ def averages() -> None:
     """What share of an average the weights of each past step hold after 2000 steps."""
     last = 2000
     profiles = {
-        "decay 0.999 (ncsnv2)": Profile(decay=0.999, warmup=False),
-        "decay 0.999, warmup (ncsnv2_warm)": Profile(decay=0.999),
-        "decay 0.9999, warmup (ddpm)": Profile(decay=0.9999),
-        "decay 0.99929, ramp 0.05 (edm)": Profile(decay=0.99929, warmup=False, ramp=0.05),
-        "width 0.1 (EDM2)": Profile(width=0.1),
+        "decay 0.999 (ncsnv2)": EmaSettings(decay=0.999, warmup=False),
+        "decay 0.999, warmup (ncsnv2_warm)": EmaSettings(decay=0.999),
+        "decay 0.9999, warmup (ddpm)": EmaSettings(decay=0.9999),
+        "decay 0.99929, ramp 0.05 (edm)": EmaSettings(decay=0.99929, warmup=False, ramp=0.05),
+        "width 0.1 (EDM2)": EmaSettings(width=0.1),
     }
     with figure("averages", 1, height=2.6) as (panel,):
         for k, (name, profile) in enumerate(profiles.items()):
