@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from running import assert_same, contents, here, settings, worked
+from running import assert_same, contents, here, tree, worked
 from torch import Tensor, nn
 from torch.testing import assert_close
 
@@ -181,13 +181,13 @@ def test_a_wrong_setting_gets_one_line(words, answer, tmp_path):
 
 
 def test_it_takes_the_schedule_of_the_model_that_it_guides(ncsnv2, tmp_path):
-    config = followed(settings("train", "model=classifier", f"model.guides={ncsnv2}"))
+    config = followed(tree("train", "model=classifier", f"model.guides={ncsnv2}")).plain
     recipe = checkpoint.load(ncsnv2 / "checkpoints" / "last.ckpt").recipe
     assert config["schedule"] == recipe["schedule"]
     assert config["model"]["range"] == "unit"
     assert config["model"]["guides"] is None
-    alike = settings("train", "model=classifier")
-    assert followed(alike) == alike
+    alike = tree("train", "model=classifier")
+    assert followed(alike) is alike
 
 
 def test_it_makes_no_images(classifier, tmp_path):

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from analytic import SCHEDULES, Gaussian, scalar, two_peaks
+from running import classes
 from torch import Tensor, nn
 
 from diffgen.denoiser import Clipped, Denoiser, Preconditioned
@@ -113,9 +114,9 @@ def test_every_prediction_is_the_same_denoiser(kind, schedule):
 @pytest.mark.parametrize("kind", classes("prediction"))
 def test_the_target_gives_back_the_image(kind, schedule):
     """skip x_t + out (a x0 + b eps) = x0, whatever x0 and eps are."""
-    scaling = classes("prediction")[kind]()
+    prediction = classes("prediction")[kind]()
     alpha, sigma = schedule.alpha(T), schedule.sigma(T)
-    (skip, out, _), (a, b) = prediction.coefficients(alpha, sigma), prediction.target(alpha, sigma)
+    (skip, out, _), (a, b) = prediction.coefficients(alpha, sigma), target_of(prediction.coefficients(alpha, sigma), alpha, sigma)
     torch.testing.assert_close(skip * alpha + out * a, torch.ones(4).double(), atol=1e-9, rtol=0)
     torch.testing.assert_close(skip * sigma + out * b, torch.zeros(4).double(), atol=1e-9, rtol=0)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from analytic import scalar
-from running import TINY, contents, here, worked
+from running import TINY, classes, contents, here, worked
 from test_training import draws, images
 from torch import nn
 from torch.distributions import Normal, kl_divergence
@@ -26,7 +26,7 @@ from diffgen.schedule.linear import Linear
 from diffgen.training.bound import Bound
 from diffgen.training.loss import Loss
 from diffgen.training.times import uniform
-from diffgen.training.weighting import simple
+from diffgen.training.weighting import Simple
 
 LEVELS = (Linear(), Geometric(sigma_max=5.0, sigma_min=0.01, levels=10))
 BOTH = pytest.mark.parametrize("schedule", LEVELS, ids=lambda s: type(s).__name__)
@@ -155,7 +155,7 @@ def test_the_first_level_takes_the_variance_of_the_second():
 
 def gradients(bound):
     denoiser = denoiser_of(Linear())
-    loss = Loss(denoiser, uniform, simple, bound=bound)
+    loss = Loss(denoiser, uniform, Simple(), bound=bound)
     errors, _ = loss(images().clamp(-1, 1), None, draws())
     errors.mean().backward()
     return errors.detach(), denoiser.network.free.grad

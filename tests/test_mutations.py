@@ -666,10 +666,10 @@ MISTAKES = {
         ncsnv2, "levels_between", lambda right: lambda *ends: right(*ends) - 1, technique_2
     ),
     "average_warmed_up": Mistake(
-        Profile, "beta", lambda right: lambda self: right(replace(self, warmup=True)), average
+        EmaSettings, "beta", lambda right: lambda self: right(replace(self, warmup=True)), average
     ),
     "average_made_afterwards": Mistake(
-        Profile, "beta", lambda right: lambda self: lambda n: 0.0, average
+        EmaSettings, "beta", lambda right: lambda self: lambda n: 0.0, average
     ),
     # Ancestral sampling and DDIM.
     "clipped_after_the_mean": Mistake(

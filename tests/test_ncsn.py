@@ -5,16 +5,20 @@ from dataclasses import replace
 
 import pytest
 import torch
+from running import tree
 
 from diffgen.commands import data_dependent as resolve
 from diffgen.commands.data_dependent import range_of, resolved
 from diffgen.config.build import build
-from diffgen.config.recipe import ModelSettings, times_of
+from diffgen.config.recipe import ModelSettings, recipe_of
+from diffgen.config.schema import Train
+from diffgen.dataset import diameter
 from diffgen.dataset.diameter import widest
 from diffgen.dataset.digits import Digits
 from diffgen.dataset.images import Images, in_memory
 from diffgen.dataset.pixels import RANGES
 from diffgen.errors import UsageError
+from diffgen.sampling.plan import times_of
 from diffgen.schedule.geometric import Geometric
 from diffgen.schedule.ncsnv2 import NCSNv2, levels_between, levels_of, overlap, ratio_of
 
@@ -158,33 +162,28 @@ def test_the_digits_lie_4_81_apart():
     assert widest(Digits().split("train")).value == pytest.approx(4.81, abs=0.005)
 
 
-def wanting(cache, **changes):
-    """A configuration whose ladder waits for the digits."""
-    schedule = {"name": "ncsnv2", "sigma_max": None, "sigma_min": 0.01, "C": 0.5, "levels": None}
-    model = {"name": "ncsnv2", "prediction": "score", "noise_input": "nothing", "range": "unit"}
-    config = {
-        "dataset": {"name": "digits"},
-        "schedule": schedule,
-        "model": model,
-        "network": {"name": "refinenet", "width": 4},
-        "cache": str(cache),
-    }
-    return {**config, **{key: {**config[key], **value} for key, value in changes.items()}}
+def wanting(cache, **changes) -> Train:
+    """Settings whose ladder waits for the digits, some of their parts changed."""
+    words = ("dataset=digits", "model=ncsnv2", "network=refinenet", "network.width=4")
+    found = tree("train", "recipe=none", *words, f"cache={cache}")
+    return found.replaced(**{key: {**found.plain[key], **part} for key, part in changes.items()})
 
 
 def test_measured_settings_become_numbers_that_need_no_data(tmp_path):
     found = resolved(wanting(tmp_path))
-    assert found["schedule"] == {**wanting("")["schedule"], "sigma_max": 4.81372, "levels": 21}
-    top = build("schedule", found["schedule"]).sigma(torch.tensor(1.0)).item()
+    schedule = wanting(tmp_path).plain["schedule"]
+    assert found.plain["schedule"] == {**schedule, "sigma_max": 4.81372, "levels": 21}
+    assert not found.recipe.unmeasured()
+    top = build("schedule", found.plain["schedule"]).sigma(torch.tensor(1.0)).item()
     assert top == pytest.approx(4.81372, rel=1e-12)
     assert resolved(found) is found
-    recipe_of(found).denoiser((1, 8, 8), 0)
+    found.recipe.denoiser((1, 8, 8), 0)
 
 
 @pytest.mark.parametrize(("name", "factor"), [("unit", 1.0), ("symmetric", 2.0)])
 def test_distances_are_those_of_the_models_range(tmp_path, name, factor):
     found = resolved(wanting(tmp_path, model={"range": name}))
-    assert found["schedule"]["sigma_max"] == pytest.approx(factor * 4.813716, rel=1e-5)
+    assert found.plain["schedule"]["sigma_max"] == pytest.approx(factor * 4.813716, rel=1e-5)
 
 
 def test_standardised_images_are_measured_in_deviations(tmp_path):
@@ -195,7 +194,7 @@ def test_standardised_images_are_measured_in_deviations(tmp_path):
     assert seen.std().item() == pytest.approx(1, rel=1e-4)
     found = resolved(wanting(tmp_path, model={"range": "standardised"}), images)
     widest = torch.cdist(seen.flatten(1), seen.flatten(1)).max().item()
-    assert found["schedule"]["sigma_max"] == pytest.approx(widest, rel=1e-5)
+    assert found.plain["schedule"]["sigma_max"] == pytest.approx(widest, rel=1e-5)
 
 
 def test_standardising_counts_every_image_in_memory(monkeypatch):
@@ -224,31 +223,32 @@ def test_standardising_reads_some_of_the_images_on_disk(monkeypatch):
 
 
 def test_what_is_given_is_kept(tmp_path):
-    found = resolved(wanting(tmp_path, schedule={"sigma_max": 7.0}))["schedule"]
+    found = resolved(wanting(tmp_path, schedule={"sigma_max": 7.0})).plain["schedule"]
     assert (found["sigma_max"], found["levels"]) == (7.0, levels_of(7.0, 0.01, 0.5, 64))
-    found = resolved(wanting(tmp_path, schedule={"levels": 33}))["schedule"]
+    found = resolved(wanting(tmp_path, schedule={"levels": 33})).plain["schedule"]
     assert (found["sigma_max"], found["levels"]) == (4.81372, 33)
 
 
 def test_a_set_is_measured_once(tmp_path, monkeypatch):
     resolved(wanting(tmp_path))
     monkeypatch.setattr(resolve, "widest", None)
-    assert resolved(wanting(tmp_path))["schedule"]["levels"] == 21
+    assert resolved(wanting(tmp_path)).plain["schedule"]["levels"] == 21
     next((tmp_path / "distances").iterdir()).write_text("{")
     monkeypatch.setattr(resolve, "widest", widest)
-    assert resolved(wanting(tmp_path))["schedule"]["levels"] == 21
+    assert resolved(wanting(tmp_path)).plain["schedule"]["levels"] == 21
 
 
 def test_sigma_data_is_the_deviation_in_the_models_range(tmp_path):
     images = Digits().split("train")
-    config = wanting(tmp_path, model={"prediction": "edm", "range": "symmetric"})
-    found = resolved(config, images)["model"]["sigma_data"]
+    edm = {"name": "edm", "sigma_data": None}
+    config = wanting(tmp_path, prediction=edm, model={"range": "symmetric"})
+    found = resolved(config, images).plain["prediction"]["sigma_data"]
     seen = RANGES["symmetric"].to_model(images.pixels)
     assert found == pytest.approx(seen.double().std().item(), rel=1e-4)
-    assert recipe_of(resolved(config, images)).denoiser((1, 8, 8), 0).scaling.sigma_data == found
+    assert resolved(config, images).recipe.denoiser((1, 8, 8), 0).scaling.sigma_data == found
 
 
-V1 = ModelSettings(name="ncsn", prediction="raw_score", noise_input="index", range="unit")
+V1 = ModelSettings(name="ncsn", noise_input="index", range="unit")
 TEN = Geometric(sigma_max=1.0, levels=10)
 
 
@@ -277,6 +277,8 @@ def test_a_network_of_ten_levels_refuses_others(spacing, steps, words):
 
 
 def test_levels_by_index_need_levels():
-    recipe = wanting("", model={"noise_input": "index"}) | {"schedule": {"name": "ve"}}
+    plain = wanting("").plain
+    model = {**plain["model"], "told": "index"}
+    recipe = {**plain, "model": model, "schedule": {"name": "ve"}}
     with pytest.raises(UsageError, match="schedule of levels"):
         recipe_of(recipe).denoiser((1, 8, 8), 0)

@@ -7,18 +7,16 @@ from typing import Any, cast
 
 import pytest
 import torch
-import yaml
-from running import here, settings
+from running import here, settings, tree
 
 from diffgen.cli.config_files import config_dir
-from diffgen.commands.data_dependent import waiting
-from diffgen.commands.preflight import train as preflight
-from diffgen.config.build import build, typed
-from diffgen.config.recipe import ModelSettings, network_of, times_of
+from diffgen.config.build import build, names, typed
+from diffgen.config.recipe import DenoiserRecipe, ModelSettings, recipe_of
+from diffgen.config.schema import Train
 from diffgen.denoiser.noise_input import NOISE_INPUTS
-from diffgen.denoiser.prediction import PREDICTIONS
 from diffgen.errors import UsageError
 from diffgen.network.refinenet import depth_for
+from diffgen.sampling.plan import times_of
 from diffgen.schedule.geometric import Geometric
 from diffgen.training.loss import Loss
 from diffgen.training.random_numbers import RandomNumbers
@@ -30,16 +28,16 @@ ADAM = {"betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0, "decay": "const
 COMMON = {
     "model.labels": False,
     "model.level_per": "sample",
-    "model.weighting": "simple",
+    "weighting.name": "simple",
     "trainer.accumulate": 1,
     "trainer.precision": "32-true",
     "seed": 0,
 }
 NCSN = COMMON | {
-    "model.prediction": "raw_score",
+    "prediction.name": "raw_score",
     "model.noise_input": "index",
     "model.range": "unit",
-    "model.times": "uniform",
+    "times.name": "uniform",
     "model.reduction": "sum",
     "model.dequantise": True,
     "network.name": "ncsn_refinenet",
@@ -61,10 +59,10 @@ NCSN = COMMON | {
     "sampler.steps": None,
 }
 NCSNV2 = COMMON | {
-    "model.prediction": "score",
+    "prediction.name": "score",
     "model.noise_input": "nothing",
     "model.range": "unit",
-    "model.times": "uniform",
+    "times.name": "uniform",
     "model.reduction": "sum",
     "model.dequantise": False,
     "network.name": "refinenet",
@@ -83,10 +81,10 @@ NCSNV2 = COMMON | {
     "sampler.steps": None,
 }
 DDPM = COMMON | {
-    "model.prediction": "eps",
+    "prediction.name": "eps",
     "model.noise_input": "level",
     "model.range": "symmetric",
-    "model.times": "uniform",
+    "times.name": "uniform",
     "model.reduction": "mean",
     "model.dequantise": False,
     "model.clip": True,
@@ -112,12 +110,12 @@ DDPM = COMMON | {
 }
 EDM = COMMON | {
     "model.labels": True,
-    "model.prediction": "edm",
-    "model.sigma_data": 0.5,
+    "prediction.name": "edm",
+    "prediction.sigma_data": 0.5,
     "model.noise_input": "log_sigma",
     "model.range": "symmetric",
-    "model.times": "log_normal",
-    "model.weighting": "edm",
+    "times.name": "log_normal",
+    "weighting.name": "edm",
     "model.reduction": "mean",
     "model.label_dropout": 0.0,
     "model.dequantise": False,
@@ -232,7 +230,7 @@ RECIPES: dict[tuple[str, str], tuple[dict[str, Any], dict[str, float]]] = {
             "trainer.batch_size": 128,
             "trainer.max_steps": 5_000_000,
             "model.reduction": "sum",
-            "model.times": "antithetic",
+            "times.name": "antithetic",
             "dataset.size": 64,
             "dataset.crop": "ddim",
             "sampler.variance": "fixedlarge",
@@ -263,11 +261,21 @@ def composed(pair: tuple[str, str], *overrides: str) -> dict[str, Any]:
     return settings("train", f"model={model}", f"dataset={dataset}", *overrides)
 
 
+def read(pair: tuple[str, str], *overrides: str) -> Train:
+    """The settings of a recipe, as `diffgen train` reads and checks them."""
+    model, dataset = pair
+    return tree("train", f"model={model}", f"dataset={dataset}", *overrides)
+
+
 def at(config: dict[str, Any], key: str) -> Any:
     """The value under a key with dots, a model's own default where the config leaves it open."""
     found: Any = config
     if key.startswith("model."):
         found = {"model": vars(typed(ModelSettings, "model", config["model"]))}
+    if key == "network.depth" and config["network"]["depth"] == "auto":
+        dataset = config["dataset"]
+        size = dataset.get("size") or SHAPES[dataset["name"]][1]
+        return depth_for(size)
     for part in key.split("."):
         found = found[part]
     return found
@@ -285,25 +293,24 @@ def test_every_field_is_the_papers(pair):
 @EVERY
 def test_what_follows_is_as_published(pair):
     _, figures = RECIPES[pair]
-    config = composed(pair)
-    preflight(config)
-    assert not waiting(config)
-    schedule = build("schedule", config["schedule"])
-    model = typed(ModelSettings, "model", config["model"])
+    found = read(pair)
+    config, recipe = found.plain, found.recipe
+    assert not recipe.unmeasured()
+    schedule = recipe.schedule.build()
     if "ratio" in figures:
         ends = {key: config["schedule"][key] for key in ("sigma_max", "sigma_min", "levels")}
         told = 5e-4 if pair[0] == "ncsn" else 5e-6  # digits in print
         assert Geometric(**ends).ratio == pytest.approx(figures["ratio"], abs=told)
     size = config["dataset"].get("size")
     with torch.device("meta"):
-        network = network_of(config, model, schedule, SHAPES.get(pair[1], (3, size, size)), 0)
+        network = recipe.raw_network(SHAPES.get(pair[1], (3, size, size)), 0)
     if "million" in figures:
         count = sum(parameter.numel() for parameter in network.parameters())
         assert count / MILLION == pytest.approx(figures["million"], abs=0.005)
     options = dict(config["sampler"])
     steps = options.pop("steps")
     sampler = build("sampler", options)
-    count = len(times_of(model, schedule, sampler.spacing, steps)) - 1
+    count = len(times_of(recipe.model, schedule, sampler.spacing, steps)) - 1
     moves = count * options.get("inner", 1) + options.get("denoise", False)
     assert moves == figures["nfe"]
 
@@ -326,7 +333,6 @@ CLASSIFIERS = [("classifier", "digits"), ("classifier", "mnist")]
 @pytest.mark.parametrize("pair", CLASSIFIERS, ids="_".join)
 def test_a_classifier_has_the_schedule_and_the_range_of_the_model_it_guides(pair):
     guided, config = composed(("ddpm", pair[1])), composed(pair)
-    preflight(config)
     assert config["schedule"] == guided["schedule"]
     assert config["model"]["range"] == guided["model"]["range"]
     assert config["model"]["noise_conditional"]
@@ -350,22 +356,23 @@ def test_edm_without_labels_is_the_unconditional_one():
 
 def test_edms_own_steps_are_karras():
     """sigma_i^(1/7) even from 80 to 0.002, then 0 (equation 5)."""
-    config = composed(("edm", "cifar10"))
-    schedule = build("schedule", config["schedule"])
-    model = typed(ModelSettings, "model", config["model"])
-    found = schedule.sigma(times_of(model, schedule, "karras", 18))
+    recipe = read(("edm", "cifar10")).recipe
+    schedule = recipe.schedule.build()
+    found = schedule.sigma(times_of(recipe.model, schedule, "karras", 18))
     i = torch.arange(18, dtype=torch.float64)
     own = (80 ** (1 / 7) + i / 17 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
     torch.testing.assert_close(found, torch.cat([own, own.new_zeros(1)]), rtol=1e-9, atol=0)
 
 
 def test_small_edm_measures_its_data():
-    assert waiting(composed(("edm", "digits"))) == ["model.sigma_data"]
+    waiting = read(("edm", "digits")).recipe.unmeasured()
+    assert waiting == ["prediction.sigma_data", "weighting.sigma_data"]
 
 
 def test_ncsnv2_takes_its_ladder_from_mnist():
-    config = composed(("ncsnv2", "mnist"))
-    assert waiting(config) == ["schedule.sigma_max", "schedule.levels"]
+    found = read(("ncsnv2", "mnist"))
+    config = found.plain
+    assert found.recipe.unmeasured() == ["schedule.sigma_max", "schedule.levels"]
     assert (config["schedule"]["C"], config["schedule"]["sigma_min"]) == (0.5, 0.01)
     assert config["ema"]["average"]["decay"] == 0.999
     assert config["network"]["name"] == "unet"
@@ -387,12 +394,12 @@ CHOICES = {
 
 @pytest.mark.parametrize(("pair", "word", "key", "value"), CHOICES.values(), ids=CHOICES)
 def test_a_choice_beats_the_recipe(pair, word, key, value):
-    config = composed(pair, word)
+    found = read(pair, word)
+    config = found.plain
     assert at(config, key) == value
-    preflight(config)
-    model, schedule = typed(ModelSettings, "model", config["model"]), Geometric(sigma_max=5.0)
+    measured = recipe_of({**config, "schedule": {"name": "geometric", "sigma_max": 5.0}})
     with torch.device("meta"):
-        network_of(config, model, schedule, (3, 32, 32), 0)
+        measured.raw_network((3, 32, 32), 0)
     build("sampler", {k: v for k, v in config["sampler"].items() if k != "steps"})
 
 
@@ -405,13 +412,18 @@ def test_no_recipe_leaves_the_models_own():
 
 def test_every_recipe_is_held_here():
     files = {path.stem for path in Path(config_dir(), "recipe").glob("*.yaml")}
-    assert files - {"none"} == {"_".join(pair) for pair in [*RECIPES, *SMALL, *CLASSIFIERS]}
+    files.remove("none")
+    assert files == {"_".join(pair) for pair in [*RECIPES, *SMALL, *CLASSIFIERS]}
+
+
+SIGMA_DATA = {"edm": {"sigma_data": 0.5}}
 
 
 def pure_noise(schedule: str, prediction: str, told: str) -> dict[str, Any]:
     """A recipe whose schedule ends at alpha = 0."""
     return {
-        "model": {"name": "ddpm", "prediction": prediction, "noise_input": told},
+        "model": {"name": "ddpm", "told": told},
+        "prediction": {"name": prediction} | SIGMA_DATA.get(prediction, {}),
         "schedule": {"name": schedule, "levels": 50, "zero_snr": True},
         "network": {"name": "unet", "width": 8, "groups": 4, "multipliers": [1], "blocks": 1},
     }
@@ -419,17 +431,17 @@ def pure_noise(schedule: str, prediction: str, told: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 @pytest.mark.parametrize("told", NOISE_INPUTS)
-@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize("prediction", names("prediction"))
 def test_at_pure_noise_a_prediction_is_finite_or_refused(prediction, told, schedule):
     """The loss, its gradient and the estimate at t = 1; eps and scores say nothing there."""
     recipe = pure_noise(schedule, prediction, told)
     if prediction in ("eps", "score", "raw_score"):
         with pytest.raises(
-            UsageError, match=r"schedule\.zero_snr=true .* model\.prediction=v or x0"
+            UsageError, match=r"schedule\.zero_snr=true .* prediction=v or x0"
         ):
-            recipe_of(recipe).denoiser((1, 8, 8), 0)
+            cast(DenoiserRecipe, recipe_of(recipe)).denoiser((1, 8, 8), 0)
         return
-    loss = cast(Loss, objective_of(recipe, (1, 8, 8), 0))
+    loss = cast(Loss, recipe_of(recipe).objective((1, 8, 8), 0))
     last = torch.ones(4, dtype=torch.float64)
     errors, _ = replace(loss, times=lambda *_: last)(
         torch.rand(4, 1, 8, 8), None, RandomNumbers(0, 0, 4, torch.arange(4))
@@ -455,51 +467,17 @@ def test_a_null_takes_a_key_away_and_no_more():
         build("network", {"name": "unet", "width": None}, channels=1, size=8, has_noise_input=True)
 
 
-DEPTHS = {32: "standard", 64: "standard", 96: "deeper", 128: "deeper", 256: "deepest"}
+AVERAGES = {
+    "the recipe's": ((), 0.999, True),
+    "none": (("ema=none",), None, None),
+    "ddpm": (("ema=ddpm",), 0.9999, True),
+    "ncsnv2": (("ema=ncsnv2",), 0.999, False),
+}
 
 
-@pytest.mark.parametrize(("size", "depth"), DEPTHS.items(), ids=str)
-def test_the_depth_of_a_refinenet_follows_from_the_size(size, depth):
-    """Song and Ermon 2020, appendix A."""
-    assert depth_for(size) == depth
-
-
-@pytest.mark.parametrize("choice", ["none", "ddpm", "ncsnv2"])
+@pytest.mark.parametrize(("words", "decay", "warmup"), AVERAGES.values(), ids=AVERAGES)
 @pytest.mark.parametrize("dataset", ["digits", "mnist"])
-def test_short_recipes_warm_up_the_average_unless_another_is_named(dataset, choice):
-    warm = {"average": {"decay": 0.999, "warmup": True, "width": None}}
-    assert composed(("ncsnv2", dataset))["ema"] == warm
-    named = composed(("ncsnv2", dataset), f"ema={choice}")["ema"]
-    assert named == (yaml.safe_load(Path(config_dir(), f"ema/{choice}.yaml").read_text()) or {})
-
-
-STATED = re.compile(r"([\d.]+) M parameters")
-SIZED = [
-    path.stem
-    for path in sorted(Path(config_dir(), "recipe").glob("*_*.yaml"))
-    if STATED.search(path.read_text())
-]
-
-
-@pytest.mark.parametrize("recipe", SIZED)
-def test_the_sizes_stated_in_recipes_are_those_of_their_networks(recipe):
-    """To the digits in print."""
-    model, _, dataset = recipe.partition("_")
-    [stated] = STATED.findall(Path(config_dir(), f"recipe/{recipe}.yaml").read_text())
-    config = composed((model, dataset))
-    settings = typed(ModelSettings, "model", config["model"])
-    size = config["dataset"].get("size")
-    shape = SHAPES.get(dataset, (3, size, size))
-    classes = 10 if settings.labels and dataset not in UNLABELLED else 0
-    schedule = build("schedule", levelled(config))
-    with torch.device("meta"):
-        network = network_of(config, settings, schedule, shape, classes)
-    count = sum(parameter.numel() for parameter in network.parameters()) / MILLION
-    digits = len(stated.partition(".")[2])
-    assert count == pytest.approx(float(stated), abs=0.5 * 10**-digits)
-
-
-def levelled(config: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a schedule; data decide on those left open, and on no network's size."""
-    stand_in = {"sigma_max": 16.9, "levels": 95}
-    return {k: stand_in.get(k) if v is None else v for k, v in config["schedule"].items()}
+def test_short_recipes_warm_up_the_average_and_leave_its_choice(dataset, words, decay, warmup):
+    ema = settings("train", "model=ncsnv2", f"dataset={dataset}", *words)["ema"]
+    chosen = {"average": {"decay": decay, "warmup": warmup, "width": None}}
+    assert ema == ({} if decay is None else chosen)

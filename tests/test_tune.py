@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from running import Done, here, worked
+from running import Done, here, tree, worked
 
-from diffgen.commands.tune import tell
+from diffgen.commands.tune import show
 from diffgen.sampling.request import request_of
 from diffgen.schedule import spacing
 
@@ -28,7 +28,7 @@ def sample(folder: Path, run: Path, *words: str) -> Done:
 
 
 def times(run: Path, *words: str) -> torch.Tensor:
-    return request_of(tree("sample", f"checkpoint={run}", *SAMPLE, *words)).times
+    return request_of(tree("sample", f"checkpoint={run}", *SAMPLE, *words)).plan.times
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +65,7 @@ def test_the_table_tells_every_spacing_and_the_file_comes_last(swept, run):
 
 def test_the_table_tells_what_each_spacing_costs(capsys):
     """Heun's steps are not of one price."""
-    tell("heun, 3 steps", {"trailing": (0.3, 5.0), "linspace": (0.2, 4.0), "tuned": (0.1, 5.0)})
+    show("heun, 3 steps", {"trailing": (0.3, 5.0), "linspace": (0.2, 4.0), "tuned": (0.1, 5.0)})
     heads, *lines = capsys.readouterr().out.splitlines()[2:]
     assert "NFE" in heads
     found = [line.replace("│", " ").split() for line in lines]
@@ -100,7 +100,7 @@ def test_fresh_noise_is_off_while_times_are_tuned(noisy, still, run, tmp_path):
     for way in (noisy, still):
         assert times(run, *way, "steps=2").tolist() == yaml.safe_load(kept.read_text())["times"]
     way = request_of(tree("sample", f"checkpoint={run}", *SAMPLE, *noisy, "steps=2"))
-    assert way.sampler != way.sampler.deterministic(), "sampling has lost its noise"
+    assert way.plan.sampler != way.plan.sampler.deterministic(), "sampling has lost its noise"
     worked(sample(tmp_path, run, *noisy, "steps=2"))
 
 
