@@ -44,7 +44,7 @@ from diffgen.schedule.geometric import Geometric
 from diffgen.schedule.linear import Linear
 from diffgen.schedule.spacing import times
 from diffgen.task.base import Task
-from diffgen.task.colorize import Colorize, RotatedColors, grey_first, rotate
+from diffgen.task.colorize import Colorize, _RotatedColors, grey_first, rotate
 from diffgen.task.denoise import REVERSE, Denoise
 from diffgen.task.generate import Generate
 from diffgen.task.inpaint import Inpaint
@@ -380,7 +380,7 @@ def test_turning_colours():
     torch.testing.assert_close(axes @ axes.T, torch.eye(3, dtype=torch.float64))
     torch.testing.assert_close(axes[0], torch.full((3,), 3**-0.5, dtype=torch.float64))
     c = torch.randn(4, 3, 1, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = RotatedColors(Gaussian(Linear(), COLOURS), axes)(c, scalar(0.3))
+    found = _RotatedColors(Gaussian(Linear(), COLOURS), axes)(c, scalar(0.3))
     exact = Gaussian(Linear(), axes @ COLOURS @ axes.T)(c, scalar(0.3))
     torch.testing.assert_close(found, exact)
     torch.testing.assert_close(rotate(rotate(c, axes), axes.T), c)

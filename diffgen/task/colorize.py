@@ -36,7 +36,7 @@ class Colorize(Conditioning, Edit):
         image = rotate(self.clean(images, device), axes)
         known = torch.tensor([True, False, False], device=device).reshape(1, 3, 1, 1)
         x = rotate(self.begin(image, noise), axes)
-        denoiser = RotatedColors(self.denoiser, axes)
+        denoiser = _RotatedColors(self.denoiser, axes)
         given = Given(denoiser, image, known, self.label(images, device))
         return rotate(self.fill(self, x, given, noise), axes.T)
 
@@ -45,7 +45,7 @@ class Colorize(Conditioning, Edit):
         return beside(images, self.given.pixels, grey.expand_as(self.given.pixels))
 
 
-class RotatedColors(Denoiser):
+class _RotatedColors(Denoiser):
     """A denoiser of c = axes x, channels rotated by an orthogonal matrix `axes` (C, C).
 
     Noise is the same in all axes, so that schedule and samplers stay the same.
