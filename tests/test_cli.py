@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
 
 from diffgen.cli import registry
 from diffgen.cli.argv import parse

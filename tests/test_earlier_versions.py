@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffgen.evaluation.cells import cells
 from running import contents, here, tree, worked
 from safetensors.torch import load_file
 from torch import Tensor
 
 from diffgen import load
 from diffgen.errors import UsageError
-from diffgen.evaluation.cells import cells
 from diffgen.evaluation.rows import EARLIER, blocks, pooled
 from diffgen.runs import checkpoint
 from diffgen.runs.cell import Cell

@@ -13,7 +13,7 @@ from torch import nn
 from diffgen.config.build import build
 from diffgen.config.recipe import ModelSettings, recipe_of
 from diffgen.dataset.pixels import RANGES
-from diffgen.denoiser.base import Preconditioned, match
+from diffgen.denoiser.base import Preconditioned
 from diffgen.denoiser.noise_input import NOISE_INPUTS
 from diffgen.denoiser.prediction import Edm
 from diffgen.errors import UsageError
@@ -30,7 +30,9 @@ from diffgen.training.loss_by_time import LossByTime
 from diffgen.training.module import Module
 from diffgen.training.optimizer import OptimizerSettings
 from diffgen.training.progress import Reporter
+from diffgen.training.random_numbers import RandomNumbers
 from diffgen.training.times import LogNormal
+from diffgen.training.weighting import snr_of
 
 B, SHAPE = 6, (2, 4, 4)
 PREDICTIONS = classes("prediction")
