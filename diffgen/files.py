@@ -45,7 +45,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
 def sha256(parts: Iterable[str | bytes | Tensor]) -> str:
     """SHA-256 (hex) of the parts one after another: text as UTF-8, tensors as their bytes."""
     digest = hashlib.sha256()
-    for part in parts:
+    for part in list(parts):
         digest.update(_bytes(part))
     return digest.hexdigest()
 
