@@ -238,8 +238,8 @@ class ClassifierRecipe(Recipe):
 def recipe_of(plain: Mapping[str, Any], trust: Collection[str] = ()) -> Recipe:
     """The recipe in a resolved configuration; UsageError where a value of it is wrong.
 
-    Classes outside this package need the user's `trust`. Recipes of imported weights, which are not
-    trained, say nothing of times and weighting.
+    Classes outside this package need the user's `trust`. Recipes of imported weights, which are
+    not trained, say nothing of times and weighting.
     """
     plain = {"times": {"name": "uniform"}, "weighting": {"name": "simple"}, **plain}
     parts = {key: choice(key, plain[key], trust) for key in ("schedule", "network", "times")}
