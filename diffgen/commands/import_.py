@@ -1,7 +1,7 @@
 """`diffgen import`: a released checkpoint of another program in, one of diffgen out."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +48,13 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def sealed(found: Imported, recipe: dict[str, Any]) -> dict[str, Any]:
+def sealed(found: Imported, recipe: Mapping[str, Any]) -> dict[str, Any]:
     """A checkpoint of these weights, with nothing to train on from."""
     of = RANGES[recipe["model"]["range"]]
     header = {
         "format": FORMAT,
         "version": __version__,
-        "recipe": recipe,
+        "recipe": dict(recipe),
         "range": {"shift": of.shift, "scale": of.scale},
         "shape": list(found.shape),
         "classes": [],
@@ -91,7 +91,7 @@ def _target(out: Path | None, found: Imported, dataset: str, source: Path) -> Pa
     return run if run.suffix == ".ckpt" else run / "checkpoints" / "last.ckpt"
 
 
-def _summary(found: Imported, recipe: dict[str, Any]) -> str:
+def _summary(found: Imported, recipe: Mapping[str, Any]) -> str:
     count = sum(value.numel() for value in found.raw.values())
     average = "with its average" if found.ema else "without an average"
     shape = " x ".join(map(str, found.shape))

@@ -1,7 +1,7 @@
 """Continuing a run: its recipe from the checkpoint, a few settings from the command line."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +51,15 @@ def resumed(
             return settings, folder, None
     else:
         found = checkpoint.load(checkpoint.locate(settings.resume, Path(settings.runs)))
-    merged, measured = dict(found.recipe), settings.recipe.unmeasured()
+    merged: Mapping[str, Any] = found.recipe
+    measured = settings.recipe.unmeasured()
     for key in map(_key, overrides):
         merged = _carried(merged, config, key, measured)
     _tell_if_finished(found, merged)
-    return Train.of(merged), found.run, found.path
+    return Train.of(dict(merged)), found.run, found.path
 
 
-def _newest_alike(config: dict[str, Any]) -> Checkpoint | None:
+def _newest_alike(config: Mapping[str, Any]) -> Checkpoint | None:
     folder = Path(config["runs"]) / f"{config['dataset']['name']}_{config['model']['name']}"
     paths = folder.glob("*/checkpoints/last.ckpt")
     for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
@@ -72,7 +73,7 @@ def _newest_alike(config: dict[str, Any]) -> Checkpoint | None:
     return None
 
 
-def _tell_if_finished(found: Checkpoint, recipe: dict[str, Any]) -> None:
+def _tell_if_finished(found: Checkpoint, recipe: Mapping[str, Any]) -> None:
     most = recipe["trainer"]["max_steps"]
     if found.step >= most:
         log.warning(
@@ -83,7 +84,7 @@ def _tell_if_finished(found: Checkpoint, recipe: dict[str, Any]) -> None:
         )
 
 
-def _fixed(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _fixed(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """The settings, flattened and without nulls, that two parts of one run must share."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
@@ -98,8 +99,8 @@ def _fixed(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _carried(
-    recipe: dict[str, Any], config: dict[str, Any], key: str, measured: Sequence[str]
-) -> dict[str, Any]:
+    recipe: Mapping[str, Any], config: Mapping[str, Any], key: str, measured: Sequence[str]
+) -> Mapping[str, Any]:
     """The recipe with the command line's value of `key`, where that may change."""
     free = any(key == name or key.startswith(f"{name}.") for name in FREE)
     head, _, rest = key.partition(".")

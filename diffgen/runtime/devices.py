@@ -1,6 +1,7 @@
 """The devices and processes that a job computes on; refused where this machine has none."""
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.fabric import Fabric
@@ -9,7 +10,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from diffgen.errors import UsageError
 
 
-def fabric_of(settings: dict[str, Any], within: str = "") -> Fabric:
+def fabric_of(settings: Mapping[str, Any], within: str = "") -> Fabric:
     """Lightning's Fabric for the keys accelerator, devices and precision found under `within`.
 
     No process is started. UsageError where this machine has no such devices, or none that

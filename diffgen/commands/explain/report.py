@@ -1,6 +1,7 @@
 """An explanation as lines for a person, and as plain data for a program."""
 
 import textwrap
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -163,7 +164,7 @@ def _told(way: Way) -> dict[str, Any]:
     return {k: v for k, v in auto.items() if not (k == "convention" and v == "code")}
 
 
-def _listed(settings: dict[str, Any]) -> str:
+def _listed(settings: Mapping[str, object]) -> str:
     kept = {k: v for k, v in settings.items() if k != "name" and v is not None}
     return ", ".join(f"{key} {_word(value)}" for key, value in kept.items())
 
