@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from diffgen.denoiser.base import Preconditioned
     from diffgen.schedule.base import Schedule
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def load(path: str | Path, ema: str | None = None) -> tuple[Preconditioned, Schedule, Range]:

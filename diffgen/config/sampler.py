@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from diffgen.config.build import Choice, choice, typed
 from diffgen.errors import UsageError
-from diffgen.sampler import Sampler
+
+if TYPE_CHECKING:
+    from diffgen.sampler import Sampler
 
 OWN = "own"  # the sampler that a checkpoint's recipe names
 
@@ -48,7 +50,7 @@ class SamplerSettings:
         """As it is typed."""
         return OWN if self.choice is None else self.choice.name
 
-    def build(self) -> Sampler:
+    def build(self) -> "Sampler":
         """The sampler, which knows no steps."""
         if self.choice is None:
             raise UsageError("sampler=own needs a checkpoint, whose recipe names it")

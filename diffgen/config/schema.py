@@ -6,7 +6,8 @@ What a key is for stands beside its default in configs/. A key of a group (`data
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, Self
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -18,16 +19,21 @@ from pydantic import (
     PositiveInt,
     PrivateAttr,
     ValidationError,
+    create_model,
     model_validator,
 )
 
 from diffgen.config.build import Choice, choice, typed
 from diffgen.config.complaint import complaint
-from diffgen.config.recipe import Recipe, recipe_of
 from diffgen.config.sampler import GuidanceSettings, SamplerSettings
 from diffgen.errors import UsageError
-from diffgen.training.ema import EmaSettings
-from diffgen.training.optimizer import OptimizerSettings
+
+if TYPE_CHECKING:
+    from diffgen.config.recipe import Recipe
+    from diffgen.training.ema import EmaSettings
+    from diffgen.training.optimizer import OptimizerSettings
+else:  # they need torch, and a mistake in a line is told without it
+    Recipe = EmaSettings = OptimizerSettings = Any
 
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
@@ -107,12 +113,24 @@ def _room(room: str) -> BeforeValidator:
     return BeforeValidator(lambda given: choice(room, given))
 
 
-def _typed(cls: type, where: str) -> BeforeValidator:
-    return BeforeValidator(lambda given: typed(cls, where, given))
+def _trainer(given: Mapping[str, Any]) -> TrainerSettings:
+    return typed(TrainerSettings, "trainer", given)
 
 
-def _profiles(given: Mapping[str, Any]) -> dict[str, EmaSettings]:
+def _optimizer(given: Mapping[str, Any]) -> "OptimizerSettings":
+    from diffgen.training.optimizer import OptimizerSettings
+
+    return typed(OptimizerSettings, "optimizer", given)
+
+
+def _averages(given: Mapping[str, Any]) -> "dict[str, EmaSettings]":
+    from diffgen.training.ema import EmaSettings
+
     return {name: typed(EmaSettings, f"ema.{name}", value) for name, value in given.items()}
+
+
+def _sampler(given: Mapping[str, Any] | None) -> SamplerSettings | None:
+    return None if given is None else SamplerSettings.of(given)
 
 
 class Settings(BaseModel):
@@ -131,6 +149,7 @@ class Settings(BaseModel):
     def of(cls, plain: dict[str, Any]) -> Self:
         """The tree of a resolved configuration; UsageError about the first wrong value."""
         try:
+            _without_groups(cls).model_validate(plain)
             found = cls.model_validate(plain)
         except ValidationError as error:
             raise complaint(cls, plain, error) from None
@@ -140,6 +159,19 @@ class Settings(BaseModel):
     def replaced(self, **parts: Any) -> Self:
         """The tree with other plain values under some root keys."""
         return self.of({**self._plain, **parts})
+
+
+@cache
+def _without_groups(cls: type[Settings]) -> type[BaseModel]:
+    """The tree with its groups as they stand, to find a mistake elsewhere without torch."""
+    fields: Any = {}
+    for name, field in cls.model_fields.items():
+        grouped = any(isinstance(each, BeforeValidator) for each in field.metadata)
+        kind: Any = Any if grouped else field.annotation
+        for each in () if grouped else field.metadata:
+            kind = Annotated[kind, each]
+        fields[name] = (kind, ... if field.is_required() else field.default)
+    return create_model(cls.__name__, __config__=cls.model_config, **fields)
 
 
 class Common(Settings):
@@ -160,10 +192,10 @@ class Train(Common):
     weighting: Part | None = None
     schedule: Part
     network: Part
-    optimizer: Annotated[OptimizerSettings, _typed(OptimizerSettings, "optimizer")]
-    ema: Annotated[dict[str, EmaSettings], BeforeValidator(_profiles)]
-    sampler: Annotated[SamplerSettings, BeforeValidator(SamplerSettings.of)] | None = None
-    trainer: Annotated[TrainerSettings, _typed(TrainerSettings, "trainer")]
+    optimizer: Annotated[OptimizerSettings, BeforeValidator(_optimizer)]
+    ema: Annotated[dict[str, EmaSettings], BeforeValidator(_averages)]
+    sampler: Annotated[SamplerSettings | None, BeforeValidator(_sampler)] = None
+    trainer: Annotated[TrainerSettings, BeforeValidator(_trainer)]
     preview: Annotated[PreviewSettings, BeforeValidator(PreviewSettings.of)]
 
     _recipe: Recipe = PrivateAttr()
@@ -176,6 +208,8 @@ class Train(Common):
     @model_validator(mode="after")
     def _read_recipe(self) -> Self:
         parts = ("model", "prediction", "times", "weighting", "schedule", "network")
+        from diffgen.config.recipe import recipe_of
+
         if self.sampler and self.sampler.choice is None:
             raise UsageError(
                 "sampler=own is that of a checkpoint: a training names the sampler itself"
