@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from diffgen.evaluation.cells import cells
 from running import contents, here, tree, worked
 from safetensors.torch import load_file
 from torch import Tensor
@@ -14,6 +13,7 @@ from torch import Tensor
 from diffgen import load
 from diffgen.errors import UsageError
 from diffgen.evaluation.rows import EARLIER, blocks, pooled
+from diffgen.evaluation.table_text import main_cells
 from diffgen.runs import checkpoint
 from diffgen.runs.cell import Cell
 from diffgen.runs.checkpoint_format import FORMAT
@@ -101,7 +101,7 @@ def test_its_row_stands_in_a_table_beside_one_of_today(run, tmp_path):
     scores = {"n": 4, "features": "f", "features_hash": "0", "reference": "r", "fid": 1.0}
     rows = [{**row, **scores, "reference_hash": "1"} for row in (earlier, today)]
     (block,) = blocks(rows)
-    assert len(cells(block)[1]) == 2
+    assert len(main_cells(block)[1]) == 2
     (way,) = pooled(rows)
     assert way["seeds"] == 2
 

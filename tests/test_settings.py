@@ -11,7 +11,7 @@ import diffgen
 from diffgen.config.recipe import ClassifierSettings, ModelSettings
 from diffgen.config.schema import SETTINGS, PreviewSettings, TrainerSettings
 from diffgen.errors import UsageError
-from diffgen.training.ema import Profile
+from diffgen.training.ema import EmaSettings
 from diffgen.training.optimizer import OptimizerSettings
 
 ROOT = Path(diffgen.__file__).parent
@@ -19,7 +19,7 @@ ROOT = Path(diffgen.__file__).parent
 READERS = ("commands", "sampling", "training", "runs", "runtime")
 PARTS = (
     *(ModelSettings, ClassifierSettings, TrainerSettings, PreviewSettings),
-    *(OptimizerSettings, Profile),
+    *(OptimizerSettings, EmaSettings),
 )
 NAMES = {"name"}  # of a paper's model: runs are named by it, and recipes are told apart
 
