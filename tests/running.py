@@ -17,7 +17,7 @@ from diffgen.cli.config_files import config_dir
 from diffgen.cli.main import main
 from diffgen.cli.recipe import recipes
 from diffgen.config.build import find, names
-from diffgen.config.parse import check
+from diffgen.config.schema import check
 from diffgen.runtime.ranks import register
 
 NETWORK = (

@@ -20,9 +20,8 @@ from diffgen.cli.help import Shown, leaves
 from diffgen.cli.recipe import recipes
 from diffgen.cli.registry import COMMANDS as REGISTERED
 from diffgen.config.build import find
-from diffgen.config.parse import check
 from diffgen.config.sampler import OWN
-from diffgen.config.schema import SETTINGS
+from diffgen.config.schema import SETTINGS, check
 from diffgen.evaluation.metrics import METRICS
 from diffgen.runtime.ranks import register
 from diffgen.schedule.spacing import SPACINGS

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from diffgen.cli.job_dir import remove_job_dir
 from diffgen.cli.registry import Command, imported
-from diffgen.config.parse import check
+from diffgen.config.schema import check
 from diffgen.errors import UsageError
 from diffgen.runtime.ranks import register
 

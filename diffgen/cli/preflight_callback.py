@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from diffgen.cli.job import errors_past_hydra
 from diffgen.cli.recipe import SPLIT, job_with_recipe, needs_own_sweeper, parse
 from diffgen.cli.registry import COMMANDS, imported
-from diffgen.config.parse import check
+from diffgen.config.schema import check
 from diffgen.errors import UsageError
 
 SWEEPS: list[Path] = []

@@ -38,19 +38,17 @@ COMMANDS = {
             "train",
             "train a model",
             "diffgen.commands.train:train",
-            preflight="diffgen.commands.preflight:train",
         ),
         Command(
             "explain",
             "show what a training would be: levels, steps, parameters, warnings, costs",
             "diffgen.commands.explain.command:explain",
-            preflight="diffgen.commands.preflight:train",
         ),
         Command(
             "sample",
             "sample from a checkpoint and measure the images; -m sweeps into a table",
             "diffgen.commands.sample:sample",
-            preflight="diffgen.commands.preflight:sample",
+            preflight="diffgen.commands.sample:preflight",
             finish="diffgen.commands.sample:finish_sweep",
         ),
         Command(

@@ -52,6 +52,14 @@ def sample(settings: Sample) -> None:
         publish(folder, [folder])
 
 
+def preflight(settings: Sample) -> None:
+    """Make all that a job of sampling calls; UsageError where something does not fit."""
+    check(settings.metrics)
+    ready(settings.logger)
+    task, _ = request_of(settings).task(torch.device("cpu"))
+    task.content  # noqa: B018 (it opens the pictures)
+
+
 def finish_sweep(folder: Path) -> None:
     """Make the table of a sweep from the cells that its jobs finished."""
     jobs = [path.parent for path in folder.glob(f"*/{NOTE}")]

@@ -1,17 +1,56 @@
-"""A composed configuration made into a command's typed tree."""
+"""A composed configuration as plain data, and one line about its first value that does not fit."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ValidationError
 
-from diffgen.config.schema import SETTINGS
-from diffgen.errors import UsageError
+from diffgen.errors import UsageError, did_you_mean
 
 
-def check(command: str, config: DictConfig) -> Any:
-    """The tree of a command; UsageError with the first wrong value and what fits."""
-    return SETTINGS[command].of(plain(config))
+def complaint(
+    model: type[BaseModel], given: Mapping[str, Any], error: ValidationError
+) -> UsageError:
+    """What to raise in the place of pydantic's error; a UsageError within it as it is."""
+    cause = error.errors()[0].get("ctx", {}).get("error")
+    return cause if isinstance(cause, UsageError) else UsageError(line(model, given, error))
+
+
+def line(model: type[BaseModel], given: Mapping[str, Any], error: ValidationError) -> str:
+    """The first complaint as one line: the key as it is typed, the value, what is wanted."""
+    first = error.errors()[0]
+    path = within(given, first["loc"])
+    key = ".".join(map(str, path))
+    if first["type"] == "extra_forbidden":
+        return f"no key {key!r}{did_you_mean(key, keys_of(model), listed=False)}"
+    if first["type"] == "missing":
+        return f"{'.'.join(map(str, first['loc']))} is missing"
+    wanted = [e["msg"] for e in error.errors() if within(given, e["loc"]) == path]
+    return f"{key}={first['input']}: {' or '.join(dict.fromkeys(wanted))}"
+
+
+def within(given: Any, location: Sequence[int | str]) -> list[int | str]:
+    """The part of a pydantic location that lies in the data; unions add words of their own."""
+    path: list[int | str] = []
+    for step in location:
+        try:
+            given = given[step]
+        except (KeyError, IndexError, TypeError):
+            break
+        path.append(step)
+    return path
+
+
+def keys_of(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """Every typed key under a model, with dots."""
+    keys = []
+    for name, field in model.model_fields.items():
+        keys.append(prefix + name)
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            keys += keys_of(field.annotation, f"{prefix}{name}.")
+    return keys
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
+from omegaconf import DictConfig
 from pydantic import (
     BaseModel,
     BeforeValidator,
@@ -24,7 +25,7 @@ from pydantic import (
 )
 
 from diffgen.config.build import Choice, choice, typed
-from diffgen.config.complaint import complaint
+from diffgen.config.parse import complaint, plain
 from diffgen.config.sampler import GuidanceSettings, SamplerSettings
 from diffgen.errors import UsageError
 
@@ -146,14 +147,14 @@ class Settings(BaseModel):
         return self._plain
 
     @classmethod
-    def of(cls, plain: dict[str, Any]) -> Self:
+    def of(cls, given: dict[str, Any]) -> Self:
         """The tree of a resolved configuration; UsageError about the first wrong value."""
         try:
-            _without_groups(cls).model_validate(plain)
-            found = cls.model_validate(plain)
+            _without_groups(cls).model_validate(given)
+            found = cls.model_validate(given)
         except ValidationError as error:
-            raise complaint(cls, plain, error) from None
-        found._plain = plain
+            raise complaint(cls, given, error) from None
+        found._plain = given
         return found
 
     def replaced(self, **parts: Any) -> Self:
@@ -272,3 +273,8 @@ SETTINGS: dict[str, type[Settings]] = {
     "sample": Sample,
     "tune": Tune,
 }
+
+
+def check(command: str, config: DictConfig) -> Any:
+    """The tree of a command; UsageError with the first wrong value and what fits."""
+    return SETTINGS[command].of(plain(config))
