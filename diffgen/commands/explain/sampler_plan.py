@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffgen.config.parts import SamplerSettings
 from diffgen.config.recipe import DenoiserRecipe
-from diffgen.config.sampler import SamplerSettings
 from diffgen.denoiser.base import Preconditioned
 from diffgen.denoiser.evaluations import RowCount
 from diffgen.sampler import SeededNoise
