@@ -1,4 +1,4 @@
-"""`diffgen explain`: what it tells is so, what it warns of is doubtful, and it downloads nothing."""
+"""`diffgen explain`: its numbers and warnings are right, and it downloads nothing."""
 
 import json
 from pathlib import Path

@@ -28,6 +28,11 @@ from diffgen.schedule import Schedule
 from diffgen.task.base import Task
 
 ROUNDING = {"bf16-mixed": 2**-8, "16-mixed": 2**-11}  # relative, of a network's numbers
+# Of the identity, what tuned times serve any value of, or what another entry holds already.
+UNTUNED = (
+    *("checkpoint", "step", "spacing", "start", "numeric_precision", "labels"),
+    *("settings", "weight"),
+)
 CHUNK = 16  # rows a network sees at a time with deterministic=true
 
 
@@ -151,15 +156,17 @@ def request_of(settings: Sampling) -> Request:
 
 
 def tuned_key(request: Request) -> dict[str, Any]:
-    """What tuned times depend on besides the checkpoint, plain data: fresh noise is off."""
-    found = request.identity()
+    """What tuned times depend on besides the checkpoint, plain data.
+
+    The identity but for UNTUNED, with the noise of the sampler off and contents in the place of
+    names.
+    """
+    found = {key: value for key, value in request.identity().items() if key not in UNTUNED}
     sampler = {"name": found["sampler"], **changed(request.plan.sampler.deterministic())}
-    return {
+    return found | {
         "sampler": {key: as_float(value) for key, value in sampler.items()},
         "steps": request.sampler.steps,
         "guidance": request.guides.identity() if found["guidance"] else None,
-        "clip": found["clip"],
-        "ema": found["ema"],
     }
 
 

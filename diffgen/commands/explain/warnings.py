@@ -76,6 +76,6 @@ def _short(schedule: Schedule, ladder: Ladder) -> Iterator[str]:
     if isinstance(schedule, Ramp) and not schedule.rescale and schedule.levels < 1000:
         yield (
             f"the ends of beta are not rescaled for {schedule.levels} levels: "
-            f"{ladder.terminal_alpha:.3f} of the image's scale is left at the last one; schedule.rescale=true multiplies them "
-            f"by 1000/{schedule.levels}"
+            f"{ladder.terminal_alpha:.3f} of the image's scale is left at the last one; "
+            f"schedule.rescale=true multiplies them by 1000/{schedule.levels}"
         )
