@@ -31,15 +31,13 @@ from torchvision.transforms.functional import crop
 from diffgen.config.build import build, find
 from diffgen.dataset.batches import Batches
 from diffgen.dataset.celeba import Celeba
-from diffgen.dataset.datamodule import DataModule
+from diffgen.dataset.datamodule import DataModule, Loader
 from diffgen.dataset.digits import Digits
 from diffgen.dataset.ffhq import Ffhq
 from diffgen.dataset.folder import Folder
-from diffgen.dataset.holdout import holdout
 from diffgen.dataset.images import in_memory
-from diffgen.dataset.loader import Loader
 from diffgen.dataset.lsun import Lsun
-from diffgen.dataset.philox import coins, permutation
+from diffgen.dataset.random_choices import coins, holdout, permutation
 from diffgen.dataset.torchvision_sets import Cifar10, Cifar100, FashionMnist, Mnist, Svhn
 from diffgen.errors import UsageError
 

@@ -21,8 +21,7 @@ from diffgen.errors import UsageError
 from diffgen.network.classifier import Classifier
 from diffgen.schedule import Schedule
 from diffgen.training.bound import Bound
-from diffgen.training.classifier_loss import ClassifierLoss
-from diffgen.training.loss import Loss
+from diffgen.training.loss import ClassifierLoss, Loss
 from diffgen.training.module import Objective
 from diffgen.training.times import clean
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from diffgen.dataset.images import Images
-from diffgen.dataset.philox import coins, permutation
+from diffgen.dataset.random_choices import coins, permutation
 from diffgen.errors import UsageError
 
 ORDER, MIRROR = 0, 1  # what a key's second number stands for

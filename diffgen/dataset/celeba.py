@@ -6,9 +6,8 @@ from typing import Literal
 
 from torchvision.datasets import CelebA
 
-from diffgen.dataset.decode import Decoder
+from diffgen.dataset.decode import Decoder, Streamed, gather
 from diffgen.dataset.download import fetch
-from diffgen.dataset.gather import Streamed, gather
 from diffgen.dataset.images import Images, Split, check_split
 from diffgen.dataset.store import Directory
 

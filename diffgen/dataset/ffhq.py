@@ -5,8 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffgen.dataset.decode import Decoder
-from diffgen.dataset.gather import Streamed, gather
+from diffgen.dataset.decode import Decoder, Streamed, gather
 from diffgen.dataset.images import Images, Split, check_split
 from diffgen.dataset.store import first_of
 

@@ -9,8 +9,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, BinaryIO, Literal
 
-from diffgen.dataset.decode import Decoder
-from diffgen.dataset.gather import Streamed, gather
+from diffgen.dataset.decode import Decoder, Streamed, gather
 from diffgen.dataset.images import Images, Split, check_split
 from diffgen.dataset.store import Store, first_of
 from diffgen.errors import UsageError

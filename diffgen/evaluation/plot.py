@@ -14,8 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from diffgen.evaluation.rows import FLOOR, Block, Row, identity_of, pooled, setting, varying
-from diffgen.evaluation.table_text import title
+from diffgen.evaluation.rows import FLOOR, Block, Row, identity_of, pooled, setting, title, varying
 from diffgen.files import write_atomically
 
 # Okabe and Ito's colours, which differ for every kind of sight, without the yellow

@@ -16,11 +16,15 @@ from torch import nn
 from diffgen.config.build import build
 from diffgen.errors import UsageError, did_you_mean
 from diffgen.interop.diffusers import diffusers_recipe, read_diffusers
-from diffgen.interop.files import Released, read_config, read_released
-from diffgen.interop.mapping import Names, State, adopt
-from diffgen.interop.ncsn import CONDITIONAL, UNCONDITIONAL, ncsn_names
+from diffgen.interop.files import Names, Released, State, adopt, read_config, read_released
+from diffgen.interop.parameter_names import (
+    CONDITIONAL,
+    UNCONDITIONAL,
+    ddim_names,
+    diffusers_names,
+    ncsn_names,
+)
 from diffgen.interop.recipes import Recipe, Shape, ddim_recipe, ncsn_recipe, ncsnv2_recipe
-from diffgen.interop.unet_names import ddim_names, diffusers_names
 
 BUFFERS = {"sigmas"}
 

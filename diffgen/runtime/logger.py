@@ -28,7 +28,7 @@ class Csv:
         path = folder / "metrics.csv"
         before = path.read_text() if path.is_file() else ""
         logger = CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1)
-        if before and rank_zero_only.rank == 0:
+        if before and getattr(rank_zero_only, "rank", 0) == 0:
             logger.experiment.metrics_keys = before.splitlines()[0].split(",")
             path.write_text(before)  # which the line above has removed
         return logger

@@ -2,14 +2,17 @@
 
 NCSN's sigma^2-weighted denoising score matching (Song and Ermon 2019, equation 6) and DDPM's
 L_simple (Ho et al. 2020, equation 14) are this function with other schedules and predictions.
+A classifier of noisy images learns by cross-entropy instead.
 """
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from diffgen.denoiser.base import Preconditioned
+from diffgen.denoiser.noisy_classifier import NoisyClassifier
 from diffgen.denoiser.prediction import target_of
 from diffgen.schedule.base import match
 from diffgen.training.bound import Bound
@@ -74,3 +77,32 @@ class Loss:
         u, schedule = random.uniform("time"), self.denoiser.schedule
         t = self.times(u[:1], schedule).expand_as(u) if self.per_batch else self.times(u, schedule)
         return random.local(t)
+
+
+@dataclass(frozen=True)
+class ClassifierLoss:
+    """Cross-entropy of a classifier on noised images x_t at drawn times.
+
+    Dhariwal and Nichol, Diffusion Models Beat GANs on Image Synthesis (2021), section 4: the
+    classifier learns on the noise that the model it will guide was trained with.
+    """
+
+    classifier: NoisyClassifier
+    times: Times
+
+    @property
+    def learner(self) -> NoisyClassifier:
+        """What is trained."""
+        return self.classifier
+
+    def __call__(
+        self, x0: Tensor, label: Tensor, random: RandomNumbers
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Errors (b,) on clean images x0 (b, C, H, W), their times (b,), and 1 where right."""
+        schedule = self.classifier.schedule
+        t = random.local(self.times(random.uniform("time"), schedule))
+        alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        x_t = match(alpha, x0) * x0 + match(sigma, x0) * random.normal(x0)
+        logits = self.classifier(x_t, t)
+        errors = F.cross_entropy(logits, label, reduction="none")
+        return errors, t, (logits.argmax(1) == label).float()

@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from diffgen.training.loss_by_time import LossByTime
+from diffgen.training.module import LossByTime
 
 
 class Reporter(L.Callback):
