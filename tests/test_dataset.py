@@ -217,7 +217,8 @@ def fit(max_steps, accumulate, checkpoint=None, witness=None):
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    data = DataModule(Digits().split("train"), True, 12, 5, accumulate, max_steps)
+    batches = Batches(Digits().split("train"), 12, 5, accumulate, flip=True)
+    data = DataModule(batches, max_steps)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", ".*not resumable.*")
         warnings.filterwarnings("error", ".*many workers.*")

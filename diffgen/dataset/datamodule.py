@@ -1,6 +1,7 @@
 """What feeds the trainer: a set of images, read as one endless epoch."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -9,7 +10,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from diffgen.dataset.batches import Batch, Batches
-from diffgen.dataset.images import Images
 from diffgen.errors import UsageError
 
 
@@ -55,44 +55,25 @@ class Loader:
 
 
 class DataModule(LightningDataModule):
-    """The training batches of `images`, for a trainer that stops by `max_steps`.
+    """Shares `batches` out among the ranks of a trainer that stops by `max_steps`.
 
-    `flip` mirrors half of them. `batch_size` counts the images of a step, over all devices and
-    micro-batches; `accumulate` is the trainer's accumulate_grad_batches. `workers` processes
-    decode images that do not fit into memory; those that do are handed out without.
+    Their `accumulate` is the trainer's accumulate_grad_batches. `workers` processes decode images
+    that do not fit into memory; those that do are handed out without.
     """
 
-    def __init__(
-        self,
-        images: Images,
-        flip: bool,
-        batch_size: int,
-        seed: int,
-        accumulate: int,
-        max_steps: int,
-        workers: int = 0,
-    ) -> None:
+    def __init__(self, batches: Batches, max_steps: int, workers: int = 0) -> None:
         super().__init__()
-        self.images, self.flip = images, flip
-        self.batch_size, self.seed = batch_size, seed
-        self.accumulate, self.max_steps, self.workers = accumulate, max_steps, workers
+        self.batches, self.max_steps, self.workers = batches, max_steps, workers
 
     def train_dataloader(self) -> Loader:
         """The batches from the trainer's step on, for the trainer's rank."""
         if self.trainer is None:
             raise UsageError("a DataModule gives batches to a trainer; use Batches without one")
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        batches = replace(self.batches, rank=rank, world_size=world_size)
         start = self.trainer.global_step
-        self._count_from(start * self.accumulate)
-        batches = Batches(
-            self.images,
-            self.batch_size,
-            self.seed,
-            self.accumulate,
-            self.trainer.global_rank,
-            self.trainer.world_size,
-            self.flip,
-        )
-        in_memory = isinstance(self.images.pixels, Tensor)
+        self._count_from(start * batches.accumulate)
+        in_memory = isinstance(batches.images.pixels, Tensor)
         return Loader(batches, start, self.max_steps, 0 if in_memory else self.workers)
 
     def _count_from(self, batch: int) -> None:

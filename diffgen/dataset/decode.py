@@ -129,21 +129,27 @@ class Streamed:
 
 
 def gather(
-    streamed: Streamed,
-    labels: Tensor | None,
-    classes: tuple[str, ...],
+    store: Store,
+    names: Sequence[str],
+    decoder: Decoder,
+    shape: tuple[int, int, int],
     name: str,
     memory_limit: float,
+    labels: Tensor | None = None,
+    classes: tuple[str, ...] = (),
 ) -> Images:
-    """The images, in memory where N*C*H*W bytes are at most `memory_limit` GiB, else streamed."""
+    """The images, each of `shape` (C, H, W), in memory or streamed.
+
+    In memory where N*C*H*W bytes are at most `memory_limit` GiB.
+    """
+    streamed = Streamed(store, names, decoder, (len(names), *shape))
     if torch.Size(streamed.shape).numel() > memory_limit * GIB:
         return Images(streamed, labels, classes, name, _fingerprint(streamed, labels))
-    log.info("decoding %d images of %s into memory", len(streamed.names), name)
+    log.info("decoding %d images of %s into memory", len(names), name)
     pixels = torch.empty(streamed.shape, dtype=torch.uint8)
     with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
-        for _ in pool.map(
-            lambda number: streamed.read(number, pixels[number]), range(len(pixels))
-        ):
+        tasks = range(len(pixels))
+        for _ in pool.map(lambda number: streamed.read(number, pixels[number]), tasks):
             pass
     return in_memory(pixels, labels, classes, name)
 

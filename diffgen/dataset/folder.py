@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from diffgen.dataset.decode import Decoder, Streamed, gather, survey
+from diffgen.dataset.decode import Decoder, gather, survey
 from diffgen.dataset.images import Images, Split, check_split
 from diffgen.dataset.random_choices import holdout
 from diffgen.dataset.store import Store, open_store
@@ -64,10 +64,9 @@ class Folder:
                 f"none of the {len(names)} images in {store.path} is left to {which}; "
                 "set dataset.test_root or another dataset.test_fraction"
             )
-        picked = [names[number] for number in chosen.tolist()]
-        return self._images(
-            store, picked, shape, None if labels is None else labels[chosen], classes
-        )
+        names = [names[number] for number in chosen.tolist()]
+        found = (None if labels is None else labels[chosen], classes)
+        return self._gathered(store, names, shape, found)
 
     def _test_set(self, store: Store) -> Images:
         _, _, (channels, height, width) = self._files
@@ -78,22 +77,15 @@ class Folder:
                 f"the images in {store.path} are {found[2]}x{found[1]}, those to train on "
                 f"{width}x{height}; set dataset.size"
             )
-        labels, classes = None, self._labels[1]
-        if classes:
-            labels, classes = find_labels(store, names, classes)
-        return self._images(store, names, found, labels, classes)
+        classes = self._labels[1]
+        labels = find_labels(store, names, classes) if classes else (None, ())
+        return self._gathered(store, names, found, labels)
 
-    def _images(
-        self,
-        store: Store,
-        names: list[str],
-        shape: tuple[int, int, int],
-        labels: Tensor | None,
-        classes: tuple[str, ...],
+    def _gathered(
+        self, store: Store, names: list[str], shape: tuple[int, int, int], labels: Labels
     ) -> Images:
-        decoder = Decoder(shape[0], self.size)
-        streamed = Streamed(store, names, decoder, (len(names), *shape))
-        return gather(streamed, labels, classes, Path(self.root).stem, self.memory_limit)
+        decoder, name = Decoder(shape[0], self.size), Path(self.root).stem
+        return gather(store, names, decoder, shape, name, self.memory_limit, *labels)
 
     @cached_property
     def _files(self) -> tuple[Store, list[str], tuple[int, int, int]]:

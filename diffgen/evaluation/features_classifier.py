@@ -3,7 +3,6 @@
 import copy
 import math
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +14,7 @@ from torch.nn import functional as F
 
 from diffgen.dataset.images import Images, Pixels
 from diffgen.errors import UsageError
-from diffgen.evaluation.features import Extractor
+from diffgen.evaluation.features import Extractor, described
 from diffgen.files import sha256
 from diffgen.network.classifier import Classifier
 
@@ -80,7 +79,9 @@ class FeaturesClassifier:
             optimizer, self.lr, total_steps=steps, pct_start=0.1
         )
         margin = round(network.size * self.shift)
-        for _ in _with_progress(steps):
+        text, console = "fitting the features' classifier", Console(stderr=True)
+        shown = {"console": console, "transient": True, "disable": not sys.stderr.isatty()}
+        for _ in track(range(steps), text, **shown):
             rows = torch.randint(len(labels), (self.batch_size,), generator=generator)
             logits = network(_scaled(shifted(pixels[rows], margin, generator), network))
             loss = F.cross_entropy(logits, labels[rows].to(logits.device))
@@ -126,48 +127,29 @@ def _scaled(images: Tensor, network: Classifier) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def _with_progress(steps: int) -> Iterable[int]:
-    """The steps, with a line of progress on a terminal."""
-    return track(
-        range(steps),
-        "fitting the features' classifier",
-        console=Console(stderr=True),
-        transient=True,
-        disable=not sys.stderr.isatty(),
-    )
-
-
 class ClassifierExtractor(Extractor):
-    """The penultimate layer and the logits of a trained classifier.
+    """The penultimate layer (B, dim) and the logits (B, K) of a trained classifier.
 
-    `network` is any module with the numbers `channels`, `size` and `dim` and a method
-    `features(x)` that takes images in [-1, 1], (B, channels, size, size), and gives features
-    (B, dim) and logits (B, K). It is copied: training it on changes nothing here.
+    `network` is copied: training it on changes nothing here.
     """
 
     name = "classifier"
 
-    def __init__(self, network: nn.Module, *, device: str = "cpu", batch: int = 250) -> None:
+    def __init__(self, network: Classifier, *, device: str = "cpu", batch: int = 250) -> None:
         self.module = copy.deepcopy(network).eval().requires_grad_(False).to(device)
-        self.dim, self.batch = int(self._number("dim")), batch
+        self.network, self.dim, self.batch = self.module, network.dim, batch
         self.hash = weights_hash(network)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        channels, size = self._number("channels"), self._number("size")
+        channels, size = self.network.channels, self.network.size
         if images.shape[1:] != (channels, size, size):
             raise UsageError(
                 f"this classifier was trained on images of shape {(channels, size, size)}, not "
                 f"{tuple(images.shape[1:])}; train one on this data set or use features=inception"
             )
-        return self.module.features(images.float() / 127.5 - 1)  # type: ignore[operator]
-
-    def _number(self, name: str) -> int:
-        return getattr(self.module, name)
+        return self.network.features(images.float() / 127.5 - 1)
 
 
 def weights_hash(network: nn.Module) -> str:
     """12 hexadecimal digits over the kind of network and its weights by name, type and bytes."""
-    parts: list[str | Tensor] = [type(network).__name__]
-    for name, tensor in sorted(network.state_dict().items()):
-        parts += [f"{name} {tensor.dtype} {tuple(tensor.shape)}", tensor]
-    return sha256(parts)[:12]
+    return sha256([type(network).__name__, *described(network.state_dict())])[:12]

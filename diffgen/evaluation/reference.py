@@ -1,7 +1,6 @@
 """The set that samples are measured against: its features and their statistics, in a cache."""
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import Tensor
 from diffgen.dataset.images import Images
 from diffgen.dataset.random_choices import subset
 from diffgen.errors import UsageError
-from diffgen.evaluation.features import Extractor, extract
+from diffgen.evaluation.features import Extractor, described, extract
 from diffgen.evaluation.frechet import FeatureStats
 from diffgen.files import sha256, sha256_of_json, write_atomically
 
@@ -116,7 +115,7 @@ def _read(path: Path, stamp: int) -> Reference:
             identity = dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
         raise Damaged(str(error)) from error
-    if identity.pop("checksum", None) != _checksum(tensors):
+    if identity.pop("checksum", None) != sha256(described(tensors)):
         raise Damaged("its checksum differs")
     features = tensors["features"].double()
     stats = FeatureStats(tensors["total"], tensors["second"], len(features))
@@ -131,12 +130,5 @@ def _write(path: Path, features: Tensor, labels: Tensor | None, identity: dict[s
     tensors |= {"total": stats.total, "second": stats.second}
     if labels is not None:
         tensors["labels"] = labels
-    data = save(tensors, {**identity, "checksum": _checksum(tensors)})
+    data = save(tensors, {**identity, "checksum": sha256(described(tensors))})
     write_atomically(path, lambda file: file.write(data))
-
-
-def _checksum(tensors: Mapping[str, Tensor]) -> str:
-    parts: list[str | Tensor] = []
-    for name, tensor in sorted(tensors.items()):
-        parts += [f"{name} {tensor.dtype} {tuple(tensor.shape)}", tensor]
-    return sha256(parts)

@@ -117,12 +117,12 @@ def main_cells(block: Block) -> Grid:
     floor = (block.floor or {}).get("fid")
     columns: list[Column] = [
         *_methods(block),
-        (title(block.all[0]), lambda row: _number(row.get("fid"))),
+        (title(block.all[0]), _of("fid", _number)),
         ("/ real", lambda row: _ratio(row.get("fid"), floor)),
-        ("KID", lambda row: _number(row.get("kid"))),
-        *((name, _share(name)) for name in SHARES),
+        ("KID", _of("kid", _number)),
+        *((name, _of(name, _share)) for name in SHARES),
         ("worst class", _worst),
-        ("images/s", lambda row: _number(row.get("images_per_second"))),
+        ("images/s", _of("images_per_second", _number)),
     ]
     return _grid(columns, block.all)
 
@@ -135,9 +135,9 @@ def over_seeds(block: Block) -> Grid | None:
     floor = (block.floor or {}).get("fid")
     columns: list[Column] = [
         *_methods(replace(block, rows=rows)),
-        ("seeds", _plain("seeds")),
-        (f"mean {title(rows[0])}", lambda row: _number(row["fid"])),
-        ("deviation", lambda row: _number(row["deviation"])),
+        ("seeds", _of("seeds")),
+        (f"mean {title(rows[0])}", _of("fid", _number)),
+        ("deviation", _of("deviation", _number)),
         ("/ real", lambda row: _ratio(row["fid"], floor)),
     ]
     return _grid(columns, rows)
@@ -156,13 +156,13 @@ def per_class(block: Block) -> Grid | None:
 def _methods(block: Block) -> list[Column]:
     """The columns that tell one way of sampling from another."""
     return [
-        ("sampler", lambda row: row["sampler"]),
-        *((column, _plain(column)) for column in _differing(block)),
-        ("settings", lambda row: setting(row.get("settings"))),
-        ("steps", _plain("steps")),
-        ("NFE", _plain("nfe")),
-        ("w", lambda row: _number(row.get("weight"))),
-        ("1 + w", lambda row: _number(row.get("scale"))),
+        ("sampler", _of("sampler")),
+        *((column, _of(column)) for column in _differing(block)),
+        ("settings", _of("settings", setting)),
+        ("steps", _of("steps")),
+        ("NFE", _of("nfe")),
+        ("w", _of("weight", _number)),
+        ("1 + w", _of("scale", _number)),
     ]
 
 
@@ -182,12 +182,12 @@ def _grid(columns: Sequence[Column], rows: Sequence[Row]) -> Grid:
     return [head for head, _ in kept], [list(line) for line in lines]
 
 
-def _plain(column: str) -> Callable[[Row], str]:
-    return lambda row: text(row.get(column))
+def _of(column: str, form: Callable[[Any], str] = text) -> Callable[[Row], str]:
+    return lambda row: form(row.get(column))
 
 
-def _share(column: str) -> Callable[[Row], str]:
-    return lambda row: "" if row.get(column) is None else f"{row[column]:.3f}"
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def _distance(label: str) -> Callable[[Row], str]:

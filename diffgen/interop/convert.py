@@ -5,7 +5,7 @@ average last), with config.yml beside them where there is one; `ddpm-diffusers`,
 config.json, or the weights in it. Nothing that a file says is run.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,15 +85,13 @@ def _read_authors(path: Path) -> tuple[Released, dict[str, Any]]:
     return read_released(path), read_config(path)
 
 
-def _keys(names: Callable[[Iterable[str]], Names]) -> Callable[[nn.Module], Names]:
-    return lambda network: names(network.state_dict())
-
-
 KINDS = {
     "ncsn": Kind(_read_authors, ncsn_recipe, lambda network: ncsn_names(network, CONDITIONAL)),
     "ncsnv2": Kind(
         _read_authors, ncsnv2_recipe, lambda network: ncsn_names(network, UNCONDITIONAL)
     ),
-    "ddim": Kind(_read_authors, ddim_recipe, _keys(ddim_names)),
-    "ddpm-diffusers": Kind(read_diffusers, diffusers_recipe, _keys(diffusers_names)),
+    "ddim": Kind(_read_authors, ddim_recipe, lambda network: ddim_names(network.state_dict())),
+    "ddpm-diffusers": Kind(
+        read_diffusers, diffusers_recipe, lambda network: diffusers_names(network.state_dict())
+    ),
 }

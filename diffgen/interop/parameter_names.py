@@ -136,6 +136,13 @@ class UNetNames:
         return tuple(f"{attention}.{theirs}" for theirs in self.attention_parts[name])
 
 
+BLOCK: Parts = {  # what both programs call the same
+    "norm": ("norm1",),
+    "conv": ("conv1",),
+    "emb_norm.norm": ("norm2",),
+    "last": ("conv2",),
+}
+
 # DDIM's code, and pytorch_diffusion's.
 ddim_names = UNetNames(
     program="DDIM's networks",
@@ -145,14 +152,7 @@ ddim_names = UNetNames(
     block="block.{}",
     attention="attn.{}",
     middle={"first": ("mid.block_1", "mid.attn_1"), "second": ("mid.block_2", "mid.attn_1")},
-    block_parts={
-        "norm": ("norm1",),
-        "conv": ("conv1",),
-        "emb_norm.emb_proj": ("temb_proj",),
-        "emb_norm.norm": ("norm2",),
-        "last": ("conv2",),
-        "shortcut": ("nin_shortcut",),
-    },
+    block_parts=BLOCK | {"emb_norm.emb_proj": ("temb_proj",), "shortcut": ("nin_shortcut",)},
     attention_parts={
         "attend.norm": ("norm",),
         "attend.qkv": ("q", "k", "v"),
@@ -177,14 +177,7 @@ diffusers_names = UNetNames(
         "first": ("mid_block.resnets.0", "mid_block.attentions.0"),
         "second": ("mid_block.resnets.1", "mid_block.attentions.1"),
     },
-    block_parts={
-        "norm": ("norm1",),
-        "conv": ("conv1",),
-        "emb_norm.emb_proj": ("time_emb_proj",),
-        "emb_norm.norm": ("norm2",),
-        "last": ("conv2",),
-        "shortcut": ("conv_shortcut",),
-    },
+    block_parts=BLOCK | {"emb_norm.emb_proj": ("time_emb_proj",), "shortcut": ("conv_shortcut",)},
     attention_parts={
         "attend.norm": ("group_norm",),
         "attend.qkv": ("to_q", "to_k", "to_v"),

@@ -17,7 +17,6 @@ class Reporter(L.Callback):
     """Loss, images/s and time left; every `every` steps a row in the loggers.
 
     Between rows it shows the losses so far, each second on a bar, else every `quiet_seconds`.
-
     A loss that is no longer finite stops the run, since nothing after it would be worth keeping.
     """
 
