@@ -1,7 +1,7 @@
 """What feeds the trainer: a set of images, read as one endless epoch."""
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from diffgen.dataset.batches import Batch, Batches
 from diffgen.errors import UsageError
 
 
+@dataclass(frozen=True, eq=False)
 class Loader:
     """The micro-batches of the steps from `start_step` to `max_steps`, in order.
 
@@ -23,11 +24,10 @@ class Loader:
     asks for no workers.
     """
 
-    def __init__(
-        self, batches: Batches, start_step: int, max_steps: int, workers: int = 0
-    ) -> None:
-        self.batches, self.start_step, self.max_steps = batches, start_step, max_steps
-        self.workers = workers
+    batches: Batches
+    start_step: int
+    max_steps: int
+    workers: int = 0
 
     def __len__(self) -> int:
         return self.max_steps * self.batches.accumulate

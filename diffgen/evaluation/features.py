@@ -76,12 +76,10 @@ def extract(extractor: Extractor, pixels: Pixels, rows: Tensor | None = None) ->
 
 def described(tensors: Mapping[str, Tensor]) -> list[str | Tensor]:
     """What a hash of named tensors reads: of each its name, type and shape, and its bytes."""
-    ordered = sorted(tensors.items())
-    return [
-        part
-        for name, tensor in ordered
-        for part in (f"{name} {tensor.dtype} {tuple(tensor.shape)}", tensor)
-    ]
+    parts: list[str | Tensor] = []
+    for name, tensor in sorted(tensors.items()):
+        parts += [f"{name} {tensor.dtype} {tuple(tensor.shape)}", tensor]
+    return parts
 
 
 def _joined(parts: list[Features]) -> Features:

@@ -9,7 +9,7 @@ import torch
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from rich.console import Console
 from rich.progress import track
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from diffgen.dataset.images import Images, Pixels
@@ -138,7 +138,7 @@ class ClassifierExtractor(Extractor):
     def __init__(self, network: Classifier, *, device: str = "cpu", batch: int = 250) -> None:
         self.module = copy.deepcopy(network).eval().requires_grad_(False).to(device)
         self.network, self.dim, self.batch = self.module, network.dim, batch
-        self.hash = weights_hash(network)
+        self.hash = sha256([type(network).__name__, *described(network.state_dict())])[:12]
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         channels, size = self.network.channels, self.network.size
@@ -148,8 +148,3 @@ class ClassifierExtractor(Extractor):
                 f"{tuple(images.shape[1:])}; train one on this data set or use features=inception"
             )
         return self.network.features(images.float() / 127.5 - 1)
-
-
-def weights_hash(network: nn.Module) -> str:
-    """12 hexadecimal digits over the kind of network and its weights by name, type and bytes."""
-    return sha256([type(network).__name__, *described(network.state_dict())])[:12]

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -71,14 +71,7 @@ class Wandb:
     def start(self, folder: Path) -> Logger:
         """The logger of a run that has begun."""
         with _one_line_errors_of_wandb():
-            logger = WandbLogger(
-                name=folder.name,
-                save_dir=folder,
-                project=self.project,
-                entity=self.entity,
-                group=self.group,
-                offline=self.offline,
-            )
+            logger = WandbLogger(name=folder.name, save_dir=folder, **asdict(self))
             logger.experiment  # noqa: B018 (it starts the run)
         return logger
 
