@@ -20,7 +20,7 @@ from diffgen.cli.help import Shown, leaves
 from diffgen.cli.recipe import recipes
 from diffgen.cli.registry import COMMANDS as REGISTERED
 from diffgen.config.build import find
-from diffgen.config.sampler import OWN
+from diffgen.config.parts import OWN
 from diffgen.config.schema import SETTINGS, check
 from diffgen.evaluation.metrics import METRICS
 from diffgen.runtime.launch import register

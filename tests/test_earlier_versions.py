@@ -17,6 +17,7 @@ from diffgen.evaluation.table import main_cells
 from diffgen.runs import checkpoint
 from diffgen.runs.cell import Cell
 from diffgen.runs.checkpoint_format import FORMAT
+from diffgen.runs.upgrade import upgraded
 from diffgen.sampling.request import request_of
 
 DATA = Path(__file__).parent / "data" / "0.1.0"
@@ -67,7 +68,7 @@ def test_training_goes_on_from_it_and_writes_todays_format(run, tmp_path):
     assert tmp_path / done.folder == run
     found = contents(run / "checkpoints" / "last.ckpt")
     assert (found["diffgen"]["format"], found["global_step"]) == (FORMAT, 5)
-    before = contents(DATA / "ddpm.ckpt")
+    before = upgraded(contents(DATA / "ddpm.ckpt"))
     assert found["state_dict"].keys() == before["state_dict"].keys()
     assert found["diffgen"]["recipe"]["prediction"] == {"name": "eps"}
     load(run / "checkpoints" / "last.ckpt")

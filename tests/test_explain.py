@@ -1,4 +1,4 @@
-"""`diffgen explain`: what it tells is so, what it doubts is doubtful, and it downloads nothing."""
+"""`diffgen explain`: what it tells is so, what it warns of is doubtful, and it downloads nothing."""
 
 import json
 from pathlib import Path
@@ -44,21 +44,21 @@ def test_ncsnv2_of_the_digits(tmp_path):
     assert told["distance"] == pytest.approx(4.813716, rel=1e-6)
     assert told["ratio"] == pytest.approx([ratio, ratio])
     assert told["overlap"] == pytest.approx([overlap(ratio, 64)] * 2)
-    assert told["kept"] == 1
+    assert told["terminal_alpha"] == 1
     assert told["snr"] == pytest.approx([1e4, 4.81372**-2])
     assert told["nfe"] == 21 * 5 + 1
     assert told["recipe"] == "recipe/ncsnv2_digits.yaml"
-    assert told["doubts"] == []
+    assert told["warnings"] == []
     assert told["config"]["schedule"]["levels"] == 21
     assert "sigma_max=4.81372: the largest distance between two of 1438 images" in done.out
 
 
 def test_step_sizes_of_a_published_ladder(tmp_path):
     _, told = explained(tmp_path, "model=ncsnv2", "dataset=cifar10", NOWHERE)
-    moves = told["moves"]
-    assert (moves["epsilon"], moves["inner"]) == (pytest.approx(6.2e-6), 5)
-    assert moves["left"] == pytest.approx(1.0555, abs=1e-4)
-    assert moves["best"] == pytest.approx(6.18e-6, rel=2.5e-3)
+    langevin = told["langevin"]
+    assert (langevin["epsilon"], langevin["inner"]) == (pytest.approx(6.2e-6), 5)
+    assert langevin["left"] == pytest.approx(1.0555, abs=1e-4)
+    assert langevin["best"] == pytest.approx(6.18e-6, rel=2.5e-3)
     assert told["nfe"] == 1161
     assert told["parameters"] == pytest.approx(29.7e6, rel=0.01)
 
@@ -66,9 +66,9 @@ def test_step_sizes_of_a_published_ladder(tmp_path):
 def test_ddpm_of_cifar_10_without_its_files(tmp_path):
     done, told = explained(tmp_path, "dataset=cifar10", NOWHERE)
     assert told["parameters"] == 35_746_307
-    assert told["kept"] == pytest.approx(0.006353, rel=1e-3)
+    assert told["terminal_alpha"] == pytest.approx(0.006353, rel=1e-3)
     assert told["snr"][1] == pytest.approx(4.036e-5, rel=1e-3)
-    assert (told["nfe"], told["distance"], told["doubts"]) == (1000, None, [])
+    assert (told["nfe"], told["distance"], told["warnings"]) == (1000, None, [])
     assert "not at hand" in done.out
     assert "diffgen sample sampler=ddpm sampler.variance=fixedlarge" in done.out
 
@@ -87,7 +87,7 @@ def test_evaluations_per_image(words, nfe, tmp_path):
     assert explained(tmp_path, *words)[1]["nfe"] == nfe
 
 
-DOUBTS = {
+WARNINGS = {
     "gaps": (("model=ncsn",), ["do not overlap (C = 0.0", "is small against the data"]),
     "visible": (
         ("model=ncsnv2", "schedule=geometric", "schedule.sigma_min=0.05"),
@@ -111,20 +111,20 @@ DOUBTS = {
 }
 
 
-@pytest.mark.parametrize(("words", "doubts"), DOUBTS.values(), ids=DOUBTS)
-def test_doubts(words, doubts, tmp_path):
+@pytest.mark.parametrize(("words", "warnings"), WARNINGS.values(), ids=WARNINGS)
+def test_warnings(words, warnings, tmp_path):
     done, told = explained(tmp_path, *words)
-    assert len(told["doubts"]) == len(doubts)
-    for line, part in zip(told["doubts"], doubts, strict=True):
+    assert len(told["warnings"]) == len(warnings)
+    for line, part in zip(told["warnings"], warnings, strict=True):
         assert part in line
-    assert done.out.count("warning:") == len(doubts)
+    assert done.out.count("warning:") == len(warnings)
 
 
 def test_first_ladders_gaps_have_a_remedy(tmp_path):
     """As many levels as it asks for do overlap."""
     _, told = explained(tmp_path, "model=ncsn", "schedule.levels=34")
     assert told["overlap"][0] == pytest.approx(0.9, abs=0.1)
-    assert not any("overlap" in line for line in told["doubts"])
+    assert not any("overlap" in line for line in told["warnings"])
 
 
 REFUSED = {

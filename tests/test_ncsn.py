@@ -245,7 +245,7 @@ def test_sigma_data_is_the_deviation_in_the_models_range(tmp_path):
     found = resolved(config, images).plain["prediction"]["sigma_data"]
     seen = RANGES["symmetric"].to_model(images.pixels)
     assert found == pytest.approx(seen.double().std().item(), rel=1e-4)
-    assert resolved(config, images).recipe.denoiser((1, 8, 8), 0).scaling.sigma_data == found
+    assert resolved(config, images).recipe.denoiser((1, 8, 8), 0).prediction.sigma_data == found
 
 
 V1 = ModelSettings(name="ncsn", noise_input="index", range="unit")
@@ -278,7 +278,7 @@ def test_a_network_of_ten_levels_refuses_others(spacing, steps, words):
 
 def test_levels_by_index_need_levels():
     plain = wanting("").plain
-    model = {**plain["model"], "told": "index"}
+    model = {**plain["model"], "noise_input": "index"}
     recipe = {**plain, "model": model, "schedule": {"name": "ve"}}
     with pytest.raises(UsageError, match="schedule of levels"):
         recipe_of(recipe).denoiser((1, 8, 8), 0)

@@ -131,7 +131,7 @@ def test_previews_explain_and_sample_give_one_plan(sampler, ddpm):
     images = settings.dataset.build().split("train")
     run = Run(settings, Path())
     (callback,) = run.previews(Ema(settings.ema), run.module(images), images)
-    plan: Any = callback.plan
+    plan: Any = callback.images.plan
     assert torch.equal(plan.times, found.times)
     assert asdict(plan.sampler) == asdict(found.sampler)
     for each in ("spacing", "start_name", "clip", "steps"):

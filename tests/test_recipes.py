@@ -152,14 +152,14 @@ DDPM_256 = DDPM | {
 }
 
 
-def ladder(top: float, levels: int, epsilon: float, inner: int, steps: int) -> dict:
+def ladder(top: float, levels: int, epsilon: float, inner: int, steps: int, depth: str) -> dict:
     return NCSNV2 | {
         "schedule.sigma_max": top,
         "schedule.levels": levels,
         "sampler.epsilon": epsilon,
         "sampler.inner": inner,
         "trainer.max_steps": steps,
-        "network.depth": "auto",
+        "network.depth": depth,
     }
 
 
@@ -181,29 +181,31 @@ RECIPES: dict[tuple[str, str], tuple[dict[str, Any], dict[str, float]]] = {
         {"nfe": 1000, "ratio": 1.668},
     ),
     ("ncsnv2", "cifar10"): (
-        ladder(50, 232, 6.2e-6, 5, 300_001),
+        ladder(50, 232, 6.2e-6, 5, 300_001, "standard"),
         {"nfe": 1161, "ratio": 1.03756},
     ),
     ("ncsnv2", "celeba"): (
-        ladder(90, 500, 3.3e-6, 5, 210_001) | {"dataset.size": 64, "dataset.crop": "ncsn"},
+        ladder(90, 500, 3.3e-6, 5, 210_001, "standard")
+        | {"dataset.size": 64, "dataset.crop": "ncsn"},
         {"nfe": 2501, "ratio": 1.01841},
     ),
     ("ncsnv2", "lsun_church"): (
-        ladder(140, 788, 4.9e-6, 4, 200_001)
+        ladder(140, 788, 4.9e-6, 4, 200_001, "deeper")
         | {"dataset.size": 96, "dataset.category": "church_outdoor"},
         {"nfe": 3153, "ratio": 1.01220},
     ),
     ("ncsnv2", "lsun_bedroom"): (
-        ladder(190, 1086, 1.8e-6, 3, 150_001)
+        ladder(190, 1086, 1.8e-6, 3, 150_001, "deeper")
         | {"dataset.size": 128, "dataset.category": "bedroom"},
         {"nfe": 3259, "ratio": 1.00912},
     ),
     ("ncsnv2", "lsun_tower"): (
-        ladder(190, 1086, 1.8e-6, 3, 150_001) | {"dataset.size": 128, "dataset.category": "tower"},
+        ladder(190, 1086, 1.8e-6, 3, 150_001, "deeper")
+        | {"dataset.size": 128, "dataset.category": "tower"},
         {"nfe": 3259, "ratio": 1.00912},
     ),
     ("ncsnv2", "ffhq"): (
-        ladder(348, 2311, 0.9e-6, 3, 80_001)
+        ladder(348, 2311, 0.9e-6, 3, 80_001, "deepest")
         | {"dataset.size": 256, "trainer.batch_size": 32}
         | {"optimizer": {**ADAM, "lr": 1e-4, "warmup": 0, "eps": 1e-3}},
         {"nfe": 6934, "ratio": 1.00454},
@@ -418,10 +420,10 @@ def test_every_recipe_is_held_here():
 SIGMA_DATA = {"edm": {"sigma_data": 0.5}}
 
 
-def pure_noise(schedule: str, prediction: str, told: str) -> dict[str, Any]:
+def pure_noise(schedule: str, prediction: str, noise_input: str) -> dict[str, Any]:
     """A recipe whose schedule ends at alpha = 0."""
     return {
-        "model": {"name": "ddpm", "told": told},
+        "model": {"name": "ddpm", "noise_input": noise_input},
         "prediction": {"name": prediction} | SIGMA_DATA.get(prediction, {}),
         "schedule": {"name": schedule, "levels": 50, "zero_snr": True},
         "network": {"name": "unet", "width": 8, "groups": 4, "multipliers": [1], "blocks": 1},
@@ -429,11 +431,11 @@ def pure_noise(schedule: str, prediction: str, told: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
-@pytest.mark.parametrize("told", NOISE_INPUTS)
+@pytest.mark.parametrize("noise_input", NOISE_INPUTS)
 @pytest.mark.parametrize("prediction", names("prediction"))
-def test_at_pure_noise_a_prediction_is_finite_or_refused(prediction, told, schedule):
+def test_at_pure_noise_a_prediction_is_finite_or_refused(prediction, noise_input, schedule):
     """The loss, its gradient and the estimate at t = 1; eps and scores say nothing there."""
-    recipe = pure_noise(schedule, prediction, told)
+    recipe = pure_noise(schedule, prediction, noise_input)
     if prediction in ("eps", "score", "raw_score"):
         with pytest.raises(UsageError, match=r"schedule\.zero_snr=true .* prediction=v or x0"):
             cast(DenoiserRecipe, recipe_of(recipe)).denoiser((1, 8, 8), 0)

@@ -8,8 +8,9 @@ import pytest
 from running import settings, tree
 
 import diffgen
+from diffgen.config.parts import PreviewSettings, TrainerSettings
 from diffgen.config.recipe import ClassifierSettings, ModelSettings
-from diffgen.config.schema import SETTINGS, PreviewSettings, TrainerSettings
+from diffgen.config.schema import SETTINGS
 from diffgen.errors import UsageError
 from diffgen.training.ema import EmaSettings
 from diffgen.training.optimizer import OptimizerSettings

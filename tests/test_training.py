@@ -677,7 +677,7 @@ def test_losses_by_level_are_means_of_their_tenth():
 
 def test_every_choice_of_a_model_is_known():
     hints = get_type_hints(ModelSettings)
-    assert set(get_args(hints["told"])) == set(NOISE_INPUTS)
+    assert set(get_args(hints["noise_input"])) == set(NOISE_INPUTS)
     assert set(get_args(hints["range"])) == {*RANGES, "standardised"}
     assert set(classes("times")) == {"uniform", "antithetic", "stratified", "log_normal"}
     assert set(WEIGHTINGS) == {*PAPERS, "likelihood"}

@@ -179,7 +179,7 @@ REFUSALS = {
     ("sampler=rk45", "sampler.steps=null"): "this sampler chooses its own steps",
     ("steps=50",): "steps=50 of candidates=10 times: take fewer steps",
     ("sampler.steps=null",): "steps=None of candidates=10 times",
-    ("steps=null",): "steps=None: Input should be a valid integer",
+    ("steps=null",): "steps=None of candidates=10 times",
     ("spacing=karras",): "no key 'spacing'",
 }
 

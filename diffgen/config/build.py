@@ -10,7 +10,7 @@ import inspect
 import pkgutil
 import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from types import ModuleType
 from typing import Any, get_type_hints
 
@@ -29,23 +29,20 @@ class Choice:
     room: str
     name: str
     settings: Mapping[str, Any]
-    trust: tuple[str, ...] = field(default=(), compare=False)
+    cls: type
 
     def build(self, **context: Any) -> Any:
         """The object; `context` holds what only code knows, such as the number of channels."""
-        return build(self.room, self.plain(), self.trust, **context)
+        of = f" for {self.room}={self.name}"
+        return typed(self.cls, self.room, self.settings, of, **context)
 
     def plain(self) -> dict[str, Any]:
         """As it stands in a configuration."""
         return {"name": self.name, **self.settings}
 
-    def replaced(self, **settings: Any) -> "Choice":
-        """The same class with other settings."""
-        return choice(self.room, {**self.plain(), **settings}, self.trust)
-
     def unmeasured(self) -> list[str]:
         """The settings that are null until they are measured in the training set."""
-        keys = getattr(find(self.room, self.name, self.trust), "measured", ())
+        keys = getattr(self.cls, "measured", ())
         return [key for key in keys if self.settings.get(key) is None]
 
 
@@ -59,7 +56,7 @@ def choice(room: str, settings: Mapping[str, Any], trust: Collection[str] = ()) 
     known = _known(cls, room, known, f" for {room}={name}")
     _checked(room, cls, known, partly=True)
     empty = {key: None for key in measured if given.get(key) is None}
-    return Choice(room, str(name), known | empty, tuple(trust))
+    return Choice(room, str(name), known | empty, cls)
 
 
 # Rooms whose choices stand in one file.

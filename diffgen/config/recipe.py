@@ -6,6 +6,7 @@ A recipe is plain data, the resolved configuration of `diffgen train`; a checkpo
 import abc
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
@@ -98,6 +99,12 @@ class Recipe(abc.ABC):
     def objective(self, shape: Shape, num_classes: int) -> Objective:
         """The loss, and in it what learns, its weights untrained."""
 
+    @cached_property
+    def built_schedule(self) -> Schedule:
+        """The schedule as an object."""
+        with torch.device("cpu"):  # also where a network is only counted, on the meta device
+            return self.schedule.build()
+
     def parts(self) -> dict[str, Choice]:
         """The choices by their keys."""
         return {key: part for key, part in vars(self).items() if isinstance(part, Choice)}
@@ -126,7 +133,7 @@ class DenoiserRecipe(Recipe):
             raise UsageError("network=classifier makes no images: take unet, or model=classifier")
         if self.unmeasured():
             return
-        schedule = self.schedule.build()
+        schedule = self.built_schedule
         if self.model.noise_input == "index" and schedule.levels is None:
             raise UsageError(
                 "model.noise_input=index needs a schedule of levels, such as geometric"
@@ -146,17 +153,21 @@ class DenoiserRecipe(Recipe):
             )
 
     def raw_network(self, shape: Shape, num_classes: int) -> nn.Module:
-        with torch.device("cpu"):  # also where the network is only counted, on the meta device
-            schedule = self.schedule.build()
-        return self._network(schedule, shape, num_classes)
+        return self.network.build(
+            channels=shape[0],
+            size=shape[1],
+            num_classes=num_classes,
+            has_noise_input=self.model.noise_input != "nothing",
+            levels=self.built_schedule.levels,
+            out_channels=2 * shape[0] if self.model.variance == "learned" else shape[0],
+        )
 
     def denoiser(self, shape: Shape, num_classes: int) -> Preconditioned:
         """The denoiser for images of `shape` (C, H, W), its weights untrained."""
         self.check()
-        schedule: Schedule = self.schedule.build()
         return Preconditioned(
-            self._network(schedule, shape, num_classes),
-            schedule,
+            self.raw_network(shape, num_classes),
+            self.built_schedule,
             self.prediction.build(),
             NOISE_INPUTS[self.model.noise_input],
             self.model.variance == "learned",
@@ -171,16 +182,6 @@ class DenoiserRecipe(Recipe):
             per_batch=self.model.level_per == "batch",
             total=self.model.reduction == "sum",
             bound=self._bound(denoiser.schedule) if denoiser.learns_variance else None,
-        )
-
-    def _network(self, schedule: Schedule, shape: Shape, num_classes: int) -> nn.Module:
-        return self.network.build(
-            channels=shape[0],
-            size=shape[1],
-            num_classes=num_classes,
-            has_noise_input=self.model.noise_input != "nothing",
-            levels=schedule.levels,
-            out_channels=2 * shape[0] if self.model.variance == "learned" else shape[0],
         )
 
     def _bound(self, schedule: Schedule) -> Bound:
@@ -223,7 +224,7 @@ class ClassifierRecipe(Recipe):
         self.check()
         network = self.raw_network(shape, num_classes)
         noise_input = level if self.model.noise_conditional else nothing
-        return NoisyClassifier(network, self.schedule.build(), noise_input)
+        return NoisyClassifier(network, self.built_schedule, noise_input)
 
     def objective(self, shape: Shape, num_classes: int) -> ClassifierLoss:
         times = self.times.build() if self.model.noise_conditional else clean

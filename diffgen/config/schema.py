@@ -5,7 +5,6 @@ What a key is for stands beside its default in configs/. A key of a group (`data
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -15,9 +14,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
     PrivateAttr,
     ValidationError,
     create_model,
@@ -26,7 +22,14 @@ from pydantic import (
 
 from diffgen.config.build import Choice, choice, typed
 from diffgen.config.parse import complaint, plain
-from diffgen.config.sampler import GuidanceSettings, SamplerSettings
+from diffgen.config.parts import (
+    GuidanceSettings,
+    Named,
+    Precision,
+    PreviewSettings,
+    SamplerSettings,
+    TrainerSettings,
+)
 from diffgen.errors import UsageError
 
 if TYPE_CHECKING:
@@ -40,78 +43,18 @@ Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what generators of torch and numpy all take
 Devices = Literal["auto", -1] | Count | Annotated[list[Natural], Field(min_length=1)]
-Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 Clip = Literal["auto", "none", "range", "dynamic"]
 Labels = str | int | Annotated[list[str | int], Field(min_length=1)]
 Part = dict[str, Any]  # of a recipe, which recipe_of reads
 Identity = "identity"  # marks the keys that tell two ways of sampling apart
 
 
-@dataclass(frozen=True)
-class Named:
-    """A choice that is no class of a room of this package: a logger, an extractor."""
-
-    name: str
-    settings: Mapping[str, Any]
-
-    @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> "Named":
-        return cls(settings["name"], {k: v for k, v in settings.items() if k != "name"})
-
-
-@dataclass(frozen=True)
-class TrainerSettings:
-    """How long and on what a training runs.
-
-    max_steps: steps of the optimiser.
-    batch_size: images of a whole step, over all devices and micro-batches.
-    precision: 32-true, bf16-mixed or 16-mixed.
-    devices: processes, each on a device of its own.
-    accelerator: auto, cpu, gpu or another name of Lightning's.
-    accumulate: micro-batches that make a step.
-    clip: largest norm of the gradient; null for none.
-    save_every: steps between two writes of last.ckpt.
-    snapshot_every: steps between checkpoints that stay; null keeps none.
-    log_every: steps between rows of the log.
-    workers: processes that decode images.
-    """
-
-    max_steps: PositiveInt
-    batch_size: PositiveInt = 128
-    precision: Precision = "32-true"
-    devices: PositiveInt = 1
-    accelerator: str = "auto"
-    accumulate: PositiveInt = 1
-    clip: PositiveFloat | None = 1.0
-    save_every: PositiveInt = 1000
-    snapshot_every: PositiveInt | None = None
-    log_every: PositiveInt = 50
-    workers: NonNegativeInt = 0
-
-
-@dataclass(frozen=True)
-class PreviewSettings:
-    """Grids of samples while training.
-
-    sampler: the sampler that draws them.
-    every: steps between two grids; 0 draws none.
-    num_samples: images of a grid.
-    """
-
-    sampler: SamplerSettings | None = None
-    every: NonNegativeInt = 1000
-    num_samples: PositiveInt = 64
-
-    @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> "PreviewSettings":
-        options = dict(settings)
-        sampler = options.pop("sampler", None)
-        found = SamplerSettings.of(sampler) if sampler else None
-        return typed(cls, "preview", {**options, "sampler": found})
-
-
 def _room(room: str) -> BeforeValidator:
     return BeforeValidator(lambda given: choice(room, given))
+
+
+def _generate() -> Choice:
+    return choice("task", {"name": "generate"})
 
 
 def _trainer(given: Mapping[str, Any]) -> TrainerSettings:
@@ -171,7 +114,7 @@ def _without_groups(cls: type[Settings]) -> type[BaseModel]:
         kind: Any = Any if grouped else field.annotation
         for each in () if grouped else field.metadata:
             kind = Annotated[kind, each]
-        fields[name] = (kind, ... if field.is_required() else field.default)
+        fields[name] = (kind, ... if field.is_required() else None)
     return create_model(cls.__name__, __config__=cls.model_config, **fields)
 
 
@@ -242,7 +185,7 @@ class Sampling(Settings):
     seed: Seed
     accelerator: str
     runs: str
-    task: Annotated[Choice, _room("task")] = Choice("task", "generate", {})
+    task: Annotated[Choice, _room("task")] = Field(default_factory=_generate)
     root: str | None = None
     deterministic: bool = False
     compile: bool = False

@@ -56,11 +56,8 @@ class Preconditioned(Denoiser):
         self.learns_variance = learns_variance
 
     def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        return self.image(x_t, t, self.raw(x_t, t, label))
-
-    def image(self, x_t: Tensor, t: Tensor, raw: Tensor) -> Tensor:
-        """The estimate of x0 that F = raw stands for."""
-        c_skip, c_out, _ = self.coefficients(t, x_t)
+        c_skip, c_out, c_in = self.coefficients(t, x_t)
+        raw = self.call_network(c_in * x_t, t, label)[:, : x_t.shape[1]]
         return c_skip * x_t + c_out * raw
 
     def raw(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:

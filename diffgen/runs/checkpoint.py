@@ -10,13 +10,14 @@ import pickle
 import warnings
 from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from diffgen.config.recipe import ClassifierRecipe, DenoiserRecipe, Shape, recipe_of
+from diffgen.config.recipe import ClassifierRecipe, DenoiserRecipe, Recipe, Shape, recipe_of
 from diffgen.dataset.pixels import Range
 from diffgen.denoiser.base import Preconditioned
 from diffgen.denoiser.noisy_classifier import NoisyClassifier
@@ -55,9 +56,13 @@ class Checkpoint:
             )
         return name
 
+    @cached_property
+    def _parsed(self) -> Recipe:
+        return recipe_of(self.recipe)
+
     def denoiser_recipe(self, trust: Collection[str] = ()) -> DenoiserRecipe:
         """The recipe of a model that makes images; UsageError where it is none."""
-        recipe = recipe_of(self.recipe, trust)
+        recipe = recipe_of(self.recipe, trust) if trust else self._parsed
         if not isinstance(recipe, DenoiserRecipe):
             raise UsageError(
                 f"{self.path} is a classifier and makes no images: it guides another model by "
@@ -73,7 +78,7 @@ class Checkpoint:
 
     def classifier(self, ema: str | None = None) -> NoisyClassifier:
         """The classifier with these weights, in eval mode; UsageError where it is none."""
-        recipe = recipe_of(self.recipe)
+        recipe = self._parsed
         if not isinstance(recipe, ClassifierRecipe):
             raise UsageError(
                 f"{self.path} is no classifier: train one with `diffgen train model=classifier "

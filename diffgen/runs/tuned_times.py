@@ -14,7 +14,7 @@ import yaml
 from torch import Tensor
 
 from diffgen.config.build import find
-from diffgen.config.sampler import SamplerSettings
+from diffgen.config.parts import SamplerSettings
 from diffgen.config.schema import Sampling
 from diffgen.errors import UsageError
 from diffgen.files import sha256_of_json, write_atomically

@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from lightning.pytorch.utilities import rank_zero_only
 
 from diffgen.config.build import typed
-from diffgen.config.schema import Named
+from diffgen.config.parts import Named
 from diffgen.errors import UsageError
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from diffgen.config.build import build, typed
-from diffgen.config.schema import Named
+from diffgen.config.parts import Named
 from diffgen.dataset.images import Images
 from diffgen.errors import UsageError
 from diffgen.evaluation.features import Extractor

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from diffgen.config.build import build, find
-from diffgen.config.sampler import GuidanceSettings
+from diffgen.config.parts import GuidanceSettings
 from diffgen.denoiser.base import Denoiser, Preconditioned
 from diffgen.denoiser.evaluations import RowCount
 from diffgen.denoiser.noise_input import nothing

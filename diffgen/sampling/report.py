@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from diffgen.config.schema import Named
+from diffgen.config.parts import Named
 from diffgen.dataset.pixels import save_sheet
 from diffgen.evaluation import table
 from diffgen.evaluation.rows import blocks, collect, identity_of, setting, text, varying

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from diffgen.config.build import changed
+from diffgen.config.parts import SamplerSettings
 from diffgen.config.recipe import ModelSettings
-from diffgen.config.sampler import SamplerSettings
 from diffgen.config.schema import Sampling, identity_keys
 from diffgen.denoiser.base import Preconditioned
 from diffgen.denoiser.evaluations import FixedShape, RowCount
@@ -122,8 +122,8 @@ def request_of(settings: Sampling) -> Request:
     """The request of a command's settings; UsageError where they do not fit the checkpoint."""
     runs = Path(settings.runs)
     checkpoint = opened(locate(settings.checkpoint, runs))
-    model = checkpoint.denoiser_recipe().model
-    schedule = checkpoint.denoiser_recipe().schedule.build()
+    recipe = checkpoint.denoiser_recipe()
+    model, schedule = recipe.model, recipe.built_schedule
     ema = checkpoint.average(settings.ema)
     chosen = settings.sampler.resolved(checkpoint.recipe)
     sampler = chosen.build()

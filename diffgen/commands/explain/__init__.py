@@ -1,1 +1,1 @@
-"""What a training configuration comes to, told without training: numbers, doubts, costs."""
+"""What a training configuration comes to, shown without training: numbers, warnings, costs."""

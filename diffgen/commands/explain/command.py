@@ -12,7 +12,7 @@ from diffgen.commands.explain.cost import Cost, cost_of
 from diffgen.commands.explain.data import Data, data_of
 from diffgen.commands.explain.explanation import explained
 from diffgen.commands.explain.picture import draw
-from diffgen.commands.explain.report import plain, tell
+from diffgen.commands.explain.report import plain, show
 from diffgen.commands.train import Run
 from diffgen.config.schema import Explain
 from diffgen.dataset.images import Images, in_memory
@@ -31,11 +31,11 @@ def explain(settings: Explain) -> None:
     found = explained(settings, data, applied())
     if settings.cost:
         found = replace(found, cost=cost(settings, data))
-    tell(found, settings.num_samples)
+    show(found, settings.num_samples)
     folder.mkdir(parents=True, exist_ok=True)
     text = json.dumps(plain(found), indent=1).encode()
     write_atomically(folder / "explain.json", lambda file: file.write(text))
-    draw(folder / "explain.png", found.ladder, found.way, found.grey, found.apart)
+    draw(folder / "explain.png", found.ladder, found.sampler, found.grey, found.apart)
     print(folder)
 
 

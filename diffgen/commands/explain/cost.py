@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from diffgen.config.schema import TrainerSettings
+from diffgen.config.parts import TrainerSettings
 from diffgen.training.module import Module
 from diffgen.training.random_numbers import RandomNumbers
 

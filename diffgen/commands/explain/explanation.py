@@ -9,8 +9,8 @@ from diffgen.commands.data_dependent import measured, range_of
 from diffgen.commands.explain.cost import Cost
 from diffgen.commands.explain.data import Data
 from diffgen.commands.explain.ladder import Ladder, ladder_of
-from diffgen.commands.explain.sampler_plan import Way, way_of
-from diffgen.commands.explain.warnings import doubts, early
+from diffgen.commands.explain.own_sampler import OwnSampler, own_sampler
+from diffgen.commands.explain.warnings import ema_warnings, warnings_of
 from diffgen.config.recipe import DenoiserRecipe, Recipe
 from diffgen.config.schema import Train
 from diffgen.dataset.diameter import Distance
@@ -22,8 +22,8 @@ from diffgen.schedule import Schedule
 class Explanation:
     """A resolved configuration and what follows from it.
 
-    `way` is None for a classifier, which makes no images; `grey` is one grey level of 256 in the
-    model's range; `distance` is technique 1's for the data, None where it was not measured;
+    `sampler` is None for a classifier, which makes no images; `grey` is one grey level of 256 in
+    the model's range; `distance` is technique 1's for the data, None where it was not measured;
     `recipe` the file that was applied, None without.
     """
 
@@ -32,11 +32,11 @@ class Explanation:
     data: Data
     parameters: int
     ladder: Ladder
-    way: Way | None
+    sampler: OwnSampler | None
     grey: float
     distance: Distance | None
     scale: float
-    doubts: list[str]
+    warnings: list[str]
     cost: Cost | None = None
 
     @property
@@ -52,9 +52,9 @@ def explained(settings: Train, data: Data, recipe: str | None) -> Explanation:
     ladder = ladder_of(schedule, data.dimension)
     of = _range(parts.model.range, data)
     distance = measured(data.images, settings.cache) if data.images else None
-    way = None
+    sampler = None
     if isinstance(parts, DenoiserRecipe) and settings.sampler:
-        way = way_of(settings.sampler, parts, schedule)
+        sampler = own_sampler(settings.sampler, parts, schedule)
     grey, apart = 1 / 255 / of.scale, distance.value / of.scale if distance else None
     return Explanation(
         config=settings.plain,
@@ -62,14 +62,14 @@ def explained(settings: Train, data: Data, recipe: str | None) -> Explanation:
         data=data,
         parameters=parameters(parts, data),
         ladder=ladder,
-        way=way,
+        sampler=sampler,
         grey=grey,
         distance=distance,
         scale=of.scale,
-        doubts=[
-            *doubts(schedule, ladder, data.dimension, grey, apart),
-            *early(settings.ema, settings.trainer.max_steps),
-            *([way.doubt] if way and way.doubt else []),
+        warnings=[
+            *warnings_of(schedule, ladder, data.dimension, grey, apart),
+            *ema_warnings(settings.ema, settings.trainer.max_steps),
+            *([sampler.warning] if sampler and sampler.warning else []),
         ],
     )
 

@@ -7,7 +7,7 @@ import torch
 from diffgen.schedule import Schedule
 from diffgen.schedule.ncsnv2 import overlap
 
-MOMENTS = 1000  # times at which a schedule without levels is looked at
+TIMES = 1000  # times at which a schedule without levels is looked at
 
 
 @dataclass(frozen=True)
@@ -15,8 +15,8 @@ class Ladder:
     """The noise `u` at the times `t` of training, least first, both (n,) float64 lists.
 
     `ratios` are those of neighbouring u and `overlaps` their C (technique 2), (n - 1,); empty for
-    a schedule without levels. `kept` is alpha at t = 1, sqrt(alpha-bar_T), and `snr` alpha^2 /
-    sigma^2 at the first and the last time.
+    a schedule without levels. `terminal_alpha` is alpha at t = 1, sqrt(alpha-bar_T), and
+    `snr` alpha^2 / sigma^2 at the first and the last time.
     """
 
     levels: int | None
@@ -31,7 +31,7 @@ class Ladder:
         return [s / a if a else float("inf") for a, s in zip(self.alpha, self.sigma, strict=True)]
 
     @property
-    def kept(self) -> float:
+    def terminal_alpha(self) -> float:
         return self.alpha[-1]
 
     @property
@@ -46,7 +46,7 @@ class Ladder:
 
 def ladder_of(schedule: Schedule, dimension: int) -> Ladder:
     """The levels of a schedule, for images of `dimension` numbers."""
-    count = schedule.levels or MOMENTS
+    count = schedule.levels or TIMES
     low = 1 / count if schedule.levels else schedule.t_min
     t = torch.linspace(low, 1, count, dtype=torch.float64)
     alpha, sigma = schedule.alpha(t), schedule.sigma(t)

@@ -1,4 +1,4 @@
-"""The picture of an explanation: the schedule, its levels, and the way of the sampler."""
+"""The picture of an explanation: the schedule, its levels, and the model's own sampler."""
 
 from pathlib import Path
 
@@ -8,23 +8,25 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from diffgen.commands.explain.ladder import Ladder
-from diffgen.commands.explain.sampler_plan import Moves, Way
+from diffgen.commands.explain.own_sampler import LangevinSteps, OwnSampler
 from diffgen.files import write_atomically
 from diffgen.sampler.langevin_step import variance_ratio
 
 BLUE, RED, GREY = "#0072B2", "#D55E00", "0.45"
 
 
-def draw(path: Path, ladder: Ladder, way: Way | None, grey: float, distance: float | None) -> None:
+def draw(
+    path: Path, ladder: Ladder, sampler: OwnSampler | None, grey: float, distance: float | None
+) -> None:
     """Write the picture as a PNG; `grey` and `distance` are those of warnings.py."""
-    count = 3 if way else 2
+    count = 3 if sampler else 2
     figure = Figure(figsize=(4.5 * count, 3.9), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, count)
     _scales(panels[0], ladder)
     _noise(panels[1], ladder, grey, distance)
-    if way:
-        _sampling(panels[2], way, ladder)
+    if sampler:
+        _sampling(panels[2], sampler, ladder)
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="0.92", lw=0.6)
@@ -49,26 +51,28 @@ def _noise(axes: Axes, ladder: Ladder, grey: float, distance: float | None) -> N
     axes.legend(frameon=False, loc="center right")
 
 
-def _sampling(axes: Axes, way: Way, ladder: Ladder) -> None:
-    if way.moves and ladder.levels:
-        _moves(axes, way.moves, ladder)
+def _sampling(axes: Axes, sampler: OwnSampler, ladder: Ladder) -> None:
+    if sampler.langevin and ladder.levels:
+        _langevin(axes, sampler.langevin, ladder)
     else:
-        _times(axes, way)
+        _times(axes, sampler)
 
 
-def _moves(axes: Axes, moves: Moves, ladder: Ladder) -> None:
+def _langevin(axes: Axes, langevin: LangevinSteps, ladder: Ladder) -> None:
     """Technique 4: what a level leaves of its own variance, against the step size."""
     lowest = ladder.sigma[0] ** 2
     rates = torch.logspace(-4, 0, 400, dtype=torch.float64)
-    for inner, colour in ((moves.inner, BLUE), (10 * moves.inner, GREY)):
-        left = variance_ratio(rates, moves.ratio, inner)
-        axes.plot(rates * lowest, left, color=colour, label=f"{inner} moves a level")
-    axes.plot(moves.epsilon, moves.left, "o", color=RED, label=f"epsilon = {moves.epsilon:.3g}")
+    for inner, colour in ((langevin.inner, BLUE), (10 * langevin.inner, GREY)):
+        left = variance_ratio(rates, langevin.ratio, inner)
+        axes.plot(rates * lowest, left, color=colour, label=f"{inner} steps a level")
+    axes.plot(
+        langevin.epsilon, langevin.left, "o", color=RED, label=f"epsilon = {langevin.epsilon:.3g}"
+    )
     axes.set(title="technique 4", xlabel="epsilon", ylabel="variance left / sigma^2")
-    axes.set(xscale="log", ylim=(0.98, max(1.5, 1.1 * moves.left)))
+    axes.set(xscale="log", ylim=(0.98, max(1.5, 1.1 * langevin.left)))
     axes.legend(frameon=False)
 
 
-def _times(axes: Axes, way: Way) -> None:
-    axes.plot(range(len(way.times)), way.times, ".-", color=BLUE, ms=4, lw=0.8)
-    axes.set(title=f"{way.name}: {way.steps} steps", xlabel="step", ylabel="t")
+def _times(axes: Axes, sampler: OwnSampler) -> None:
+    axes.plot(range(len(sampler.times)), sampler.times, ".-", color=BLUE, ms=4, lw=0.8)
+    axes.set(title=f"{sampler.name}: {sampler.steps} steps", xlabel="step", ylabel="t")

@@ -10,28 +10,28 @@ from rich.console import Console
 from diffgen.commands.explain.cost import Cost
 from diffgen.commands.explain.explanation import Explanation
 from diffgen.commands.explain.ladder import Ladder
-from diffgen.commands.explain.sampler_plan import Way
+from diffgen.commands.explain.own_sampler import OwnSampler
 
 Rows = list[tuple[str, str]]
 
 SWEEP = (10, 20, 50)  # evaluations per image of a sweep that costs are projected for
 
 
-def tell(found: Explanation, num_samples: int) -> None:
+def show(found: Explanation, num_samples: int) -> None:
     """Print an explanation; times are projected for `num_samples` images a row."""
     console = Console(highlight=False, soft_wrap=True)
     sections = {
         "configuration": configuration(found),
         "schedule": schedule(found),
-        "sampling": sampling(found.way) if found.way else [],
-        "cost": cost(found.cost, found.way, num_samples) if found.cost else [],
+        "sampling": sampling(found.sampler) if found.sampler else [],
+        "cost": cost(found.cost, found.sampler, num_samples) if found.cost else [],
     }
     for title, rows in sections.items():
         if rows:
             console.print(f"\n[bold]{title}[/bold]")
             for name, text in rows:
                 console.print(_filled(f"  {name:<20} {text}", 23), markup=False)
-    for line in found.doubts:
+    for line in found.warnings:
         console.print("\n" + _filled(f"[bold yellow]warning:[/bold yellow] {line}", 2))
 
 
@@ -61,7 +61,7 @@ def schedule(found: Explanation) -> Rows:
     rows = [
         ("levels", f"{name}, {ladder.levels or 'any time'}"),
         ("sigma", f"{ladder.sigma[0]:.4g} to {ladder.sigma[-1]:.6g}"),
-        ("sqrt(alpha-bar_T)", f"{ladder.kept:.4g}"),
+        ("sqrt(alpha-bar_T)", f"{ladder.terminal_alpha:.4g}"),
         ("signal to noise", f"{ladder.snr[0]:.4g} to {ladder.snr[1]:.4g}"),
         *_neighbours(ladder),
         ("grey levels", f"the least noise is {ladder.u[0] / found.grey:.2f} of 256"),
@@ -72,28 +72,34 @@ def schedule(found: Explanation) -> Rows:
     return rows
 
 
-def sampling(way: Way) -> Rows:
+def sampling(sampler: OwnSampler) -> Rows:
     """The model's own sampler and its cost."""
-    settings = _listed(way.settings)
+    settings = _listed(sampler.settings)
     rows = [
-        ("sampler", f"{way.name}{', ' + settings if settings else ''}"),
-        ("steps", f"{way.steps}" if way.nfe else "its own"),
-        ("evaluations", f"{way.nfe} per image" if way.nfe else "as many as its tolerance takes"),
+        ("sampler", f"{sampler.name}{', ' + settings if settings else ''}"),
+        ("steps", f"{sampler.steps}" if sampler.nfe else "its own"),
+        (
+            "evaluations",
+            f"{sampler.nfe} per image" if sampler.nfe else "as many as its tolerance takes",
+        ),
     ]
-    if way.moves:
-        m = way.moves
+    if sampler.langevin:
+        m = sampler.langevin
         least = abs(m.epsilon / m.best - 1) < 1e-6
         best = "the least" if least else f"epsilon {m.best:.3g} would leave {m.least:.4f}"
         rows[2:2] = [
-            ("epsilon", f"{m.epsilon:.4g}, {m.inner} moves a level"),
+            ("epsilon", f"{m.epsilon:.4g}, {m.inner} steps a level"),
             ("technique 4", f"a level leaves {m.left:.4f} of its variance; {best}"),
         ]
-    words = [f"sampler={way.name}", *(f"sampler.{k}={_word(v)}" for k, v in _told(way).items())]
+    words = [
+        f"sampler={sampler.name}",
+        *(f"sampler.{k}={_word(v)}" for k, v in _changed(sampler).items()),
+    ]
     rows.append(("from a checkpoint", "diffgen sample sampler=own"))
     return [*rows, ("the same by hand", " ".join(["diffgen sample", *words]))]
 
 
-def cost(cost: Cost, way: Way | None, num_samples: int) -> Rows:
+def cost(cost: Cost, sampler: OwnSampler | None, num_samples: int) -> Rows:
     """Measured times and what they come to."""
     measured = f"measured on {cost.rows} images at once, {cost.device}"
     rows = [
@@ -101,11 +107,11 @@ def cost(cost: Cost, way: Way | None, num_samples: int) -> Rows:
         ("training", f"{duration(cost.training)} for {cost.max_steps:,} steps"),
         ("an evaluation", f"{duration(cost.evaluation)} per image"),
     ]
-    if way is None:
+    if sampler is None:
         return rows
     counts = {f"{nfe} evaluations": nfe for nfe in SWEEP}
-    if way.nfe:
-        counts[f"{way.name}, {way.nfe}"] = way.nfe
+    if sampler.nfe:
+        counts[f"{sampler.name}, {sampler.nfe}"] = sampler.nfe
     spent = {name: cost.sampling(nfe, num_samples) for name, nfe in counts.items()}
     rows += [(f"{num_samples} images", f"{duration(s)} by {name}") for name, s in spent.items()]
     return [*rows, ("a sweep of these", duration(sum(spent.values())))]
@@ -113,7 +119,7 @@ def cost(cost: Cost, way: Way | None, num_samples: int) -> Rows:
 
 def plain(found: Explanation) -> dict[str, Any]:
     """An explanation as JSON can hold it."""
-    ladder, way = found.ladder, found.way
+    ladder, sampler = found.ladder, found.sampler
     return {
         "config": {k: v for k, v in found.config.items() if k not in ("cost", "num_samples")},
         "recipe": found.recipe,
@@ -122,16 +128,16 @@ def plain(found: Explanation) -> dict[str, Any]:
         "parameters": found.parameters,
         "levels": ladder.levels,
         "sigma": [ladder.sigma[0], ladder.sigma[-1]],
-        "kept": ladder.kept,
+        "terminal_alpha": ladder.terminal_alpha,
         "snr": list(ladder.snr),
         "ratio": [min(ladder.ratios), max(ladder.ratios)] if ladder.ratios else None,
         "overlap": [min(ladder.overlaps), max(ladder.overlaps)] if ladder.overlaps else None,
         "distance": found.apart,
-        "sampler": way and {"name": way.name, **way.settings},
-        "steps": way and way.steps,
-        "nfe": way and way.nfe,
-        "moves": way and way.moves and asdict(way.moves),
-        "doubts": found.doubts,
+        "sampler": sampler and {"name": sampler.name, **sampler.settings},
+        "steps": sampler and sampler.steps,
+        "nfe": sampler and sampler.nfe,
+        "langevin": sampler and sampler.langevin and asdict(sampler.langevin),
+        "warnings": found.warnings,
         "cost": found.cost and asdict(found.cost),
     }
 
@@ -159,14 +165,14 @@ def _span(low: float, high: float, form: str) -> str:
     return f"{low:{form}}" if high - low < 1e-6 * high else f"{low:{form}} to {high:{form}}"
 
 
-def _told(way: Way) -> dict[str, Any]:
-    auto = {k: v for k, v in way.settings.items() if v not in (None, "auto")}
+def _changed(sampler: OwnSampler) -> dict[str, Any]:
+    auto = {k: v for k, v in sampler.settings.items() if v not in (None, "auto")}
     return {k: v for k, v in auto.items() if not (k == "convention" and v == "code")}
 
 
 def _listed(settings: Mapping[str, object]) -> str:
-    kept = {k: v for k, v in settings.items() if k != "name" and v is not None}
-    return ", ".join(f"{key} {_word(value)}" for key, value in kept.items())
+    shown = {k: v for k, v in settings.items() if k != "name" and v is not None}
+    return ", ".join(f"{key} {_word(value)}" for key, value in shown.items())
 
 
 def _word(value: object) -> str:

@@ -15,7 +15,7 @@ RANDOM = 1e-3  # the share of first weights in an average that shows in samples
 SHARE = 0.5  # of the largest distance between images, below which sigma_max is small
 
 
-def doubts(
+def warnings_of(
     schedule: Schedule, ladder: Ladder, dimension: int, grey: float, distance: float | None
 ) -> list[str]:
     """Warnings; `grey` is one grey level and `distance` technique 1's, both in the model's range.
@@ -30,16 +30,16 @@ def doubts(
     ]
 
 
-def early(averages: Mapping[str, EmaSettings], steps: int) -> list[str]:
+def ema_warnings(averages: Mapping[str, EmaSettings], steps: int) -> list[str]:
     """Warnings of averages that still hold the first random weights after so many steps."""
-    kept = {
+    remaining = {
         name: math.prod(map(profile.beta(), range(1, steps + 1)))
         for name, profile in averages.items()
     }
     return [
         f"{100 * share:.2g} % of the average {name!r} are the first random weights, after "
         f"{steps} steps: ema.{name}.warmup=true forgets them, or train for longer"
-        for name, share in kept.items()
+        for name, share in remaining.items()
         if share > RANDOM
     ]
 
@@ -75,7 +75,7 @@ def _narrow(ladder: Ladder, distance: float | None) -> Iterator[str]:
 def _short(schedule: Schedule, ladder: Ladder) -> Iterator[str]:
     if isinstance(schedule, Ramp) and not schedule.rescale and schedule.levels < 1000:
         yield (
-            f"the ends of beta are not rescaled for {schedule.levels} levels: {ladder.kept:.3f} "
-            "of the image's scale is left at the last one; schedule.rescale=true multiplies them "
+            f"the ends of beta are not rescaled for {schedule.levels} levels: "
+            f"{ladder.terminal_alpha:.3f} of the image's scale is left at the last one; schedule.rescale=true multiplies them "
             f"by 1000/{schedule.levels}"
         )

@@ -1,14 +1,18 @@
-"""What `sampler=` and `guidance=` say, read once."""
+"""The typed parts of a tree whose keys are not those of a class that they build."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
 
 from diffgen.config.build import Choice, choice, typed
 from diffgen.errors import UsageError
 
 if TYPE_CHECKING:
     from diffgen.sampler import Sampler
+
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 OWN = "own"  # the sampler that a checkpoint's recipe names
 
@@ -102,3 +106,66 @@ class GuidanceSettings:
 @dataclass(frozen=True)
 class _Below:
     classifier_free: float = 0.0
+
+
+@dataclass(frozen=True)
+class Named:
+    """A choice that is no class of a room of this package: a logger, an extractor."""
+
+    name: str
+    settings: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> "Named":
+        return cls(settings["name"], {k: v for k, v in settings.items() if k != "name"})
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """How long and on what a training runs.
+
+    max_steps: steps of the optimiser.
+    batch_size: images of a whole step, over all devices and micro-batches.
+    precision: 32-true, bf16-mixed or 16-mixed.
+    devices: processes, each on a device of its own.
+    accelerator: auto, cpu, gpu or another name of Lightning's.
+    accumulate: micro-batches that make a step.
+    clip: largest norm of the gradient; null for none.
+    save_every: steps between two writes of last.ckpt.
+    snapshot_every: steps between checkpoints that stay; null keeps none.
+    log_every: steps between rows of the log.
+    workers: processes that decode images.
+    """
+
+    max_steps: PositiveInt
+    batch_size: PositiveInt = 128
+    precision: Precision = "32-true"
+    devices: PositiveInt = 1
+    accelerator: str = "auto"
+    accumulate: PositiveInt = 1
+    clip: PositiveFloat | None = 1.0
+    save_every: PositiveInt = 1000
+    snapshot_every: PositiveInt | None = None
+    log_every: PositiveInt = 50
+    workers: NonNegativeInt = 0
+
+
+@dataclass(frozen=True)
+class PreviewSettings:
+    """Grids of samples while training.
+
+    sampler: the sampler that draws them.
+    every: steps between two grids; 0 draws none.
+    num_samples: images of a grid.
+    """
+
+    sampler: SamplerSettings | None = None
+    every: NonNegativeInt = 1000
+    num_samples: PositiveInt = 64
+
+    @classmethod
+    def of(cls, settings: Mapping[str, Any]) -> "PreviewSettings":
+        options = dict(settings)
+        sampler = options.pop("sampler", None)
+        found = SamplerSettings.of(sampler) if sampler else None
+        return typed(cls, "preview", {**options, "sampler": found})

@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from diffgen.config.parts import SamplerSettings
 from diffgen.config.recipe import DenoiserRecipe
-from diffgen.config.sampler import SamplerSettings
 from diffgen.denoiser.base import Preconditioned
 from diffgen.denoiser.evaluations import RowCount
 from diffgen.sampler import SeededNoise
@@ -18,8 +18,8 @@ from diffgen.schedule import Schedule
 
 
 @dataclass(frozen=True)
-class Moves:
-    """Annealed Langevin dynamics at every level: `inner` moves of epsilon (sigma / sigma_L)^2.
+class LangevinSteps:
+    """Annealed Langevin dynamics at every level: `inner` steps of epsilon (sigma / sigma_L)^2.
 
     `left` is the variance after a level over sigma^2 (technique 4), for noise from the level
     above, `ratio` times as great; `best` the epsilon that brings it nearest to 1 and `least` what
@@ -35,31 +35,35 @@ class Moves:
 
 
 @dataclass(frozen=True)
-class Way:
+class OwnSampler:
     """The sampler `name` on `times` (steps + 1,); `nfe` per image, None where it adapts."""
 
     name: str
     settings: dict[str, Any]
     times: list[float]
     nfe: int | None
-    moves: Moves | None
-    doubt: str | None
+    langevin: LangevinSteps | None
+    warning: str | None
 
     @property
     def steps(self) -> int:
         return len(self.times) - 1
 
 
-def way_of(settings: SamplerSettings, recipe: DenoiserRecipe, schedule: Schedule) -> Way:
+def own_sampler(
+    settings: SamplerSettings, recipe: DenoiserRecipe, schedule: Schedule
+) -> OwnSampler:
     """How the sampler with these settings goes on this model."""
     plan = plan_of(settings.build(), settings.steps, recipe.model, schedule)
     sampler, times = plan.sampler, plan.times
-    moves = None
+    langevin = None
     if isinstance(sampler, Langevin) and len(times) > 2:
-        moves = _moves(sampler, schedule, times)
+        langevin = _langevin(sampler, schedule, times)
     nfe = evaluations(plan, recipe, schedule) if plan.steps is not None else None
     options = dict(settings.choice.settings) if settings.choice else {}
-    return Way(settings.name, options, times.tolist(), nfe, moves, plan.warning(schedule))
+    return OwnSampler(
+        settings.name, options, times.tolist(), nfe, langevin, plan.warning(schedule)
+    )
 
 
 def evaluations(plan: SamplingPlan, recipe: DenoiserRecipe, schedule: Schedule) -> int:
@@ -72,12 +76,12 @@ def evaluations(plan: SamplingPlan, recipe: DenoiserRecipe, schedule: Schedule) 
     return count.rows
 
 
-def _moves(sampler: Langevin, schedule: Schedule, times: Tensor) -> Moves:
+def _langevin(sampler: Langevin, schedule: Schedule, times: Tensor) -> LangevinSteps:
     rate, ratio = sampler.rate(schedule, times), gamma(schedule, times)
     lowest = float(schedule.sigma(times.new_tensor(schedule.t_min))) ** 2
     best = best_rate(ratio, sampler.inner)
     left = [float(variance_ratio(torch.tensor(r), ratio, sampler.inner)) for r in (rate, best)]
-    return Moves(ratio, sampler.inner, rate * lowest, left[0], best * lowest, left[1])
+    return LangevinSteps(ratio, sampler.inner, rate * lowest, left[0], best * lowest, left[1])
 
 
 class ZeroNetwork(nn.Module):
