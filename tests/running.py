@@ -18,7 +18,7 @@ from diffgen.cli.main import main
 from diffgen.cli.recipe import recipes
 from diffgen.config.build import find, names
 from diffgen.config.schema import check
-from diffgen.runtime.ranks import register
+from diffgen.runtime.launch import register
 
 NETWORK = (
     "network.width=8",

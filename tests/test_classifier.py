@@ -23,7 +23,7 @@ from diffgen.sampler import SeededNoise
 from diffgen.sampling.request import request_of
 from diffgen.schedule.geometric import Geometric
 from diffgen.schedule.linear import Linear
-from diffgen.training.classifier_loss import ClassifierLoss
+from diffgen.training.loss import ClassifierLoss
 from diffgen.training.random_numbers import RandomNumbers
 from diffgen.training.times import Uniform, clean
 

@@ -19,8 +19,7 @@ from diffgen.cli.argv import parse
 from diffgen.cli.job import PastHydra, WorkerCommand
 from diffgen.cli.main import complete, main
 from diffgen.errors import UsageError
-from diffgen.runtime.launch import RANKS, isolated, relaunch
-from diffgen.runtime.ranks import run_id
+from diffgen.runtime.launch import RANKS, isolated, relaunch, run_id
 
 SEEN = []  # what the stand-in task was called with, and what else was called
 

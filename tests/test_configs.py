@@ -23,7 +23,7 @@ from diffgen.config.build import find
 from diffgen.config.parts import OWN
 from diffgen.config.schema import SETTINGS, check
 from diffgen.evaluation.metrics import METRICS
-from diffgen.runtime.ranks import register
+from diffgen.runtime.launch import register
 from diffgen.schedule.spacing import SPACINGS
 
 CONFIGS = Path(config_dir())

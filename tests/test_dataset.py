@@ -31,15 +31,13 @@ from torchvision.transforms.functional import crop
 from diffgen.config.build import build, find
 from diffgen.dataset.batches import Batches
 from diffgen.dataset.celeba import Celeba
-from diffgen.dataset.datamodule import DataModule
+from diffgen.dataset.datamodule import DataModule, Loader
 from diffgen.dataset.digits import Digits
 from diffgen.dataset.ffhq import Ffhq
 from diffgen.dataset.folder import Folder
-from diffgen.dataset.holdout import holdout
 from diffgen.dataset.images import in_memory
-from diffgen.dataset.loader import Loader
 from diffgen.dataset.lsun import Lsun
-from diffgen.dataset.philox import coins, permutation
+from diffgen.dataset.random_choices import coins, holdout, permutation
 from diffgen.dataset.torchvision_sets import Cifar10, Cifar100, FashionMnist, Mnist, Svhn
 from diffgen.errors import UsageError
 
@@ -219,7 +217,8 @@ def fit(max_steps, accumulate, checkpoint=None, witness=None):
         enable_progress_bar=False,
         enable_model_summary=False,
     )
-    data = DataModule(Digits().split("train"), True, 12, 5, accumulate, max_steps)
+    batches = Batches(Digits().split("train"), 12, 5, accumulate, flip=True)
+    data = DataModule(batches, max_steps)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", ".*not resumable.*")
         warnings.filterwarnings("error", ".*many workers.*")

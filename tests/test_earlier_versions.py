@@ -13,7 +13,7 @@ from torch import Tensor
 from diffgen import load
 from diffgen.errors import UsageError
 from diffgen.evaluation.rows import EARLIER, blocks, pooled
-from diffgen.evaluation.table_text import main_cells
+from diffgen.evaluation.table import main_cells
 from diffgen.runs import checkpoint
 from diffgen.runs.cell import Cell
 from diffgen.runs.checkpoint_format import FORMAT

@@ -26,20 +26,17 @@ from torch_fidelity import metric_fid, metric_kid, metric_prc
 from diffgen.config.build import typed
 from diffgen.dataset.digits import Digits
 from diffgen.dataset.images import Images
+from diffgen.dataset.random_choices import stratified_subset, subset
 from diffgen.errors import UsageError
-from diffgen.evaluation import inception, metrics, neighbours
-from diffgen.evaluation.classifier_extractor import ClassifierExtractor
-from diffgen.evaluation.collect import collect
+from diffgen.evaluation import inception, metrics
 from diffgen.evaluation.features import Features, extract
-from diffgen.evaluation.features_classifier import FeaturesClassifier, shifted
+from diffgen.evaluation.features_classifier import ClassifierExtractor, FeaturesClassifier, shifted
 from diffgen.evaluation.features_classifier_cache import cached
-from diffgen.evaluation.floor import floor
 from diffgen.evaluation.frechet import FeatureStats, frechet
 from diffgen.evaluation.inception import InceptionExtractor
-from diffgen.evaluation.metrics import METRICS, Scored, evaluate
+from diffgen.evaluation.metrics import METRICS, Scored, evaluate, floor
 from diffgen.evaluation.reference import Reference, identity_of, reference
-from diffgen.evaluation.rows import FLOOR
-from diffgen.evaluation.subset import stratified_subset, subset
+from diffgen.evaluation.rows import FLOOR, collect
 from diffgen.evaluation.table import show, write
 from diffgen.network.classifier import Classifier
 
@@ -112,8 +109,8 @@ def test_precision_and_recall_of_points_on_a_line():
     # with k = 1 the real balls are [-1, 1], [0, 2], [1, 5], [3, 9]: together [-1, 9]
     generated = torch.tensor([[-1.5], [-0.5], [9.5], [9.0]]).double()
     # and the generated ones [-2.5, -.5], [-1.5, .5], [9, 10], [8.5, 9.5]: 0 is in, 1, 3, 6 are not
-    assert neighbours.precision(generated, real, k=1) == 0.5
-    assert neighbours.recall(generated, real, k=1) == 0.25
+    assert metrics.share_on_manifold(generated, real, k=1) == 0.5
+    assert metrics.share_on_manifold(real, generated, k=1) == 0.25
 
 
 def brute_force(points, centres, k=3):
@@ -125,9 +122,12 @@ def brute_force(points, centres, k=3):
 
 @pytest.mark.parametrize("at_once", [2**24, 1000], ids=["one block", "many blocks"])
 def test_precision_and_recall_agree_with_brute_force_and_torch_fidelity(at_once, monkeypatch):
-    monkeypatch.setattr(neighbours, "NUMBERS_AT_ONCE", at_once)
+    monkeypatch.setattr(metrics, "NUMBERS_AT_ONCE", at_once)
     generated, real = 0.8 * normal(150, 5) + 0.3, normal(230, 5, seed=1)
-    found = (neighbours.precision(generated, real), neighbours.recall(generated, real))
+    found = (
+        metrics.share_on_manifold(generated, real),
+        metrics.share_on_manifold(real, generated),
+    )
     pairs = ((generated.numpy(), real.numpy()), (real.numpy(), generated.numpy()))
     assert found == pytest.approx([brute_force(*pair) for pair in pairs], abs=1e-12)
     theirs = metric_prc.prc_features_to_metric(generated, real, verbose=False)
@@ -137,7 +137,7 @@ def test_precision_and_recall_agree_with_brute_force_and_torch_fidelity(at_once,
 
 def test_precision_and_recall_need_more_points_than_neighbours():
     with pytest.raises(UsageError, match="more than 3"):
-        neighbours.precision(normal(9, 2), normal(3, 2))
+        metrics.share_on_manifold(normal(9, 2), normal(3, 2))
 
 
 # --- the metrics by name --------------------------------------------------------------------
@@ -205,7 +205,7 @@ def test_precision_compares_equal_numbers():
     mine, real = normal(40, 3), normal(400, 3, seed=1)
     few = real[subset(400, 40)]
     found = evaluate(["precision", "recall"], scored(mine), reference_of(real))
-    truth = (neighbours.precision(mine, few), neighbours.recall(mine, few))
+    truth = (metrics.share_on_manifold(mine, few), metrics.share_on_manifold(few, mine))
     assert (found["precision"], found["recall"]) == truth
 
 

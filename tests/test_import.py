@@ -17,8 +17,7 @@ from diffgen.config.recipe import recipe_of
 from diffgen.errors import UsageError
 from diffgen.interop.convert import convert
 from diffgen.interop.files import parse_config
-from diffgen.interop.ncsn import CONDITIONAL, UNCONDITIONAL, ncsn_names
-from diffgen.interop.unet_names import ddim_names
+from diffgen.interop.parameter_names import CONDITIONAL, UNCONDITIONAL, ddim_names, ncsn_names
 from diffgen.network.ncsn_refinenet import NCSNRefineNet
 from diffgen.network.refinenet import RefineNet
 from diffgen.network.unet import UNet

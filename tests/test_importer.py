@@ -13,8 +13,7 @@ from test_interop import CIFAR10, shaken
 from torch.testing import assert_close
 
 import diffgen
-from diffgen.interop.ncsn import CONDITIONAL, UNCONDITIONAL, ncsn_names
-from diffgen.interop.unet_names import ddim_names
+from diffgen.interop.parameter_names import CONDITIONAL, UNCONDITIONAL, ddim_names, ncsn_names
 from diffgen.network.ncsn_refinenet import NCSNRefineNet
 from diffgen.network.refinenet import RefineNet
 from diffgen.network.unet import UNet

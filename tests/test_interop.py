@@ -6,7 +6,7 @@ from diffusers.models.unets.unet_2d import UNet2DModel
 from waves import wave, waves
 
 from diffgen.interop.diffusers import from_diffusers, to_diffusers
-from diffgen.interop.unet_names import ddim_names
+from diffgen.interop.parameter_names import ddim_names
 from diffgen.network.unet import UNet
 
 CIFAR10 = {

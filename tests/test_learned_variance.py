@@ -23,8 +23,7 @@ from diffgen.sampler.noise import SeededNoise
 from diffgen.schedule.base import match
 from diffgen.schedule.geometric import Geometric
 from diffgen.schedule.linear import Linear
-from diffgen.training.bound import Bound
-from diffgen.training.loss import Loss
+from diffgen.training.loss import Bound, Loss
 from diffgen.training.times import Uniform
 from diffgen.training.weighting import Simple
 

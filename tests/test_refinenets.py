@@ -9,7 +9,7 @@ from torch import nn
 from waves import wave, waves
 
 from diffgen.errors import UsageError
-from diffgen.interop.ncsn import CONDITIONAL, UNCONDITIONAL, ncsn_names
+from diffgen.interop.parameter_names import CONDITIONAL, UNCONDITIONAL, ncsn_names
 from diffgen.network.instance_norm import Given, InstanceNormPlus
 from diffgen.network.ncsn_refinenet import NCSNRefineNet
 from diffgen.network.refinenet import RefineNet

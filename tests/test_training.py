@@ -26,8 +26,7 @@ from diffgen.schedule.ve import VE
 from diffgen.schedule.vp import VP
 from diffgen.training.ema import Ema, EmaSettings, exponent
 from diffgen.training.loss import Loss
-from diffgen.training.loss_by_time import LossByTime
-from diffgen.training.module import Module
+from diffgen.training.module import LossByTime, Module
 from diffgen.training.optimizer import OptimizerSettings
 from diffgen.training.progress import Reporter
 from diffgen.training.random_numbers import RandomNumbers

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from diffgen.interop.mapping import Names, State, adopt
+from diffgen.interop.files import Names, State, adopt
 
 
 def waves(count: int, phase: float = 0.0) -> Tensor:

@@ -18,7 +18,7 @@ from diffgen.cli.help import text
 from diffgen.cli.job import Job, PastHydra, full_error
 from diffgen.cli.recipe import recipe_per_job, recipes
 from diffgen.cli.registry import Command, imported
-from diffgen.runtime.ranks import rank, register
+from diffgen.runtime.launch import rank, register
 
 
 def run(command: Command, words: list[str]) -> int:

@@ -18,7 +18,7 @@ from diffgen.cli.job_dir import remove_job_dir
 from diffgen.cli.registry import Command, imported
 from diffgen.config.schema import check
 from diffgen.errors import UsageError
-from diffgen.runtime.ranks import register
+from diffgen.runtime.launch import register
 
 FAILURES = logging.getLogger("diffgen.failure")  # goes to the run's log file only
 

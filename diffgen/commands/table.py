@@ -6,8 +6,7 @@ from pathlib import Path
 
 from diffgen.errors import UsageError, refuse
 from diffgen.evaluation import table
-from diffgen.evaluation.collect import collect
-from diffgen.evaluation.rows import blocks
+from diffgen.evaluation.rows import blocks, collect
 from diffgen.sampling.report import cells_of
 
 

@@ -14,6 +14,7 @@ from diffgen.commands.data_dependent import followed, range_of, resolved
 from diffgen.commands.resume import resumed
 from diffgen.config.recipe import DenoiserRecipe
 from diffgen.config.schema import Train
+from diffgen.dataset.batches import Batches
 from diffgen.dataset.datamodule import DataModule
 from diffgen.dataset.images import Images, Source, shape_of
 from diffgen.dataset.pixels import Range
@@ -71,15 +72,9 @@ class Run:
         reporter = Reporter(settings.log_every)
         callbacks = [ema, *self.previews(ema, module, images), saver, reporter]
         trainer = self.trainer(callbacks)
-        data = DataModule(
-            images,
-            source.flip,
-            settings.batch_size,
-            self.settings.seed,
-            settings.accumulate,
-            settings.max_steps,
-            settings.workers,
-        )
+        seed, flip = self.settings.seed, source.flip
+        batches = Batches(images, settings.batch_size, seed, settings.accumulate, flip=flip)
+        data = DataModule(batches, settings.max_steps, settings.workers)
         try:
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
         finally:

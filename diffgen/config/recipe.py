@@ -21,9 +21,7 @@ from diffgen.denoiser.noisy_classifier import NoisyClassifier
 from diffgen.errors import UsageError
 from diffgen.network.classifier import Classifier
 from diffgen.schedule import Schedule
-from diffgen.training.bound import Bound
-from diffgen.training.classifier_loss import ClassifierLoss
-from diffgen.training.loss import Loss
+from diffgen.training.loss import Bound, ClassifierLoss, Loss
 from diffgen.training.module import Objective
 from diffgen.training.times import clean
 

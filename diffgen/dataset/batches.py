@@ -4,6 +4,7 @@ Nothing is stored and nothing is drawn in turn, so a resumed run sees what the u
 have seen, and neither the number of devices nor accumulation changes a batch.
 """
 
+from dataclasses import dataclass, field
 from typing import NotRequired, TypedDict
 
 import numpy as np
@@ -13,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from diffgen.dataset.images import Images
-from diffgen.dataset.philox import coins, permutation
+from diffgen.dataset.random_choices import coins, permutation
 from diffgen.errors import UsageError
 
 ORDER, MIRROR = 0, 1  # what a key's second number stands for
@@ -28,6 +29,7 @@ class Batch(TypedDict):
     position: Tensor  # int64 (b,), where in the global batch each image stands
 
 
+@dataclass(eq=False)
 class Batches(Dataset[Batch]):
     """The micro-batches of one rank, without end: item k belongs to step k // accumulate.
 
@@ -38,25 +40,22 @@ class Batches(Dataset[Batch]):
     UsageError where it cannot be shared out evenly.
     """
 
-    def __init__(
-        self,
-        images: Images,
-        batch_size: int,
-        seed: int,
-        accumulate: int = 1,
-        rank: int = 0,
-        world_size: int = 1,
-        flip: bool = False,
-    ) -> None:
-        if batch_size < 1 or accumulate < 1 or batch_size % (world_size * accumulate):
+    images: Images
+    batch_size: int
+    seed: int
+    accumulate: int = 1
+    rank: int = 0
+    world_size: int = 1
+    flip: bool = False
+    _orders: dict[int, NDArray[np.int64]] = field(default_factory=dict, init=False)
+
+    def __post_init__(self) -> None:
+        size, world, accumulate = self.batch_size, self.world_size, self.accumulate
+        if size < 1 or accumulate < 1 or size % (world * accumulate):
             raise UsageError(
-                f"trainer.batch_size={batch_size} cannot be shared out evenly among {world_size} "
+                f"trainer.batch_size={size} cannot be shared out evenly among {world} "
                 f"device(s) x trainer.accumulate={accumulate}; make it a multiple of their product"
             )
-        self.images, self.batch_size, self.seed = images, batch_size, seed
-        self.accumulate, self.rank, self.world_size = accumulate, rank, world_size
-        self.flip = flip
-        self._orders: dict[int, NDArray[np.int64]] = {}
 
     def __getitem__(self, index: int) -> Batch:
         step, part = divmod(index, self.accumulate)

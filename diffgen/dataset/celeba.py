@@ -6,9 +6,8 @@ from typing import Literal
 
 from torchvision.datasets import CelebA
 
-from diffgen.dataset.decode import Decoder
+from diffgen.dataset.decode import Decoder, gather
 from diffgen.dataset.download import fetch
-from diffgen.dataset.gather import Streamed, gather
 from diffgen.dataset.images import Images, Split, check_split
 from diffgen.dataset.store import Directory
 
@@ -39,9 +38,8 @@ class Celeba:
         listed = (line.split() for line in (folder / "list_eval_partition.txt").open())
         names = [name for name, part in listed if part == PARTITION[which]]
         decoder = Decoder(3, self.size, BOXES[self.crop])
-        shape = (len(names), 3, self.size, self.size)
-        streamed = Streamed(Directory(folder / "img_align_celeba"), names, decoder, shape)
-        return gather(streamed, None, (), "celeba", self.memory_limit)
+        store, shape = Directory(folder / "img_align_celeba"), (3, self.size, self.size)
+        return gather(store, names, decoder, shape, "celeba", self.memory_limit)
 
 
 def _at_hand(folder: Path, download: bool) -> Path:

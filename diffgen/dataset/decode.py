@@ -1,4 +1,4 @@
-"""From the bytes of an image file to 8-bit pixels of the wanted channels and size.
+"""From image files to 8-bit pixels of the wanted channels and size, at once or on access.
 
 - Grey of 16 bits is scaled: round(value / 257), so that 65535 becomes 255; 1 bit becomes 0 or 255.
 - A palette is looked up. Colour of 16 bits per channel keeps its high bytes (by Pillow).
@@ -7,21 +7,28 @@
 - An orientation tag ahead of the pixels is obeyed; of an animation the first frame is taken.
 """
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
 from PIL.Image import Image as Picture
+from torch import Tensor
 from torchvision.transforms import functional
 
+from diffgen.dataset.images import Images, fingerprint_of, in_memory
 from diffgen.dataset.store import Store
 from diffgen.errors import UsageError
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 GREY = {"1", "L", "LA", "La"}
 ORIENTATION, TRANSPOSED = 0x0112, (5, 6, 7, 8)
+GIB = 2**30
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -92,3 +99,89 @@ def _opened(store: Store, name: str) -> Iterator[Picture]:
             yield image
     except Exception as error:  # Pillow and zlib raise a dozen kinds on damaged files
         raise UsageError(f"cannot read image {name} in {store.path}: {error}") from error
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """Pixels that stay in their files: `[index]` decodes those images, `shape` is (N, C, H, W)."""
+
+    store: Store
+    names: Sequence[str]
+    decoder: Decoder
+    shape: tuple[int, ...]
+
+    def __getitem__(self, index: Tensor) -> Tensor:
+        """The images at `index` (B,), as uint8 (B, C, H, W)."""
+        pixels = torch.empty(len(index), *self.shape[1:], dtype=torch.uint8)
+        for row, number in enumerate(index.tolist()):
+            self.read(number, pixels[row])
+        return pixels
+
+    def read(self, number: int, into: Tensor) -> None:
+        """Decodes one image; UsageError where its file has another shape than the set."""
+        pixels = torch.from_numpy(self.decoder(self.store, self.names[number]))
+        if pixels.shape != into.shape:
+            raise UsageError(
+                f"{self.names[number]} in {self.store.path} is {_size(*pixels.shape[1:])}, not "
+                f"{_size(*into.shape[1:])}; set dataset.size"
+            )
+        into.copy_(pixels)
+
+
+def gather(
+    store: Store,
+    names: Sequence[str],
+    decoder: Decoder,
+    shape: tuple[int, int, int],
+    name: str,
+    memory_limit: float,
+    labels: Tensor | None = None,
+    classes: tuple[str, ...] = (),
+) -> Images:
+    """The images, each of `shape` (C, H, W), in memory or streamed.
+
+    In memory where N*C*H*W bytes are at most `memory_limit` GiB.
+    """
+    streamed = Streamed(store, names, decoder, (len(names), *shape))
+    if torch.Size(streamed.shape).numel() > memory_limit * GIB:
+        return Images(streamed, labels, classes, name, _fingerprint(streamed, labels))
+    log.info("decoding %d images of %s into memory", len(names), name)
+    pixels = torch.empty(streamed.shape, dtype=torch.uint8)
+    with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
+        tasks = range(len(pixels))
+        for _ in pool.map(lambda number: streamed.read(number, pixels[number]), tasks):
+            pass
+    return in_memory(pixels, labels, classes, name)
+
+
+def survey(
+    store: Store, names: Sequence[str], size: int | None, channels: int | None
+) -> tuple[int, int, int]:
+    """(C, H, W) that the files will have; their headers are read only for what is not given.
+
+    Without `channels`, 3 where any file is in colour, else 1. UsageError, naming two files, where
+    they differ in size and no `size` is given.
+    """
+    if size is not None and channels is not None:
+        return channels, size, size
+    with ThreadPoolExecutor() as pool:
+        headers = list(pool.map(lambda name: header(store, name), names))
+    sizes = [(height, width) for height, width, _ in headers]
+    if size is None and len(set(sizes)) > 1:
+        other = next(number for number, each in enumerate(sizes) if each != sizes[0])
+        raise UsageError(
+            f"the images in {store.path} differ in size: {names[0]} is {_size(*sizes[0])}, "
+            f"{names[other]} is {_size(*sizes[other])}; set dataset.size=N to resize them"
+        )
+    channels = channels or (3 if any(colour for _, _, colour in headers) else 1)
+    return (channels, size, size) if size else (channels, *sizes[0])
+
+
+def _size(height: int, width: int) -> str:
+    return f"{width}x{height}"
+
+
+def _fingerprint(streamed: Streamed, labels: Tensor | None) -> str:
+    stamps = [f"{name} {streamed.store.stamp(name)}" for name in streamed.names]
+    numbers = None if labels is None else labels.tolist()
+    return fingerprint_of(repr((streamed.decoder, streamed.shape, stamps, numbers)))

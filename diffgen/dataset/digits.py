@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from sklearn.datasets import load_digits
 
-from diffgen.dataset.holdout import holdout
 from diffgen.dataset.images import Images, Split, check_split, in_memory
+from diffgen.dataset.random_choices import holdout
 
 HELD_OUT = 0.2
 

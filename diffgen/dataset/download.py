@@ -35,20 +35,16 @@ def fetch(name: str, make: Callable[..., T], root: str, files: str) -> T:
     try:
         return make(folder, download=False)
     except Exception as error:  # torchvision has none of its own for a set that is not there
-        if not _MAY_DOWNLOAD.get():
-            raise absent(name, folder, files, error) from error
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / f".{name}.lock"):
-            return make(folder, download=True)
-    except Exception as error:
-        raise absent(name, folder, files, error) from error
-
-
-def absent(name: str, folder: Path, files: str, reason: Exception) -> UsageError:
-    """The error that says which `files` are expected where, with the first line of `reason`."""
+        reason = error
+    if _MAY_DOWNLOAD.get():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with FileLock(folder / f".{name}.lock"):
+                return make(folder, download=True)
+        except Exception as error:
+            reason = error
     short = next(iter(str(reason).splitlines()), "").rstrip(":") or type(reason).__name__
-    return UsageError(
+    raise UsageError(
         f"{name} can neither be read from {folder.resolve()} nor downloaded ({short}); "
         f"put {files} there, or set dataset.root to the folder that holds them"
-    )
+    ) from reason

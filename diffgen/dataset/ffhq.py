@@ -5,8 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from diffgen.dataset.decode import Decoder
-from diffgen.dataset.gather import Streamed, gather
+from diffgen.dataset.decode import Decoder, gather
 from diffgen.dataset.images import Images, Split, check_split
 from diffgen.dataset.store import first_of
 
@@ -36,6 +35,5 @@ class Ffhq:
         np.random.RandomState(SEED).shuffle(order)
         cut = int(0.9 * len(order))
         names = [every[number] for number in (order[:cut] if which == "train" else order[cut:])]
-        shape = (len(names), 3, self.size, self.size)
-        streamed = Streamed(store, names, Decoder(3, self.size), shape)
-        return gather(streamed, None, (), "ffhq", self.memory_limit)
+        decoder, shape = Decoder(3, self.size), (3, self.size, self.size)
+        return gather(store, names, decoder, shape, "ffhq", self.memory_limit)

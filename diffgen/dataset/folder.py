@@ -1,5 +1,8 @@
 """Any directory or zip of images: photographs, sprites, scans."""
 
+import json
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -8,13 +11,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from diffgen.dataset.decode import Decoder
-from diffgen.dataset.gather import Streamed, gather, survey
-from diffgen.dataset.holdout import holdout
+from diffgen.dataset.decode import Decoder, gather, survey
 from diffgen.dataset.images import Images, Split, check_split
-from diffgen.dataset.labels import find_labels
+from diffgen.dataset.random_choices import holdout
 from diffgen.dataset.store import Store, open_store
 from diffgen.errors import UsageError
+
+LISTING = "dataset.json"
+EXPECTED = 'it should read {"labels": [["path", 3], ...]} with one number from 0 for each image'
+Labels = tuple[Tensor | None, tuple[str, ...]]  # (N,) int64 and the names of the classes
 
 
 @dataclass(frozen=True)
@@ -59,10 +64,9 @@ class Folder:
                 f"none of the {len(names)} images in {store.path} is left to {which}; "
                 "set dataset.test_root or another dataset.test_fraction"
             )
-        picked = [names[number] for number in chosen.tolist()]
-        return self._images(
-            store, picked, shape, None if labels is None else labels[chosen], classes
-        )
+        names = [names[number] for number in chosen.tolist()]
+        found = (None if labels is None else labels[chosen], classes)
+        return self._gathered(store, names, shape, found)
 
     def _test_set(self, store: Store) -> Images:
         _, _, (channels, height, width) = self._files
@@ -73,22 +77,15 @@ class Folder:
                 f"the images in {store.path} are {found[2]}x{found[1]}, those to train on "
                 f"{width}x{height}; set dataset.size"
             )
-        labels, classes = None, self._labels[1]
-        if classes:
-            labels, classes = find_labels(store, names, classes)
-        return self._images(store, names, found, labels, classes)
+        classes = self._labels[1]
+        labels = find_labels(store, names, classes) if classes else (None, ())
+        return self._gathered(store, names, found, labels)
 
-    def _images(
-        self,
-        store: Store,
-        names: list[str],
-        shape: tuple[int, int, int],
-        labels: Tensor | None,
-        classes: tuple[str, ...],
+    def _gathered(
+        self, store: Store, names: list[str], shape: tuple[int, int, int], labels: Labels
     ) -> Images:
-        decoder = Decoder(shape[0], self.size)
-        streamed = Streamed(store, names, decoder, (len(names), *shape))
-        return gather(streamed, labels, classes, Path(self.root).stem, self.memory_limit)
+        decoder, name = Decoder(shape[0], self.size), Path(self.root).stem
+        return gather(store, names, decoder, shape, name, self.memory_limit, *labels)
 
     @cached_property
     def _files(self) -> tuple[Store, list[str], tuple[int, int, int]]:
@@ -97,6 +94,79 @@ class Folder:
         return store, names, survey(store, names, self.size, self.channels)
 
     @cached_property
-    def _labels(self) -> tuple[Tensor | None, tuple[str, ...]]:
+    def _labels(self) -> Labels:
         store, names, _ = self._files
         return find_labels(store, names) if self.labels else (None, ())
+
+
+def find_labels(store: Store, names: Sequence[str], classes: tuple[str, ...] = ()) -> Labels:
+    """(labels (N,) int64, class names), or (None, ()) where there are neither.
+
+    A dataset.json as EDM writes it, {"labels": [["path", 3], ...]}, at the root or in the folder
+    that holds all images, whose paths it then counts from, comes before sub-folders; its classes
+    are called by their number, and "labels": null means none. Where `classes` are given (a test
+    set's are its training set's), every image must be of one of them.
+    """
+    for folder in _above(names):
+        if store.holds(f"{folder}{LISTING}"):
+            return _listed(store, folder, names, classes)
+    return _by_folder(store, names, classes) if classes else _from_folders(names)
+
+
+def _above(names: Sequence[str]) -> list[str]:
+    """The folders that hold every image, from the root ("") down, each with its last slash."""
+    shared = os.path.commonpath([os.path.dirname(name) for name in names])
+    parts = shared.split("/") if shared else []
+    return ["", *("/".join(parts[: k + 1]) + "/" for k in range(len(parts)))]
+
+
+def _listed(store: Store, folder: str, names: Sequence[str], classes: tuple[str, ...]) -> Labels:
+    listing = _read(store, folder + LISTING)
+    if listing is None:
+        return None, ()
+    numbers = [listing.get(name.removeprefix(folder)) for name in names]
+    for name, number in zip(names, numbers, strict=True):
+        if type(number) is not int or number < 0 or (classes and number >= len(classes)):
+            raise UsageError(
+                f"{LISTING} in {store.path} gives {name} the label {number}; {EXPECTED}"
+            )
+    labels = torch.tensor(numbers)
+    return labels, classes or tuple(str(number) for number in range(int(labels.max()) + 1))
+
+
+def _read(store: Store, listing: str) -> dict[str, object] | None:
+    try:
+        with store.open(listing) as file:
+            pairs = json.load(file)["labels"]
+        return None if pairs is None else dict(pairs)
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{LISTING} in {store.path} is not readable ({error!r}); {EXPECTED}"
+        ) from error
+
+
+def _from_folders(names: Sequence[str]) -> Labels:
+    """The first folder in which the names differ; none where some image lies in no folder."""
+    depth = len(_above(names)) - 1
+    folders = [name.split("/")[depth:-1] for name in names]
+    if not all(folders):
+        return None, ()
+    classes = tuple(sorted({parts[0] for parts in folders}))
+    number = _numbered(classes)
+    return torch.tensor([number[parts[0]] for parts in folders]), classes
+
+
+def _by_folder(store: Store, names: Sequence[str], classes: tuple[str, ...]) -> Labels:
+    """The folder of each name that is called like one of the classes."""
+    number = _numbered(classes)
+    labels = []
+    for name in names:
+        found = [number[part] for part in name.split("/")[:-1] if part in number]
+        if not found:
+            raise UsageError(f"{name} in {store.path} lies in no folder of {', '.join(classes)}")
+        labels.append(found[0])
+    return torch.tensor(labels), classes
+
+
+def _numbered(classes: tuple[str, ...]) -> dict[str, int]:
+    return {name: number for number, name in enumerate(classes)}

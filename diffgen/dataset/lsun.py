@@ -9,8 +9,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, BinaryIO, Literal
 
-from diffgen.dataset.decode import Decoder
-from diffgen.dataset.gather import Streamed, gather
+from diffgen.dataset.decode import Decoder, gather
 from diffgen.dataset.images import Images, Split, check_split
 from diffgen.dataset.store import Store, first_of
 from diffgen.errors import UsageError
@@ -50,10 +49,9 @@ class Lsun:
         """Images of (3, size, size)."""
         check_split(which)
         store = _find(Path(self.root).expanduser() / "lsun", f"{self.category}_{PART[which]}")
-        names = store.images()
-        shape = (len(names), 3, self.size, self.size)
-        streamed = Streamed(store, names, Decoder(3, self.size), shape)
-        return gather(streamed, None, (), f"lsun_{self.category}", self.memory_limit)
+        name, decoder = f"lsun_{self.category}", Decoder(3, self.size)
+        shape = (3, self.size, self.size)
+        return gather(store, store.images(), decoder, shape, name, self.memory_limit)
 
 
 def _find(folder: Path, part: str) -> Store:

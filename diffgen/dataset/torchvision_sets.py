@@ -2,6 +2,7 @@
 
 import abc
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -36,11 +37,8 @@ class TorchvisionSet(abc.ABC):
     def split(self, which: Split) -> Images:
         """The labelled images of a split."""
         check_split(which)
-
-        def make(folder: Path, download: bool) -> Content:
-            return self.read(folder, which, download)
-
-        return in_memory(*fetch(self.name, make, self.root, self.files), self.name)
+        read = partial(self.read, which=which)
+        return in_memory(*fetch(self.name, read, self.root, self.files), self.name)
 
 
 @dataclass(frozen=True)

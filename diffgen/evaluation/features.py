@@ -1,7 +1,7 @@
 """Features of images: what distances between sets of images are measured on."""
 
 import abc
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -49,7 +49,11 @@ class Extractor(abc.ABC):
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Features:
         """Features of uint8 images (N, C, H, W), N at least 1; other types are refused."""
-        _check(images)
+        if images.dtype != torch.uint8 or images.ndim != 4 or not len(images):
+            raise UsageError(
+                f"features need uint8 images (N, C, H, W), N > 0, and got {images.dtype} "
+                f"{tuple(images.shape)}; quantise them once with diffgen.dataset.pixels"
+            )
         self.module.eval()
         device = next(self.module.parameters()).device
         with _exact(device):
@@ -60,8 +64,8 @@ class Extractor(abc.ABC):
         count = len(images)
         padding = images[:1].expand(self.batch - count, -1, -1, -1)
         features, logits = self.forward(torch.cat((images, padding)))
-        logits = None if logits is None else _double(logits[:count])
-        return Features(_double(features[:count]), logits)
+        logits = None if logits is None else logits[:count].to("cpu", torch.float64)
+        return Features(features[:count].to("cpu", torch.float64), logits)
 
 
 def extract(extractor: Extractor, pixels: Pixels, rows: Tensor | None = None) -> Features:
@@ -70,22 +74,18 @@ def extract(extractor: Extractor, pixels: Pixels, rows: Tensor | None = None) ->
     return _joined([extractor(pixels[part]) for part in rows.split(8 * extractor.batch)])
 
 
+def described(tensors: Mapping[str, Tensor]) -> list[str | Tensor]:
+    """What a hash of named tensors reads: of each its name, type and shape, and its bytes."""
+    parts: list[str | Tensor] = []
+    for name, tensor in sorted(tensors.items()):
+        parts += [f"{name} {tensor.dtype} {tuple(tensor.shape)}", tensor]
+    return parts
+
+
 def _joined(parts: list[Features]) -> Features:
     logits = [part.logits for part in parts if part.logits is not None]
     features = torch.cat([part.features for part in parts])
     return Features(features, torch.cat(logits) if logits else None)
-
-
-def _double(rows: Tensor) -> Tensor:
-    return rows.to("cpu", torch.float64)
-
-
-def _check(images: Tensor) -> None:
-    if images.dtype != torch.uint8 or images.ndim != 4 or not len(images):
-        raise UsageError(
-            f"features need uint8 images (N, C, H, W), N > 0, and got {images.dtype} "
-            f"{tuple(images.shape)}; quantise them once with diffgen.dataset.pixels"
-        )
 
 
 @contextmanager

@@ -1,8 +1,8 @@
 """A small classifier of a data set, whose features measure that set's samples."""
 
+import copy
 import math
 import sys
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +14,8 @@ from torch.nn import functional as F
 
 from diffgen.dataset.images import Images, Pixels
 from diffgen.errors import UsageError
+from diffgen.evaluation.features import Extractor, described
+from diffgen.files import sha256
 from diffgen.network.classifier import Classifier
 
 
@@ -77,7 +79,9 @@ class FeaturesClassifier:
             optimizer, self.lr, total_steps=steps, pct_start=0.1
         )
         margin = round(network.size * self.shift)
-        for _ in _with_progress(steps):
+        text, console = "fitting the features' classifier", Console(stderr=True)
+        shown = {"console": console, "transient": True, "disable": not sys.stderr.isatty()}
+        for _ in track(range(steps), text, **shown):
             rows = torch.randint(len(labels), (self.batch_size,), generator=generator)
             logits = network(_scaled(shifted(pixels[rows], margin, generator), network))
             loss = F.cross_entropy(logits, labels[rows].to(logits.device))
@@ -123,12 +127,24 @@ def _scaled(images: Tensor, network: Classifier) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
 
 
-def _with_progress(steps: int) -> Iterable[int]:
-    """The steps, with a line of progress on a terminal."""
-    return track(
-        range(steps),
-        "fitting the features' classifier",
-        console=Console(stderr=True),
-        transient=True,
-        disable=not sys.stderr.isatty(),
-    )
+class ClassifierExtractor(Extractor):
+    """The penultimate layer (B, dim) and the logits (B, K) of a trained classifier.
+
+    `network` is copied: training it on changes nothing here.
+    """
+
+    name = "classifier"
+
+    def __init__(self, network: Classifier, *, device: str = "cpu", batch: int = 250) -> None:
+        self.module = copy.deepcopy(network).eval().requires_grad_(False).to(device)
+        self.network, self.dim, self.batch = self.module, network.dim, batch
+        self.hash = sha256([type(network).__name__, *described(network.state_dict())])[:12]
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        channels, size = self.network.channels, self.network.size
+        if images.shape[1:] != (channels, size, size):
+            raise UsageError(
+                f"this classifier was trained on images of shape {(channels, size, size)}, not "
+                f"{tuple(images.shape[1:])}; train one on this data set or use features=inception"
+            )
+        return self.network.features(images.float() / 127.5 - 1)

@@ -22,15 +22,12 @@ log = logging.getLogger(__name__)
 
 
 def cached(
-    settings: FeaturesClassifier,
-    train: Images,
-    test: Images,
-    cache: Path,
-    device: str = "cpu",
+    settings: FeaturesClassifier, train: Images, test: Images, cache: Path, device: str = "cpu"
 ) -> Fitted:
     """The classifier of these settings fitted to `train`: from the cache, or fitted into it."""
-    path = cache.expanduser() / "classifiers" / f"{train.name}_{_key(settings, train, test)}"
-    path = path.with_name(f"{path.name}.safetensors")
+    key = [VERSION, asdict(settings), train.fingerprint, test.fingerprint]
+    name = f"{train.name}_{sha256_of_json(key)[:12]}.safetensors"
+    path = cache.expanduser() / "classifiers" / name
     if found := _found(path, settings, train):
         return found
     with _locked(path):
@@ -62,33 +59,22 @@ def _locked(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except OSError as error:
-        raise _unwritable(WriteError(path, error)) from error
+        raise UsageError(f"{WriteError(path, error)}; set cache=FOLDER") from error
     try:
         yield
     finally:
         lock.release()
 
 
-def _unwritable(error: WriteError) -> UsageError:
-    return UsageError(f"{error}; set cache=FOLDER")
-
-
-def _key(settings: FeaturesClassifier, train: Images, test: Images) -> str:
-    key = [VERSION, asdict(settings), train.fingerprint, test.fingerprint]
-    return sha256_of_json(key)[:12]
-
-
 def _write(path: Path, fitted: Fitted) -> None:
-    weights = {
-        name: tensor.detach().cpu().contiguous()
-        for name, tensor in fitted.network.state_dict().items()
-    }
+    state = fitted.network.state_dict()
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     header = {"accuracy": repr(fitted.accuracy), "checksum": _checksum(weights)}
     data = save(weights, header)
     try:
         write_atomically(path, lambda file: file.write(data))
     except WriteError as error:
-        raise _unwritable(error) from error
+        raise UsageError(f"{error}; set cache=FOLDER") from error
 
 
 def _read(path: Path, settings: FeaturesClassifier, train: Images) -> Fitted:

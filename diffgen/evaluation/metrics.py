@@ -3,20 +3,21 @@
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics.image.kid import KernelInceptionDistance
 
+from diffgen.dataset.images import Images
+from diffgen.dataset.random_choices import stratified_subset, subset
 from diffgen.errors import UsageError, did_you_mean
-from diffgen.evaluation import neighbours
-from diffgen.evaluation.features import Features
+from diffgen.evaluation.features import Extractor, Features
 from diffgen.evaluation.frechet import AsGiven, FeatureStats, frechet
 from diffgen.evaluation.reference import Reference
-from diffgen.evaluation.subset import subset
+from diffgen.evaluation.rows import FLOOR, Row
 
 KID_SUBSET = 1000
+NUMBERS_AT_ONCE = 2**24  # distances held in memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,10 +29,10 @@ class Scored:
     labels: Tensor | None
 
 
-def evaluate(names: Sequence[str], scored: Scored, reference: Reference) -> dict[str, Any]:
+def evaluate(names: Sequence[str], scored: Scored, reference: Reference) -> Row:
     """The columns of the metrics `names`; None where a metric does not apply."""
     check(names)
-    columns: dict[str, Any] = {}
+    columns: Row = {}
     for name in names:
         columns |= METRICS[name](scored, reference)
     return columns
@@ -44,12 +45,54 @@ def check(names: Sequence[str]) -> None:
             raise UsageError(f"no metric {name}{did_you_mean(name, METRICS)}")
 
 
-def fid(scored: Scored, reference: Reference) -> dict[str, Any]:
+def floor(
+    test: Images,
+    n: int,
+    extractor: Extractor,
+    reference: Reference,
+    names: Sequence[str],
+    seed: int = 0,
+) -> Row:
+    """The row of n held-out images, drawn without repetition, the same share of each class.
+
+    The shares of a simple random draw are off by chance, and that alone can double a distance at
+    n = 2000.
+    """
+    total, labels = len(test), test.labels
+    if n > total:
+        raise UsageError(f"{test.name} holds out {total} images: no row {FLOOR!r} of {n}; lower n")
+    rows = subset(total, n, seed) if labels is None else stratified_subset(labels, n, seed)
+    row = score(
+        test.at(rows), None if labels is None else labels[rows], extractor, reference, names
+    )
+    return {"sampler": FLOOR, "seed": seed, **row}
+
+
+def score(
+    images: Tensor,
+    labels: Tensor | None,
+    extractor: Extractor,
+    reference: Reference,
+    names: Sequence[str],
+) -> Row:
+    """The columns of metrics, and of how many images were scored, on what, against what."""
+    scored = Scored(images, extractor(images), labels)
+    return {
+        "n": len(images),
+        "features": extractor.name,
+        "features_hash": extractor.hash,
+        "reference": reference.title,
+        "reference_hash": reference.hash,
+        **evaluate(names, scored, reference),
+    }
+
+
+def fid(scored: Scored, reference: Reference) -> Row:
     """Fréchet distance to the whole reference."""
     return {"fid": frechet(scored.features.features, reference.stats)}
 
 
-def fid_per_class(scored: Scored, reference: Reference) -> dict[str, Any]:
+def fid_per_class(scored: Scored, reference: Reference) -> Row:
     """{class: Fréchet distance to the reference's images of it}, of two images or more each."""
     if scored.labels is None or reference.labels is None:
         return {"fid_per_class": None}
@@ -62,7 +105,7 @@ def fid_per_class(scored: Scored, reference: Reference) -> dict[str, Any]:
     return {"fid_per_class": distances}
 
 
-def kid(scored: Scored, reference: Reference) -> dict[str, Any]:
+def kid(scored: Scored, reference: Reference) -> Row:
     """Kernel distance, mean and spread over 100 seeded subsets of 1000 (or n) images; unbiased.
 
     Bińkowski et al., Demystifying MMD GANs (2018).
@@ -81,7 +124,7 @@ def kid(scored: Scored, reference: Reference) -> dict[str, Any]:
     return {"kid": mean.item(), "kid_std": spread.item()}
 
 
-def accuracy(scored: Scored, reference: Reference) -> dict[str, Any]:
+def accuracy(scored: Scored, reference: Reference) -> Row:
     """The share of images that the extractor's classifier gives the label asked for."""
     logits, labels = scored.features.logits, scored.labels
     if logits is None or labels is None:
@@ -89,19 +132,19 @@ def accuracy(scored: Scored, reference: Reference) -> dict[str, Any]:
     return {"accuracy": (logits.argmax(1) == labels.cpu()).double().mean().item()}
 
 
-def precision(scored: Scored, reference: Reference) -> dict[str, Any]:
+def precision(scored: Scored, reference: Reference) -> Row:
     """Quality: the share of images among the reference's, against as many of those."""
     mine, theirs = _equal_numbers(scored, reference)
-    return {"precision": neighbours.precision(mine, theirs)}
+    return {"precision": share_on_manifold(mine, theirs)}
 
 
-def recall(scored: Scored, reference: Reference) -> dict[str, Any]:
+def recall(scored: Scored, reference: Reference) -> Row:
     """Diversity: the share of the reference's images, of as many, that are among these."""
     mine, theirs = _equal_numbers(scored, reference)
-    return {"recall": neighbours.recall(mine, theirs)}
+    return {"recall": share_on_manifold(theirs, mine)}
 
 
-def saturation(scored: Scored, reference: Reference) -> dict[str, Any]:
+def saturation(scored: Scored, reference: Reference) -> Row:
     """The share of pixel values at 0 or 255, the ends that clipping leaves."""
     ends = (scored.images == 0) | (scored.images == 255)
     return {"saturation": ends.double().mean().item()}
@@ -113,7 +156,38 @@ def _equal_numbers(scored: Scored, reference: Reference) -> tuple[Tensor, Tensor
     return mine[subset(len(mine), count)], theirs[subset(len(theirs), count)]
 
 
-METRICS: dict[str, Callable[[Scored, Reference], dict[str, Any]]] = {
+def share_on_manifold(points: Tensor, others: Tensor, k: int = 3) -> float:
+    """The share of `points` (N, d) on the manifold of `others` (M, d).
+
+    Kynkäänniemi et al., Improved Precision and Recall Metric for Assessing Generative Models
+    (2019), section 2: the manifold is the union of the balls around the others that reach their
+    k-th nearest neighbour among themselves. It gives precision and, of the reference's, recall.
+    """
+    radii = _radii(others, k)
+    covered = [
+        (torch.cdist(points[rows], others) <= radii).any(1)
+        for rows in _blocks(len(points), len(others))
+    ]
+    return torch.cat(covered).double().mean().item()
+
+
+def _radii(points: Tensor, k: int) -> Tensor:
+    """Distances (N,) from each point to its k-th nearest other one."""
+    if len(points) <= k:
+        raise UsageError(f"precision and recall need more than {k} images, not {len(points)}")
+    radii = []
+    for rows in _blocks(len(points), len(points)):
+        distances = torch.cdist(points[rows], points)
+        distances[torch.arange(len(rows)), rows] = torch.inf
+        radii.append(distances.topk(k, largest=False).values[:, -1])
+    return torch.cat(radii)
+
+
+def _blocks(rows: int, columns: int) -> tuple[Tensor, ...]:
+    return torch.arange(rows).split(max(1, NUMBERS_AT_ONCE // columns))
+
+
+METRICS: dict[str, Callable[[Scored, Reference], Row]] = {
     function.__name__: function
     for function in (fid, fid_per_class, kid, accuracy, precision, recall, saturation)
 }

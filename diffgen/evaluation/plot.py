@@ -5,6 +5,7 @@ Of several seeds the line shows the mean, and a bar from the least to the greate
 
 from collections.abc import Sequence
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from diffgen.evaluation.rows import FLOOR, Block, Row, identity_of, pooled, setting, varying
-from diffgen.evaluation.table_text import title
+from diffgen.evaluation.rows import FLOOR, Block, Row, identity_of, pooled, setting, title, varying
 from diffgen.files import write_atomically
 
 # Okabe and Ito's colours, which differ for every kind of sight, without the yellow
@@ -51,16 +51,17 @@ class _Style:
     """
 
     def __init__(self, rows: Sequence[Row]) -> None:
-        ordered = sorted(rows, key=_sampler)
+        name = itemgetter("sampler")
+        ordered = sorted(rows, key=name)
         method = [column for column in identity_of(rows) if column not in DRAWN]
         self.varying = {
-            sampler: varying(list(group), method) for sampler, group in groupby(ordered, _sampler)
+            sampler: varying(list(group), method) for sampler, group in groupby(ordered, name)
         }
         self.methods = list(dict.fromkeys(self.method(row) for row in rows))
         self.weights = sorted({_weight(row) for row in rows})
 
     def method(self, row: Row) -> str:
-        sampler = _sampler(row)
+        sampler = row["sampler"]
         settings = (setting(row.get(column)) for column in self.varying[sampler])
         return ", ".join(filter(None, (sampler, *settings)))
 
@@ -127,10 +128,6 @@ def _visible(row: Row) -> bool:
 
 def _key(style: _Style, row: Row) -> tuple[str, float, float]:
     return style.method(row), _weight(row), row["nfe"]
-
-
-def _sampler(row: Row) -> str:
-    return row["sampler"]
 
 
 def _weight(row: Row) -> float:

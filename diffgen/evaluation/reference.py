@@ -5,18 +5,23 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from diffgen.dataset.images import Images
+from diffgen.dataset.random_choices import subset
 from diffgen.errors import UsageError
-from diffgen.evaluation import reference_file
-from diffgen.evaluation.features import Extractor, extract
+from diffgen.evaluation.features import Extractor, described, extract
 from diffgen.evaluation.frechet import FeatureStats
-from diffgen.evaluation.reference_file import Damaged
-from diffgen.evaluation.subset import subset
-from diffgen.files import sha256_of_json
+from diffgen.files import sha256, sha256_of_json, write_atomically
 
 log = logging.getLogger(__name__)
+
+
+class Damaged(Exception):
+    """The file is incomplete, or not what was written."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +65,7 @@ def reference(
     rows = subset(images.pixels.shape[0], int(identity["count"]))
     features = extract(extractor, images.pixels, rows).features
     labels = None if images.labels is None else images.labels[rows]
-    reference_file.write(path, features, labels, identity)
+    _write(path, features, labels, identity)
     return _matching(path, identity)
 
 
@@ -100,7 +105,30 @@ def _matching(path: Path, identity: dict[str, str]) -> Reference:
 
 @lru_cache(maxsize=4)
 def _read(path: Path, stamp: int) -> Reference:
-    """The reference in a file, read again only when its modification time `stamp` changed."""
-    tensors, identity = reference_file.read(path)
-    stats = FeatureStats(tensors["total"], tensors["second"], len(tensors["features"]))
-    return Reference(tensors["features"], tensors.get("labels"), stats, identity)
+    """The reference in a file, read again only when its modification time `stamp` changed.
+
+    Damaged where the file cannot be read or its checksum differs.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            identity = dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise Damaged(str(error)) from error
+    if identity.pop("checksum", None) != sha256(described(tensors)):
+        raise Damaged("its checksum differs")
+    features = tensors["features"].double()
+    stats = FeatureStats(tensors["total"], tensors["second"], len(features))
+    return Reference(features, tensors.get("labels"), stats, identity)
+
+
+def _write(path: Path, features: Tensor, labels: Tensor | None, identity: dict[str, str]) -> None:
+    """Safetensors: features, their statistics and labels; identity and checksum in the header."""
+    stats, single = FeatureStats.of(features), features.float()
+    lossless = torch.equal(single.double(), features)  # as for networks that compute in float32
+    tensors = {"features": single if lossless else features}
+    tensors |= {"total": stats.total, "second": stats.second}
+    if labels is not None:
+        tensors["labels"] = labels
+    data = save(tensors, {**identity, "checksum": sha256(described(tensors))})
+    write_atomically(path, lambda file: file.write(data))

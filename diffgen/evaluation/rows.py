@@ -1,15 +1,19 @@
-"""The rows of a table: their columns, their order, and which of them may stand together."""
+"""The rows of a table: their columns and order, which may stand together, and their collection."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import groupby
 from operator import or_
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from diffgen.errors import UsageError
+
+log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 
@@ -139,6 +143,12 @@ def _mean(group: Sequence[Row]) -> Row:
     }
 
 
+def title(row: Row) -> str:
+    """`FID` for Inception's features, else `FD(extractor)`."""
+    name = row["features"]
+    return "FID" if name.startswith("inception") else f"FD({name})"
+
+
 def text(value: object) -> str:
     """A value as a cell of a file: full precision, mappings as JSON, nothing for None."""
     if value is None:
@@ -158,3 +168,29 @@ def setting(value: object) -> str:
 def varying(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
     """Those of the columns in which the rows differ."""
     return [column for column in columns if len({text(row.get(column)) for row in rows}) > 1]
+
+
+def collect(folders: Iterable[Path | str]) -> list[Row]:
+    """The rows in every result.json below the folders, each file once, in the order of paths.
+
+    One that is damaged or unfinished is left out, with a notice.
+    """
+    files: set[Path] = set()
+    for folder in map(Path, folders):
+        if not folder.exists():
+            raise UsageError(f"no folder {folder} to take a table's rows from")
+        files |= {path.resolve() for path in folder.rglob("result.json")}
+    rows = [_row(path) for path in sorted(files)]
+    return [row for row in rows if row is not None]
+
+
+def _row(path: Path) -> Row | None:
+    try:
+        row: Any = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        log.warning("left out %s, which is damaged (%s)", path, error)
+        return None
+    if not isinstance(row, dict) or any(row.get(key) is None for key in ESSENTIAL):
+        log.warning("left out %s, which is no finished row of a table", path)
+        return None
+    return row

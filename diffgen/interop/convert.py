@@ -5,7 +5,7 @@ average last), with config.yml beside them where there is one; `ddpm-diffusers`,
 config.json, or the weights in it. Nothing that a file says is run.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,15 @@ from torch import nn
 from diffgen.config.build import build
 from diffgen.errors import UsageError, did_you_mean
 from diffgen.interop.diffusers import diffusers_recipe, read_diffusers
-from diffgen.interop.files import Released, read_config, read_released
-from diffgen.interop.mapping import Names, State, adopt
-from diffgen.interop.ncsn import CONDITIONAL, UNCONDITIONAL, ncsn_names
+from diffgen.interop.files import Names, Released, State, adopt, read_config, read_released
+from diffgen.interop.parameter_names import (
+    CONDITIONAL,
+    UNCONDITIONAL,
+    ddim_names,
+    diffusers_names,
+    ncsn_names,
+)
 from diffgen.interop.recipes import Recipe, Shape, ddim_recipe, ncsn_recipe, ncsnv2_recipe
-from diffgen.interop.unet_names import ddim_names, diffusers_names
 
 BUFFERS = {"sigmas"}
 
@@ -81,15 +85,13 @@ def _read_authors(path: Path) -> tuple[Released, dict[str, Any]]:
     return read_released(path), read_config(path)
 
 
-def _keys(names: Callable[[Iterable[str]], Names]) -> Callable[[nn.Module], Names]:
-    return lambda network: names(network.state_dict())
-
-
 KINDS = {
     "ncsn": Kind(_read_authors, ncsn_recipe, lambda network: ncsn_names(network, CONDITIONAL)),
     "ncsnv2": Kind(
         _read_authors, ncsnv2_recipe, lambda network: ncsn_names(network, UNCONDITIONAL)
     ),
-    "ddim": Kind(_read_authors, ddim_recipe, _keys(ddim_names)),
-    "ddpm-diffusers": Kind(read_diffusers, diffusers_recipe, _keys(diffusers_names)),
+    "ddim": Kind(_read_authors, ddim_recipe, lambda network: ddim_names(network.state_dict())),
+    "ddpm-diffusers": Kind(
+        read_diffusers, diffusers_recipe, lambda network: diffusers_names(network.state_dict())
+    ),
 }

@@ -12,10 +12,9 @@ from typing import Any
 from torch import Tensor
 
 from diffgen.errors import UsageError
-from diffgen.interop.files import Released, read_json, read_weights
-from diffgen.interop.mapping import State, adopt, release
+from diffgen.interop.files import Released, State, adopt, read_json, read_weights, release
+from diffgen.interop.parameter_names import diffusers_names
 from diffgen.interop.recipes import Recipe, Shape, ddpm_recipe
-from diffgen.interop.unet_names import diffusers_names
 from diffgen.network.unet import UNet
 
 OLD = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}

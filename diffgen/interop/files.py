@@ -1,8 +1,8 @@
-"""Released files read as data: weights without running anything, configs without their classes."""
+"""Released files read as data, without running anything, and their weights moved to our names."""
 
 import json
 import pickle
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,12 @@ import torch
 import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffgen.errors import UsageError
-from diffgen.interop.mapping import State
+
+State = dict[str, Tensor]
+Names = Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -111,3 +113,34 @@ def _weights(data: Any, path: Path) -> State:
 def _adam_step(optimizer: Mapping[str, Any]) -> int:
     steps = [state.get("step", 0) for state in optimizer.get("state", {}).values()]
     return int(max(steps, default=0))
+
+
+def adopt(state: Mapping[str, Tensor], names: Names, network: nn.Module) -> State:
+    """`state` under our names: parts joined along the first axis, in the shapes of `network`.
+
+    UsageError where a name is missing, left over or of another size: another architecture.
+    """
+    rest, ours = dict(state), {}
+    for key, like in network.state_dict().items():
+        missing = [name for name in names[key] if name not in rest]
+        if missing:
+            raise UsageError(f"the file lacks {missing[0]}: it holds another architecture")
+        whole = torch.cat([rest.pop(name) for name in names[key]])
+        reshaped = whole.ndim != like.ndim and whole.numel() == like.numel()
+        if not reshaped and whole.shape != like.shape:
+            raise UsageError(
+                f"{names[key][0]} has another size than expected: {list(whole.shape)}"
+            )
+        ours[key] = whole.reshape(like.shape).to(like.dtype)
+    if rest:
+        raise UsageError(f"{next(iter(rest))} has no place here: it is of another architecture")
+    return ours
+
+
+def release(state: Mapping[str, Tensor], names: Names) -> State:
+    """The inverse of `adopt` where the shapes are theirs, too: `state` under their names."""
+    theirs: State = {}
+    for key, value in state.items():
+        parts = value.chunk(len(names[key]))
+        theirs |= {n: part.clone() for n, part in zip(names[key], parts, strict=True)}
+    return theirs

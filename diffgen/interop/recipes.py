@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from diffgen.errors import UsageError
-from diffgen.interop.mapping import State
+from diffgen.interop.files import State
 
 Recipe = dict[str, Any]
 Shape = tuple[int, int, int]

@@ -1,4 +1,4 @@
-"""Several processes for one job: how Lightning starts them, and the cleaning up after them."""
+"""Several processes for one job: their start by Lightning, their ranks and run id, their end."""
 
 import contextlib
 import logging
@@ -6,6 +6,9 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from datetime import datetime
+
+from omegaconf import OmegaConf
 
 RANKS = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 IGNORED_WARNINGS = (
@@ -15,6 +18,29 @@ IGNORED_WARNINGS = (
     ".*all_gather is deprecated",
     ".*AMP with fp16 is not supported on CPU",  # which is refused in our words
 )
+
+
+def rank() -> int:
+    """The number of this process among those of its run, 0 where it is alone."""
+    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # torchrun, Lightning, srun
+    return next((int(os.environ[name]) for name in names if name in os.environ), 0)
+
+
+def run_id() -> str:
+    """DIFFGEN_RUN_ID, else the id that torchrun or srun gives to all ranks, else the time."""
+    env = os.environ
+    if named := env.get("DIFFGEN_RUN_ID"):
+        return named
+    if (elastic := env.get("TORCHELASTIC_RUN_ID", "none")) != "none":
+        return elastic
+    if int(env.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_ID" in env:
+        return f"{env['SLURM_JOB_ID']}.{env['SLURM_STEP_ID']}"
+    return datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
+
+
+def register() -> None:
+    """Makes `${run_id:}` known to configs, with one value per config."""
+    OmegaConf.register_new_resolver("run_id", run_id, use_cache=True, replace=True)
 
 
 def relaunch(child: Callable[[int], tuple[list[str], str]]) -> None:
@@ -38,20 +64,13 @@ def isolated() -> Iterator[None]:
     try:
         yield
     finally:
-        end_process_group()
+        distributed = sys.modules.get("torch.distributed")
+        if distributed and distributed.is_available() and distributed.is_initialized():
+            distributed.destroy_process_group()
         for name, value in before.items():
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
-
-
-def end_process_group() -> None:
-    if "torch.distributed" not in sys.modules:
-        return
-    import torch.distributed as dist
-
-    if dist.is_available() and dist.is_initialized():
-        dist.destroy_process_group()
 
 
 def quiet() -> None:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ class Csv:
         path = folder / "metrics.csv"
         before = path.read_text() if path.is_file() else ""
         logger = CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1)
-        if before and rank_zero_only.rank == 0:
+        if before and getattr(rank_zero_only, "rank", 0) == 0:
             logger.experiment.metrics_keys = before.splitlines()[0].split(",")
             path.write_text(before)  # which the line above has removed
         return logger
@@ -71,14 +71,7 @@ class Wandb:
     def start(self, folder: Path) -> Logger:
         """The logger of a run that has begun."""
         with _one_line_errors_of_wandb():
-            logger = WandbLogger(
-                name=folder.name,
-                save_dir=folder,
-                project=self.project,
-                entity=self.entity,
-                group=self.group,
-                offline=self.offline,
-            )
+            logger = WandbLogger(name=folder.name, save_dir=folder, **asdict(self))
             logger.experiment  # noqa: B018 (it starts the run)
         return logger
 

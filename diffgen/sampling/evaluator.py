@@ -12,13 +12,11 @@ from diffgen.config.build import build, typed
 from diffgen.config.parts import Named
 from diffgen.dataset.images import Images
 from diffgen.errors import UsageError
-from diffgen.evaluation import floor, metrics
-from diffgen.evaluation.classifier_extractor import ClassifierExtractor
 from diffgen.evaluation.features import Extractor
-from diffgen.evaluation.features_classifier import FeaturesClassifier
+from diffgen.evaluation.features_classifier import ClassifierExtractor, FeaturesClassifier
 from diffgen.evaluation.features_classifier_cache import cached
 from diffgen.evaluation.inception import InceptionExtractor
-from diffgen.evaluation.metrics import Scored
+from diffgen.evaluation.metrics import floor, score
 from diffgen.evaluation.reference import Reference, reference
 from diffgen.runs.cell import Cell
 from diffgen.runs.checkpoint import Checkpoint
@@ -61,14 +59,12 @@ class Evaluator:
             return None
         cell = Cell.of(run, {"floor": n, **self.identity(), "metrics": names})
         if cell.row is None:
-            cell.keep_row(floor.floor(self.test, n, self.extractor, self.reference, names))
+            cell.keep_row(floor(self.test, n, self.extractor, self.reference, names))
         return cell
 
     def row(self, images: Tensor, labels: Tensor | None, names: list[str]) -> dict[str, Any]:
         """The columns of provenance and metrics for these images."""
-        scored = Scored(images, self.extractor(images), labels)
-        provenance = floor.provenance(len(images), self.extractor, self.reference)
-        return {**provenance, **metrics.evaluate(names, scored, self.reference)}
+        return score(images, labels, self.extractor, self.reference, names)
 
     def identity(self) -> dict[str, str]:
         """What figures depend on besides the images."""

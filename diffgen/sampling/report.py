@@ -11,8 +11,7 @@ import torch
 from diffgen.config.parts import Named
 from diffgen.dataset.pixels import save_sheet
 from diffgen.evaluation import table
-from diffgen.evaluation.collect import collect
-from diffgen.evaluation.rows import blocks, identity_of, setting, text, varying
+from diffgen.evaluation.rows import blocks, collect, identity_of, setting, text, varying
 from diffgen.runs.cell import Cell
 from diffgen.runtime.logger import finish, logger_of
 

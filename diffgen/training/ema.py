@@ -76,9 +76,7 @@ class Ema(L.Callback):
         self.step = trainer.global_step  # that of the checkpoint, which on_fit_start cannot know
 
     @torch.no_grad()
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
         if trainer.global_step == self.step:
             return  # gradients are still accumulating
         self.step = trainer.global_step
@@ -104,14 +102,10 @@ class Ema(L.Callback):
             for key, parameter in parameters.items():
                 parameter.data = raw[key]
 
-    def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         checkpoint["ema"] = self.averages
 
-    def on_load_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         self.averages = checkpoint["ema"]
 
 

@@ -7,14 +7,47 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor, nn
 
+from diffgen.dataset.batches import Batch
 from diffgen.dataset.pixels import Range
 from diffgen.denoiser.base import Preconditioned
 from diffgen.denoiser.noisy_classifier import NoisyClassifier
 from diffgen.errors import UsageError
 from diffgen.files import sha256
-from diffgen.training.loss_by_time import LossByTime
 from diffgen.training.optimizer import OptimizerSettings
 from diffgen.training.random_numbers import RandomNumbers
+
+BINS = 10
+
+
+class LossByTime:
+    """The loss by noise level: sums over tenths of time, without waiting for the device."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+
+    def add(self, t: Tensor, values: Tensor, name: str = "loss") -> None:
+        """Add values (b,), errors or others, found at times t (b,) in [0, 1]."""
+        index = (t * BINS).ceil().long().clamp(1, BINS).sub(1).to(values.device)
+        if name not in self.sums or self.sums[name].device != values.device:
+            self.sums[name] = torch.zeros(2, BINS, device=values.device)
+        pairs = torch.stack([values.float(), torch.ones_like(values, dtype=torch.float32)])
+        self.sums[name].index_add_(1, index, pairs)
+
+    def pop_means(self) -> dict[str, float]:
+        """As `means`, and begin anew."""
+        means = self.means()
+        self.sums = {}
+        return means
+
+    def means(self) -> dict[str, float]:
+        """Means since they were last popped: `loss` over all, `loss/t0.1` ... by tenth."""
+        found: dict[str, float] = {}
+        for name, (total, count) in self.sums.items():
+            found[name] = float(total.sum() / count.sum())
+            means = (total / count).tolist()
+            found |= {f"{name}/t{(k + 1) / BINS:.1f}": m for k, m in enumerate(means) if m == m}
+        return found
+
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +93,7 @@ class Module(L.LightningModule):
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         self.loss_by_time = LossByTime()
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         random = RandomNumbers(self.seed, batch["step"], self.batch_size, batch["position"])
         random.seed_dropout(self.global_rank, self.device)
         x0 = self.images(batch["pixels"], random)
@@ -79,10 +112,11 @@ class Module(L.LightningModule):
             x = self.pixel_range.to_model(pixels)
         return x.contiguous(memory_format=self.format)
 
-    def labels(self, batch: dict[str, Any], random: RandomNumbers) -> Tensor | None:
+    def labels(self, batch: Batch, random: RandomNumbers) -> Tensor | None:
         """Labels (b,), each replaced by the null label with probability `label_dropout`."""
         if self.num_classes == 0:
             return None
+        assert "label" in batch
         label = batch["label"]
         dropped = random.local(random.uniform("label")) < self.label_dropout
         return label.masked_fill(dropped.to(label.device), self.num_classes)

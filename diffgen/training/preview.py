@@ -56,9 +56,7 @@ class Preview(L.Callback):
         self.folder, self.ema, self.every, self.images = folder, ema, every, images
         self.step = 0
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any, **__: Any) -> None:
         step = trainer.global_step
         due = step % self.every == 0 or step == trainer.max_steps
         if trainer.is_global_zero and due and step != self.step:

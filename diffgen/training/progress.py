@@ -10,14 +10,13 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from diffgen.training.loss_by_time import LossByTime
+from diffgen.training.module import LossByTime
 
 
 class Reporter(L.Callback):
     """Loss, images/s and time left; every `every` steps a row in the loggers.
 
     Between rows it shows the losses so far, each second on a bar, else every `quiet_seconds`.
-
     A loss that is no longer finite stops the run, since nothing after it would be worth keeping.
     """
 

@@ -4,6 +4,7 @@ Everything is drawn for the whole global batch and then cut, so that resuming is
 stored states, and neither devices nor gradient accumulation change what a position sees.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,15 +30,11 @@ class RandomNumbers:
 
     def normal(self, like: Tensor) -> Tensor:
         """Unit normal noise of the shape of `like` (b, ...), drawn on its device."""
-        generator = self._generator("noise", like.device)
-        shape = (self.batch_size, *like.shape[1:])
-        return self.local(torch.randn(shape, generator=generator, device=like.device))
+        return self._like(torch.randn, "noise", like)
 
     def uniform_like(self, like: Tensor) -> Tensor:
         """Uniform on [0, 1), of the shape of `like` (b, ...), for dequantisation."""
-        generator = self._generator("dequantise", like.device)
-        shape = (self.batch_size, *like.shape[1:])
-        return self.local(torch.rand(shape, generator=generator, device=like.device))
+        return self._like(torch.rand, "dequantise", like)
 
     def local(self, batch: Tensor) -> Tensor:
         """The rows (b, ...) of a global batch that this process holds now."""
@@ -54,6 +51,10 @@ class RandomNumbers:
         torch.default_generator.manual_seed(seed)
         if device.type != "cpu":
             torch.get_device_module(device).manual_seed(seed)
+
+    def _like(self, draw: Callable[..., Tensor], stream: str, like: Tensor) -> Tensor:
+        generator, shape = self._generator(stream, like.device), (self.batch_size, *like.shape[1:])
+        return self.local(draw(shape, generator=generator, device=like.device))
 
     def _generator(self, stream: str, device: torch.device) -> torch.Generator:
         return torch.Generator(device).manual_seed(self._seed(stream))

@@ -30,7 +30,7 @@ class SealedCheckpointIO(TorchCheckpointIO):
         return self.upgraded(super().load_checkpoint(*args, **kwargs))
 
     def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+        self, checkpoint: Contents, path: Any, storage_options: Any = None
     ) -> None:
         if "diffgen" in checkpoint:
             self.seal(checkpoint)
@@ -65,9 +65,7 @@ class CheckpointSaver(L.Callback):
             for number in self.SIGNALS:
                 self.handlers[number] = signal.signal(number, self._on_signal)
 
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any, **__: Any
-    ) -> None:
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
         step = trainer.global_step
         if step == self.step:
             return  # gradients are still accumulating; ranks agree at whole steps only

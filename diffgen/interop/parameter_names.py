@@ -1,9 +1,66 @@
-"""The names that other programs give to the parameters of our U-Net, one table a program."""
+"""The names that other programs give to the parameters of our RefineNets and of our U-Net."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from torch import nn
+
 from diffgen.errors import UsageError
+
+CONDITIONAL = ("embed.weight",)
+UNCONDITIONAL = ("gamma", "alpha", "beta")
+
+STAGES = {4: (1, 2, 3, 4), 5: (1, 2, 3, 4, 5), 6: (1, 2, 3, 31, 4, 5)}
+REFINES = {4: (1, 2, 3, 4), 5: (1, 2, 3, 4, 5), 6: (1, 2, 31, 3, 4, 5)}
+RESIDUAL = {
+    ("first", "norm"): "normalize1",
+    ("first", "conv"): "conv1",
+    ("second", "norm"): "normalize2",
+    ("second", "conv"): "conv2",
+    ("shortcut",): "shortcut",
+}
+
+
+def ncsn_names(network: nn.Module, norm: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """Their names for each key of `network`; `norm` names the parts of an InstanceNorm++."""
+    names = {}
+    for key in network.state_dict():
+        module, leaf = key.rsplit(".", 1)
+        path = module.removeprefix("body.").split(".")
+        name = _module(path, network.get_submodule("body"))
+        names[key] = tuple(f"{name}.{part}" for part in (norm if leaf == "table" else [leaf]))
+    return names
+
+
+def _module(path: list[str], body: nn.Module) -> str:
+    depth = len(list(body.get_submodule("stages").children()))
+    match path:
+        case ["begin" | "end" as end]:
+            return f"{end}_conv"
+        case ["stages", stage, index, *part]:
+            block = body.get_submodule(f"stages.{stage}.{index}")
+            # Where the grid is halved, their convolution sits inside a pooling module.
+            pooled = ".conv" if block.halves and part[-1] != "norm" and part[0] != "first" else ""
+            return f"res{STAGES[depth][int(stage)]}.{index}.{RESIDUAL[tuple(part)]}{pooled}"
+        case ["refines", step, *part]:
+            return f"refine{REFINES[depth][int(step)]}.{_refine(part)}"
+        case _:
+            return "normalizer"
+
+
+def _refine(path: list[str]) -> str:
+    match path:
+        case ["adapt", index, "blocks", block, unit, part]:
+            return f"adapt_convs.{index}.{int(block) + 1}_{int(unit) + 1}_{part}"
+        case ["out", "blocks", block, unit, part]:
+            return f"output_convs.{int(block) + 1}_{int(unit) + 1}_{part}"
+        case ["fuse", "units", index, part]:
+            return f"msf.{part}s.{index}"
+        case ["context", kind, index]:
+            return f"crp.{kind}.{index}"
+        case _:
+            raise KeyError(".".join(path))
+
 
 Parts = dict[str, tuple[str, ...]]
 
@@ -79,6 +136,13 @@ class UNetNames:
         return tuple(f"{attention}.{theirs}" for theirs in self.attention_parts[name])
 
 
+BLOCK: Parts = {  # what both programs call the same
+    "norm": ("norm1",),
+    "conv": ("conv1",),
+    "emb_norm.norm": ("norm2",),
+    "last": ("conv2",),
+}
+
 # DDIM's code, and pytorch_diffusion's.
 ddim_names = UNetNames(
     program="DDIM's networks",
@@ -88,14 +152,7 @@ ddim_names = UNetNames(
     block="block.{}",
     attention="attn.{}",
     middle={"first": ("mid.block_1", "mid.attn_1"), "second": ("mid.block_2", "mid.attn_1")},
-    block_parts={
-        "norm": ("norm1",),
-        "conv": ("conv1",),
-        "emb_norm.emb_proj": ("temb_proj",),
-        "emb_norm.norm": ("norm2",),
-        "last": ("conv2",),
-        "shortcut": ("nin_shortcut",),
-    },
+    block_parts=BLOCK | {"emb_norm.emb_proj": ("temb_proj",), "shortcut": ("nin_shortcut",)},
     attention_parts={
         "attend.norm": ("norm",),
         "attend.qkv": ("q", "k", "v"),
@@ -120,14 +177,7 @@ diffusers_names = UNetNames(
         "first": ("mid_block.resnets.0", "mid_block.attentions.0"),
         "second": ("mid_block.resnets.1", "mid_block.attentions.1"),
     },
-    block_parts={
-        "norm": ("norm1",),
-        "conv": ("conv1",),
-        "emb_norm.emb_proj": ("time_emb_proj",),
-        "emb_norm.norm": ("norm2",),
-        "last": ("conv2",),
-        "shortcut": ("conv_shortcut",),
-    },
+    block_parts=BLOCK | {"emb_norm.emb_proj": ("time_emb_proj",), "shortcut": ("conv_shortcut",)},
     attention_parts={
         "attend.norm": ("group_norm",),
         "attend.qkv": ("to_q", "to_k", "to_v"),

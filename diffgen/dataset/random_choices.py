@@ -1,0 +1,71 @@
+"""Which images are taken, and in which order: random choices that are the same on every machine.
+
+Orders and coins are functions of integer keys, read from the raw words of the Philox counter
+generator (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"): NumPy keeps that
+stream fixed, which neither NumPy's nor PyTorch's `permutation` and `randint` promise.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+SEED = 0  # never the run's seed: runs with other seeds must be scored on the same images
+
+
+def words(count: int, *key: int) -> NDArray[np.uint64]:
+    """`count` random 64-bit words of the key; a negative key counts from 2^64."""
+    entropy = [int(part) % 2**64 for part in key]
+    return np.random.Philox(np.random.SeedSequence(entropy)).random_raw(count)
+
+
+def permutation(count: int, *key: int) -> NDArray[np.int64]:
+    """The numbers 0 to count - 1 in the order of the key."""
+    return np.argsort(words(count, *key), kind="stable")
+
+
+def coins(count: int, *key: int) -> NDArray[np.bool_]:
+    """`count` fair coins of the key; the first k of them do not depend on `count`."""
+    return (words(count, *key) >> np.uint64(63)).astype(bool)
+
+
+def holdout(count: int, fraction: float, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The indices (train, test), each in rising order, with round(fraction * count) in test.
+
+    With labels (count,) the split is stratified by class.
+    """
+    order = torch.from_numpy(permutation(count, SEED))
+    if labels is not None:
+        order = order[depth_in_class(labels[order]).argsort(stable=True)]
+    cut = round(fraction * count)
+    return order[cut:].sort().values, order[:cut].sort().values
+
+
+def depth_in_class(labels: Tensor) -> Tensor:
+    """How far into its class each element lies, (N,) float64 in (0, 1), in the order given.
+
+    Sorting by it spreads every class evenly: any front part is stratified to within an image.
+    """
+    depth = torch.empty(len(labels), dtype=torch.float64)
+    for label in labels.unique():
+        members = labels == label
+        count = int(members.sum())
+        depth[members] = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    return depth
+
+
+def subset(total: int, count: int, seed: int = 0) -> Tensor:
+    """`count` of the rows 0 to total - 1, without repetition, sorted, (count,) int64."""
+    return _shuffled(total, seed)[:count].sort().values
+
+
+def stratified_subset(labels: Tensor, count: int, seed: int = 0) -> Tensor:
+    """`count` rows, (count,) int64, the same share of every class to within an image."""
+    order = _shuffled(len(labels), seed)
+    depth = torch.empty(len(labels), dtype=torch.float64)
+    depth[order] = depth_in_class(labels[order])
+    return depth.argsort(stable=True)[:count].sort().values
+
+
+def _shuffled(total: int, seed: int) -> Tensor:
+    return torch.randperm(total, generator=torch.Generator().manual_seed(seed))
