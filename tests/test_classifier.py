@@ -16,8 +16,8 @@ from torch.testing import assert_close
 from diffgen.commands.data_dependent import followed
 from diffgen.dataset.digits import Digits
 from diffgen.dataset.pixels import RANGES
+from diffgen.denoiser.base import NoisyClassifier
 from diffgen.denoiser.noise_input import level, nothing
-from diffgen.denoiser.noisy_classifier import NoisyClassifier
 from diffgen.runs import checkpoint
 from diffgen.sampler import SeededNoise
 from diffgen.sampling.request import request_of

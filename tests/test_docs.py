@@ -32,7 +32,7 @@ from diffgen.dataset.pixels import Range
 from diffgen.evaluation.metrics import METRICS
 from diffgen.interop.convert import KINDS
 from diffgen.sampler.ddim import DDIM
-from diffgen.sampler.start import STARTS
+from diffgen.sampler.noise import STARTS
 from diffgen.sampling.plan import CLIPS
 from diffgen.sampling.request import request_of
 from diffgen.schedule.linear import Linear

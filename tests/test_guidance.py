@@ -11,8 +11,8 @@ from torch.testing import assert_close
 
 from diffgen.config.build import build
 from diffgen.denoiser import Denoiser, Preconditioned
+from diffgen.denoiser.base import NoisyClassifier
 from diffgen.denoiser.noise_input import level
-from diffgen.denoiser.noisy_classifier import NoisyClassifier
 from diffgen.denoiser.prediction import Eps
 from diffgen.errors import UsageError
 from diffgen.guidance.autoguidance import Autoguidance

@@ -13,12 +13,11 @@ from diffgen.sampler.ddpm import DDPM
 from diffgen.sampler.deis import DEIS
 from diffgen.sampler.dpmpp_2m import DPMpp2M
 from diffgen.sampler.dpmpp_2m_sde import DPMpp2MSDE
-from diffgen.sampler.encode import encode
 from diffgen.sampler.euler import Euler
 from diffgen.sampler.euler_maruyama import EulerMaruyama
 from diffgen.sampler.heun import Heun
 from diffgen.sampler.langevin import Langevin
-from diffgen.sampler.likelihood import bits_per_dim, exact, hutchinson, log_density
+from diffgen.sampler.likelihood import bits_per_dim, encode, exact, hutchinson, log_density
 from diffgen.sampler.pc import PC
 from diffgen.sampler.rk45 import RK45
 from diffgen.sampler.unipc import UniPC

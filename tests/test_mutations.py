@@ -36,9 +36,8 @@ from diffgen.commands import data_dependent
 from diffgen.denoiser import Denoiser, noise_input, prediction
 from diffgen.denoiser.noise_input import level
 from diffgen.errors import UsageError
-from diffgen.network.instance_norm import InstanceNormPlus
 from diffgen.network.ncsn_refinenet import NCSNRefineNet
-from diffgen.network.refine_body import RefineBody
+from diffgen.network.refine_body import InstanceNormPlus, RefineBody
 from diffgen.sampler import (
     base,
     deis,
@@ -68,10 +67,9 @@ from diffgen.sampler.unipc import UniPC
 from diffgen.schedule import Schedule, ncsnv2, spacing
 from diffgen.schedule.base import match
 from diffgen.schedule.cosine import Cosine
-from diffgen.schedule.discrete import Discrete
+from diffgen.schedule.discrete import Discrete, Ramp
 from diffgen.schedule.geometric import Geometric
 from diffgen.schedule.linear import Linear
-from diffgen.schedule.ramp import Ramp
 from diffgen.schedule.vp import VP
 from diffgen.training.ema import EmaSettings
 from diffgen.training.loss import Loss

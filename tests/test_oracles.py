@@ -24,8 +24,7 @@ from diffgen.sampler.dpmpp_2m_sde import DPMpp2MSDE
 from diffgen.sampler.euler import Euler
 from diffgen.sampler.euler_maruyama import EulerMaruyama
 from diffgen.sampler.heun import Heun
-from diffgen.sampler.langevin import Langevin
-from diffgen.sampler.langevin_step import best_rate, variance_ratio
+from diffgen.sampler.langevin import Langevin, best_rate, variance_ratio
 from diffgen.sampler.pc import PC
 from diffgen.schedule import Schedule
 from diffgen.schedule.edm import EDM

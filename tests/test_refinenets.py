@@ -10,8 +10,8 @@ from waves import wave, waves
 
 from diffgen.errors import UsageError
 from diffgen.interop.parameter_names import CONDITIONAL, UNCONDITIONAL, ncsn_names
-from diffgen.network.instance_norm import Given, InstanceNormPlus
 from diffgen.network.ncsn_refinenet import NCSNRefineNet
+from diffgen.network.refine import Given, InstanceNormPlus
 from diffgen.network.refinenet import RefineNet
 
 # What github.com/ermongroup/ncsn (v1) and ncsnv2 (the others, times sigma) give, in float64, for

@@ -24,9 +24,9 @@ from diffgen.sampler.euler import Euler
 from diffgen.sampler.euler_maruyama import EulerMaruyama
 from diffgen.sampler.heun import Heun
 from diffgen.sampler.langevin import Langevin
+from diffgen.sampler.noise import STARTS
 from diffgen.sampler.pc import PC
 from diffgen.sampler.rk45 import RK45
-from diffgen.sampler.start import STARTS
 from diffgen.sampler.unipc import UniPC
 from diffgen.schedule import Schedule
 from diffgen.schedule.cosine import Cosine

@@ -33,9 +33,9 @@ from diffgen.sampler.euler import Euler
 from diffgen.sampler.euler_maruyama import EulerMaruyama
 from diffgen.sampler.heun import Heun
 from diffgen.sampler.langevin import Langevin
+from diffgen.sampler.noise import STARTS
 from diffgen.sampler.pc import PC
 from diffgen.sampler.rk45 import RK45
-from diffgen.sampler.start import STARTS
 from diffgen.sampler.unipc import UniPC
 from diffgen.sampling.inputs import CheckpointInputs
 from diffgen.sampling.request import request_of

@@ -11,7 +11,7 @@ from diffgen.sampler.base import first_order
 from diffgen.sampler.ddim import DDIM
 from diffgen.sampler.ddpm import DDPM
 from diffgen.sampler.dpmpp_2m import DPMpp2M
-from diffgen.sampler.encode import noiseless
+from diffgen.sampler.likelihood import noiseless
 from diffgen.sampler.tuned import (
     Path,
     Recorded,

@@ -1,8 +1,10 @@
 """What Hydra calls for one job of a command, in this process or in a launcher's or worker's."""
 
+import contextlib
 import logging
 import os
 import re
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +14,8 @@ from typing import Any, NoReturn
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 
-from diffgen.cli.job_dir import remove_job_dir
 from diffgen.cli.registry import Command, imported
 from diffgen.config.schema import check
 from diffgen.errors import UsageError
@@ -143,3 +144,49 @@ def full_error(value: str | None) -> Iterator[str | None]:
         os.environ.pop("HYDRA_FULL_ERROR", None)
         if before is not None:
             os.environ["HYDRA_FULL_ERROR"] = before
+
+
+def continue_in(folder: Path) -> None:
+    """Lets the job's log go on in `folder`, and removes the folder that Hydra made for the job.
+
+    A job of a sweep stays in its own.
+    """
+    job: Any = HydraConfig.get()
+    made = Path(job.runtime.output_dir)
+    if job.mode != RunMode.RUN or made.resolve() == folder.resolve():
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    for handler in _logs(made):
+        handler.close()  # it opens its file again when it next has something to write
+        handler.baseFilename = str(folder.absolute() / Path(handler.baseFilename).name)
+    with read_write(job):
+        job.runtime.output_dir = str(folder.absolute())
+    _remove(made, job.job.name)
+
+
+def remove_job_dir() -> None:
+    """Removes the folder that Hydra made for a refused job, unless something was put into it."""
+    job: Any = HydraConfig.get()
+    made, log = Path(job.runtime.output_dir), f"{job.job.name}.log"
+    found = {path.name: path.stat().st_size for path in made.glob("*")}
+    if job.mode == RunMode.RUN and found.keys() <= {log, ".hydra"} and not found.get(log):
+        _remove(made, job.job.name)
+
+
+def _logs(folder: Path) -> list[logging.FileHandler]:
+    """The handlers that write into files of a folder."""
+    return [
+        handler
+        for handler in logging.getLogger().handlers
+        if isinstance(handler, logging.FileHandler)
+        and Path(handler.baseFilename).parent == folder.absolute()
+    ]
+
+
+def _remove(folder: Path, name: str) -> None:
+    """Takes away what Hydra puts into a folder, and it and its parent where that empties them."""
+    with contextlib.suppress(OSError):  # another process of the same job may do so, too
+        (folder / f"{name}.log").unlink(missing_ok=True)
+        shutil.rmtree(folder / ".hydra", ignore_errors=True)
+        folder.rmdir()
+        folder.parent.rmdir()

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from diffgen import __version__
 from diffgen.config.schema import Sample
+from diffgen.dataset.pixels import keep
 from diffgen.evaluation.metrics import check
 from diffgen.files import write_atomically
 from diffgen.runs.cell import Cell
@@ -27,7 +28,6 @@ from diffgen.runtime.logger import ready
 from diffgen.sampling.evaluator import Evaluator, evaluator_of, features_name
 from diffgen.sampling.report import NOTE, publish
 from diffgen.sampling.request import request_of
-from diffgen.task.files import keep
 
 log = logging.getLogger(__name__)
 

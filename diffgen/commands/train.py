@@ -9,7 +9,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 
 from diffgen import __version__
-from diffgen.cli.job_dir import continue_in
+from diffgen.cli.job import continue_in
 from diffgen.commands.data_dependent import followed, range_of, resolved
 from diffgen.commands.resume import resumed
 from diffgen.config.recipe import DenoiserRecipe

@@ -15,9 +15,8 @@ from torch import nn
 
 from diffgen.config.build import Choice, choice, typed
 from diffgen.dataset.pixels import RANGES
-from diffgen.denoiser.base import Preconditioned
+from diffgen.denoiser.base import NoisyClassifier, Preconditioned
 from diffgen.denoiser.noise_input import NOISE_INPUTS, level, nothing
-from diffgen.denoiser.noisy_classifier import NoisyClassifier
 from diffgen.errors import UsageError
 from diffgen.network.classifier import Classifier
 from diffgen.schedule import Schedule

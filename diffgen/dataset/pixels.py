@@ -1,7 +1,7 @@
 """The only change of range: 8-bit pixels <-> the numbers a model sees; and image grids."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,3 +93,20 @@ def by_class(images: Tensor, labels: Tensor | None, classes: int, rows: int) -> 
     columns = [column for column in found if column]
     depth = min(map(len, columns))
     return [column[r] for r in range(depth) for column in columns]
+
+
+PACE = 120  # milliseconds a frame
+
+
+def keep(files: Mapping[str, Tensor], folder: Path) -> None:
+    """Write uint8 pictures (C, H, W) as PNGs and animations (F, C, H, W) as GIFs, by name."""
+    for name, shown in files.items():
+        (save_png if shown.ndim == 3 else save_gif)(shown, folder / name)
+
+
+def save_gif(frames: Tensor, path: Path) -> None:
+    """Write frames uint8 (F, 1 or 3, H, W) as a GIF that runs to the last one and back."""
+    there = [Image.fromarray(f.permute(1, 2, 0).squeeze(-1).cpu().numpy()) for f in frames]
+    first, *rest = [*there, *there[-2:0:-1]]
+    options = {"save_all": True, "append_images": rest, "duration": PACE, "loop": 0}
+    write_atomically(path, lambda file: first.save(file, "gif", **options))

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from diffgen.errors import UsageError
 from diffgen.network.embedding import known_label
-from diffgen.network.instance_norm import Given, InstanceNormPlus
-from diffgen.network.refine import RefineStyle
+from diffgen.network.refine import Given, InstanceNormPlus, RefineStyle
 from diffgen.network.refine_body import STANDARD, RefineBody
 
 

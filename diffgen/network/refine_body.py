@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffgen.errors import UsageError
-from diffgen.network.instance_norm import Given
-from diffgen.network.refine import Norm, Refine, RefineStyle, Residual
+from diffgen.network.refine import Given, Norm, Refine, RefineStyle, Residual
 
 Stages = tuple[tuple[int, int], ...]
 

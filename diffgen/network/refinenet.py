@@ -7,8 +7,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from diffgen.network.embedding import known_label
-from diffgen.network.instance_norm import Given, InstanceNormPlus, Unnormalised
-from diffgen.network.refine import RefineStyle
+from diffgen.network.refine import Given, InstanceNormPlus, RefineStyle, Unnormalised
 from diffgen.network.refine_body import DEEPER, DEEPEST, STANDARD, RefineBody
 
 DEPTHS = {"standard": STANDARD, "deeper": DEEPER, "deepest": DEEPEST}

@@ -19,8 +19,7 @@ from torch import Tensor, nn
 
 from diffgen.config.recipe import ClassifierRecipe, DenoiserRecipe, Recipe, Shape, recipe_of
 from diffgen.dataset.pixels import Range
-from diffgen.denoiser.base import Preconditioned
-from diffgen.denoiser.noisy_classifier import NoisyClassifier
+from diffgen.denoiser.base import NoisyClassifier, Preconditioned
 from diffgen.errors import UsageError, did_you_mean
 from diffgen.runs.checkpoint_format import FORMATS, content_hash, training_hash
 from diffgen.runs.upgrade import upgraded

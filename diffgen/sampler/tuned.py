@@ -16,7 +16,7 @@ from torch import Tensor
 from diffgen.denoiser import Denoiser
 from diffgen.errors import UsageError
 from diffgen.sampler.base import Sampler, log_snrs
-from diffgen.sampler.encode import noiseless
+from diffgen.sampler.likelihood import noiseless
 from diffgen.sampler.unipc import UniPC
 from diffgen.schedule import Schedule
 

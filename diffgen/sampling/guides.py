@@ -10,10 +10,9 @@ from torch import nn
 
 from diffgen.config.build import build, find
 from diffgen.config.parts import GuidanceSettings
-from diffgen.denoiser.base import Denoiser, Preconditioned
+from diffgen.denoiser.base import Denoiser, NoisyClassifier, Preconditioned
 from diffgen.denoiser.evaluations import RowCount
 from diffgen.denoiser.noise_input import nothing
-from diffgen.denoiser.noisy_classifier import NoisyClassifier
 from diffgen.errors import UsageError
 from diffgen.guidance import checks
 from diffgen.runs.checkpoint import Checkpoint, locate, opened

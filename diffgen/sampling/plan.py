@@ -13,7 +13,7 @@ from diffgen.dataset.pixels import Range
 from diffgen.denoiser.base import Clipped, Denoiser, Thresholded
 from diffgen.errors import UsageError, did_you_mean
 from diffgen.sampler import Sampler
-from diffgen.sampler.start import STARTS, Start
+from diffgen.sampler.noise import STARTS, Start
 from diffgen.schedule import Schedule
 from diffgen.schedule.spacing import max_steps, snapped, times
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from diffgen.schedule.ramp import Ramp
+from diffgen.schedule.discrete import Ramp
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from diffgen.dataset.pixels import Range
 from diffgen.denoiser import Denoiser
 from diffgen.sampler import Sampler, SeededNoise
 from diffgen.sampler.base import Noise
-from diffgen.sampler.start import Start
+from diffgen.sampler.noise import Start
 
 
 @dataclass(frozen=True, kw_only=True)

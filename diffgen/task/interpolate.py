@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffgen.dataset.pixels import enlarge
 from diffgen.errors import UsageError
-from diffgen.sampler.encode import encode, noiseless
+from diffgen.sampler.likelihood import encode, noiseless
 from diffgen.task.base import Task, by_turns, on
 from diffgen.task.edit import ROWS, at_least, check_takes_steps, joined
 from diffgen.task.inputs import InputImages, LoadedImages, Names, digest

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from diffgen.denoiser.base import Preconditioned
+from diffgen.denoiser.base import NoisyClassifier, Preconditioned
 from diffgen.denoiser.learned_variance import between
-from diffgen.denoiser.noisy_classifier import NoisyClassifier
 from diffgen.denoiser.prediction import target_of
 from diffgen.errors import UsageError
 from diffgen.sampler.base import added_variance, posterior_variance

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from diffgen.dataset.batches import Batch
 from diffgen.dataset.pixels import Range
-from diffgen.denoiser.base import Preconditioned
-from diffgen.denoiser.noisy_classifier import NoisyClassifier
+from diffgen.denoiser.base import NoisyClassifier, Preconditioned
 from diffgen.errors import UsageError
 from diffgen.files import sha256
 from diffgen.training.optimizer import OptimizerSettings

@@ -12,7 +12,7 @@ from torch import Tensor
 from diffgen.dataset.pixels import Range, enlarge, grid, save_png
 from diffgen.denoiser.base import Denoiser
 from diffgen.sampler import Sampler, SeededNoise
-from diffgen.sampler.start import Start
+from diffgen.sampler.noise import Start
 from diffgen.training.ema import Ema
 
 

@@ -9,8 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 
 from diffgen.commands.data_dependent import followed, resolved
 from diffgen.commands.explain.cost import Cost, cost_of
-from diffgen.commands.explain.data import Data, data_of
-from diffgen.commands.explain.explanation import explained
+from diffgen.commands.explain.explanation import Data, data_of, explained
 from diffgen.commands.explain.picture import draw
 from diffgen.commands.explain.report import plain, show
 from diffgen.commands.train import Run

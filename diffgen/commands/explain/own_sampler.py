@@ -11,8 +11,7 @@ from diffgen.config.recipe import DenoiserRecipe
 from diffgen.denoiser.base import Preconditioned
 from diffgen.denoiser.evaluations import RowCount
 from diffgen.sampler import SeededNoise
-from diffgen.sampler.langevin import Langevin, gamma
-from diffgen.sampler.langevin_step import best_rate, variance_ratio
+from diffgen.sampler.langevin import Langevin, best_rate, gamma, variance_ratio
 from diffgen.sampling.plan import SamplingPlan, plan_of
 from diffgen.schedule import Schedule
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from diffgen.commands.explain.ladder import Ladder
 from diffgen.commands.explain.own_sampler import LangevinSteps, OwnSampler
 from diffgen.files import write_atomically
-from diffgen.sampler.langevin_step import variance_ratio
+from diffgen.sampler.langevin import variance_ratio
 
 BLUE, RED, GREY = "#0072B2", "#D55E00", "0.45"
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping
 
 from diffgen.commands.explain.ladder import Ladder
 from diffgen.schedule import Schedule
+from diffgen.schedule.discrete import Ramp
 from diffgen.schedule.ncsnv2 import levels_between, ratio_of
-from diffgen.schedule.ramp import Ramp
 from diffgen.training.ema import EmaSettings
 
 APART = 0.25  # overlaps C below it leave gaps; the papers' ladders have 0.5 and more
