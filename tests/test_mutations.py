@@ -37,7 +37,8 @@ from diffgen.denoiser import Denoiser, noise_input, prediction
 from diffgen.denoiser.noise_input import level
 from diffgen.errors import UsageError
 from diffgen.network.ncsn_refinenet import NCSNRefineNet
-from diffgen.network.refine_body import InstanceNormPlus, RefineBody
+from diffgen.network.refine import InstanceNormPlus
+from diffgen.network.refine_body import RefineBody
 from diffgen.sampler import (
     base,
     deis,
