@@ -43,7 +43,6 @@ from diffgen.sampler import (
     base,
     deis,
     dpmpp_3m,
-    encode,
     langevin_step,
     likelihood,
     noise,
@@ -790,7 +789,7 @@ MISTAKES = {
         lambda: test_likelihood.test_log_density_of_a_gaussian("linear"),
     ),
     "image_taken_for_its_noisy_self": Mistake(
-        encode, "_noise_in",
+        likelihood, "_noise_in",
         lambda right: lambda denoiser, x, t, label: torch.ones_like(x),
         quantiles,
     ),

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from running import TINY, contents, here, tree, worked
 
-from diffgen.commands.explain.sampler_plan import way_of
+from diffgen.commands.explain.own_sampler import own_sampler
 from diffgen.commands.sample import Job
 from diffgen.commands.train import Run
 from diffgen.config.recipe import DenoiserRecipe
@@ -126,8 +126,8 @@ def test_previews_explain_and_sample_give_one_plan(sampler, ddpm):
     )
     recipe = settings.recipe
     assert isinstance(recipe, DenoiserRecipe)
-    way = way_of(settings.sampler, recipe, asked.schedule)
-    assert way.times == found.times.tolist()
+    own = own_sampler(settings.sampler, recipe, asked.schedule)
+    assert own.times == found.times.tolist()
     images = settings.dataset.build().split("train")
     run = Run(settings, Path())
     (callback,) = run.previews(Ema(settings.ema), run.module(images), images)

@@ -327,7 +327,7 @@ def test_settings_out_of_range_are_refused(make, words):
 
 
 def test_large_variance_wants_many_steps():
-    """A doubt where it is asked for in few; auto takes the smaller one there."""
+    """A warning where it is asked for in few; auto takes the smaller one there."""
     denoiser = two_peaks_of_four(Linear())
     few, many = (times(Linear(), "trailing", steps) for steps in (499, 500))
     same(states(DDPM("auto"), denoiser, few), states(DDPM("fixedsmall"), denoiser, few))
