@@ -43,12 +43,11 @@ from diffgen.sampler import (
     base,
     deis,
     dpmpp_3m,
-    langevin_step,
+    langevin,
     likelihood,
     noise,
     pc,
     rk45,
-    start,
     tuned,
     unipc,
 )
@@ -569,7 +568,9 @@ def quantiles() -> None:
     test_likelihood.test_encoding_carries_quantiles_to_quantiles(*case, "linear")
 
 
-def langevin(wrong: Callable[[Function], Function], check: Callable[[], object]) -> Mistake:
+def langevin_mistake(
+    wrong: Callable[[Function], Function], check: Callable[[], object]
+) -> Mistake:
     return Mistake(Langevin, "trajectory", wrong, check)
 
 
@@ -582,20 +583,20 @@ NCSNS = test_training.test_on_the_score_it_is_ncsns_weighted_score_matching
 
 MISTAKES = {
     # Annealed Langevin dynamics.
-    "half_the_step": langevin(annealed(drift=0.5), annealing("ve")),
-    "noise_without_its_2": langevin(annealed(deviation=lambda a, sigma: a.sqrt()), settles),
-    "steps_like_deviations": langevin(
+    "half_the_step": langevin_mistake(annealed(drift=0.5), annealing("ve")),
+    "noise_without_its_2": langevin_mistake(annealed(deviation=lambda a, sigma: a.sqrt()), settles),
+    "steps_like_deviations": langevin_mistake(
         annealed(size=lambda rate, sigma: rate * sigma), annealing("ve")
     ),
-    "steps_from_a_learning_rate": langevin(
+    "steps_from_a_learning_rate": langevin_mistake(
         annealed(size=step_from_a_learning_rate), annealing("vp")
     ),
-    "noise_of_the_level": langevin(annealed(deviation=lambda a, sigma: sigma), annealing("ve")),
-    "levels_upward": langevin(annealed(pairs=upward), annealing("ve")),
-    "no_final_denoise": langevin(
+    "noise_of_the_level": langevin_mistake(annealed(deviation=lambda a, sigma: sigma), annealing("ve")),
+    "levels_upward": langevin_mistake(annealed(pairs=upward), annealing("ve")),
+    "no_final_denoise": langevin_mistake(
         annealed(last=lambda s, denoise: False), test_oracles.test_final_denoise
     ),
-    "denoise_after_every_level": langevin(
+    "denoise_after_every_level": langevin_mistake(
         annealed(last=lambda s, denoise: denoise), annealing("ve")
     ),
     "the_other_papers_factor": Mistake(
@@ -608,18 +609,18 @@ MISTAKES = {
         lambda right: lambda schedule, times: float(schedule.sigma(times[-2])) ** 2,
         annealing("ve", 10, "trailing"),
     ),
-    "rescaled_between_levels": langevin(annealed(rescale=True), annealing("vp")),
+    "rescaled_between_levels": langevin_mistake(annealed(rescale=True), annealing("vp")),
     "start_at_unit_noise": Mistake(
-        start, "prior", lambda right: lambda schedule, t, like, noise, bounds: noise(like),
+        noise, "prior", lambda right: lambda schedule, t, like, noise, bounds: noise(like),
         test_sampler.test_starts,
     ),
     "technique_4_without_the_square": Mistake(
-        langevin_step, "variance_ratio",
+        langevin, "variance_ratio",
         lambda right: lambda rate, gamma, inner: right(rate, gamma**0.5, inner),
         lambda: test_oracles.test_technique_4(*CIFAR10),
     ),
     "technique_4_half_the_moves": Mistake(
-        langevin_step, "variance_ratio",
+        langevin, "variance_ratio",
         lambda right: lambda rate, gamma, inner: right(rate, gamma, inner / 2),
         lambda: test_oracles.test_technique_4_is_what_a_level_does(3, 0.3),
     ),
@@ -800,7 +801,7 @@ MISTAKES = {
 }  # fmt: skip
 
 RIGHT = {
-    "langevin": langevin(annealed(), annealing("ve")),
+    "langevin": langevin_mistake(annealed(), annealing("ve")),
     "ancestral": Mistake(DDPM, "trajectory", ancestral(), recursion("fixedlarge_vp")),
     "ddim": Mistake(DDIM, "trajectory", ddim(), recursion("ddim_half")),
     "dpmpp_2m": Mistake(DPMpp2M, "trajectory", dpmpp_2m(), order("dpmpp_2m")),
