@@ -186,7 +186,7 @@ def compare(before: Path, after: Path) -> int:
     """Print every difference; how many there are."""
     old, new = json.loads(before.read_text()), json.loads(after.read_text())
     for name, values in old.pop("recipes").items():
-        named: dict[str, Any] = {RENAMED.get(k, k): value for k, value in values.items()}
+        named: dict[str, Any] = {str(RENAMED.get(k, k)): value for k, value in values.items()}
         old[f"recipe {name}"] = renamed(name, named)
     for name, values in new.pop("recipes").items():
         new[f"recipe {name}"] = values

@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -39,9 +40,9 @@ def main(run: str) -> None:
             name = getattr(code, "co_qualname", code.co_name)
             calls.append((code.co_filename, name))
 
-    found: Any = importlib.import_module("diffgen.cli")
-    if not callable(getattr(found, "main", None)):
-        found = importlib.import_module("diffgen.cli.main")
+    command: Any = importlib.import_module("diffgen.cli")
+    if not callable(getattr(command, "main", None)):  # a room since 0.2.0
+        command = importlib.import_module("diffgen.cli.main")
     words = ("sample", "checkpoint=run", *WORDS)
     with TemporaryDirectory() as folder, contextlib.chdir(folder):
         shutil.copytree(Path(origin) / run, "run", ignore=shutil.ignore_patterns("cells"))
@@ -51,7 +52,7 @@ def main(run: str) -> None:
         with contextlib.redirect_stdout(io.StringIO()):
             sys.setprofile(record)
             try:
-                found.main([*words])
+                command.main([*words])
             finally:
                 sys.setprofile(None)
     names = [name for _, name in calls]
@@ -59,7 +60,7 @@ def main(run: str) -> None:
         first = names.index(start) if start else 0
         walk = calls[first : names.index(end, first) + 1]
         files = [file for file, _ in walk]
-        moves = sum(a != b for a, b in zip(files, files[1:], strict=False))
+        moves = sum(a != b for a, b in pairwise(files))
         print(f"{title}: {len(set(files))} files, {len(set(walk))} functions, {moves} moves")
 
 

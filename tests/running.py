@@ -15,7 +15,7 @@ from hydra import compose, initialize_config_dir
 
 from diffgen.cli.config_files import config_dir
 from diffgen.cli.main import main
-from diffgen.cli.recipe import recipes
+from diffgen.cli.recipe_choice import recipes
 from diffgen.config.build import find, names
 from diffgen.config.schema import check
 from diffgen.runtime.launch import register

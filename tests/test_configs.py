@@ -17,7 +17,7 @@ from running import here, worked
 from diffgen.cli.config_files import config_dir
 from diffgen.cli.explained import Explanations
 from diffgen.cli.help import Shown, leaves
-from diffgen.cli.recipe import recipes
+from diffgen.cli.recipe_choice import recipes
 from diffgen.cli.registry import COMMANDS as REGISTERED
 from diffgen.config.build import find
 from diffgen.config.parts import OWN

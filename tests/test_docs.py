@@ -24,7 +24,7 @@ from test_architecture import LEVEL
 import diffgen.dataset
 import diffgen.sampler
 from diffgen.cli.config_files import config_dir
-from diffgen.cli.recipe import recipes
+from diffgen.cli.recipe_choice import recipes
 from diffgen.cli.registry import COMMANDS
 from diffgen.config import schema
 from diffgen.config.build import build, find

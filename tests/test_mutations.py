@@ -584,14 +584,18 @@ NCSNS = test_training.test_on_the_score_it_is_ncsns_weighted_score_matching
 MISTAKES = {
     # Annealed Langevin dynamics.
     "half_the_step": langevin_mistake(annealed(drift=0.5), annealing("ve")),
-    "noise_without_its_2": langevin_mistake(annealed(deviation=lambda a, sigma: a.sqrt()), settles),
+    "noise_without_its_2": langevin_mistake(
+        annealed(deviation=lambda a, sigma: a.sqrt()), settles
+    ),
     "steps_like_deviations": langevin_mistake(
         annealed(size=lambda rate, sigma: rate * sigma), annealing("ve")
     ),
     "steps_from_a_learning_rate": langevin_mistake(
         annealed(size=step_from_a_learning_rate), annealing("vp")
     ),
-    "noise_of_the_level": langevin_mistake(annealed(deviation=lambda a, sigma: sigma), annealing("ve")),
+    "noise_of_the_level": langevin_mistake(
+        annealed(deviation=lambda a, sigma: sigma), annealing("ve")
+    ),
     "levels_upward": langevin_mistake(annealed(pairs=upward), annealing("ve")),
     "no_final_denoise": langevin_mistake(
         annealed(last=lambda s, denoise: False), test_oracles.test_final_denoise

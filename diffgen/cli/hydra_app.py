@@ -16,7 +16,7 @@ from diffgen.cli.argv import parse
 from diffgen.cli.config_files import config_dir
 from diffgen.cli.help import text
 from diffgen.cli.job import Job, PastHydra, full_error
-from diffgen.cli.recipe import recipe_per_job, recipes
+from diffgen.cli.recipe_choice import recipe_per_job, recipes
 from diffgen.cli.registry import Command, imported
 from diffgen.runtime.launch import rank, register
 

@@ -57,7 +57,7 @@ def complete(words: list[str]) -> int:
     line = os.environ.get("COMP_LINE", "")
     program, *typed = [*line.split(), *([""] if line.endswith(" ") or not line else [])]
     if len(typed) > 1 and typed[0] in COMMANDS and COMMANDS[typed[0]].composed:
-        from diffgen.cli.recipe import completed
+        from diffgen.cli.recipe_choice import completed
 
         # Hydra's completion knows a program and its overrides, but no commands and no recipes.
         os.environ["COMP_LINE"] = " ".join([program, *completed(typed[0], typed[1:])])

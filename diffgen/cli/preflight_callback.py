@@ -8,7 +8,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from diffgen.cli.job import errors_past_hydra
-from diffgen.cli.recipe import SPLIT, job_with_recipe, needs_own_sweeper, parse
+from diffgen.cli.recipe_choice import SPLIT, job_with_recipe, needs_own_sweeper, parse
 from diffgen.cli.registry import COMMANDS, imported
 from diffgen.config.schema import check
 from diffgen.errors import UsageError

@@ -11,6 +11,7 @@ import pkgutil
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
 from types import ModuleType
 from typing import Any, get_type_hints
 
@@ -59,6 +60,13 @@ def choice(room: str, settings: Mapping[str, Any], trust: Collection[str] = ()) 
     return Choice(room, str(name), known | empty, cls)
 
 
+# What the choices of a room are, where other files of it help them.
+BASES = {
+    "guidance": "diffgen.denoiser.base:Denoiser",
+    "sampler": "diffgen.sampler.base:Sampler",
+    "schedule": "diffgen.schedule.base:Schedule",
+    "task": "diffgen.task.base:Task",
+}
 # Rooms whose choices stand in one file.
 MODULES = {
     "prediction": "diffgen.denoiser.prediction",
@@ -116,40 +124,50 @@ def changed(thing: object) -> dict[str, Any]:
 
 def names(room: str) -> list[str]:
     """The names of a room's choices."""
-    package = importlib.import_module(MODULES.get(room, f"diffgen.{room}"))
-    if not hasattr(package, "__path__"):
-        return list(_classes(package))
-    shared: dict[str, str] = getattr(package, "SHARED_FILES", {})
-    return [*shared, *(module.name for module in pkgutil.iter_modules(package.__path__))]
+    return [name for name in _files(room) if _class_in(room, name)]
 
 
 def find(room: str, name: object, trust: Collection[str] = ()) -> type:
-    """The one public class of the file `name` in `room`, or a trusted `package.module:Class`.
+    """The class that a room's choice stands for, or a trusted `package.module:Class`.
 
-    Where a room lets choices share a file (its SHARED_FILES), the class is called like the choice.
+    It is the one public class of the file `name`; or, where choices share a file, the class of
+    that name. Files that hold no such class help the others.
     """
     if name is None:
         raise UsageError(f"{room}.name is missing")
     if isinstance(name, str) and ":" in name:
         return _foreign(room, name, trust)
+    found = _class_in(room, name) if isinstance(name, str) and name in _files(room) else None
+    if found is None:
+        raise UsageError(f"no {room}={name}{did_you_mean(str(name), names(room))}")
+    return found
+
+
+@cache
+def _files(room: str) -> dict[str, str]:
+    """The module in which each name of a room may be a choice."""
     package = importlib.import_module(MODULES.get(room, f"diffgen.{room}"))
     if not hasattr(package, "__path__"):
-        return _among(room, name, _classes(package))
-    if name not in names(room):
-        raise UsageError(f"no {room}={name}{did_you_mean(str(name), names(room))}")
+        return dict.fromkeys(_classes(package), package.__name__)
     shared: dict[str, str] = getattr(package, "SHARED_FILES", {})
-    found = _classes(importlib.import_module(f"{package.__name__}.{shared.get(str(name), name)}"))
+    files = {module.name: module.name for module in pkgutil.iter_modules(package.__path__)}
+    return {name: f"{package.__name__}.{file}" for name, file in (shared | files).items()}
+
+
+def _class_in(room: str, name: str) -> type | None:
+    """The class of a choice; None where the file holds none of the room's kind."""
+    found = _classes(importlib.import_module(_files(room)[name]))
     if name in found:
-        return found[str(name)]
-    if name in shared or len(found) != 1:
-        raise UsageError(f"no {room}={name}: that file holds no {room}")
-    return next(iter(found.values()))
+        return found[name]
+    return next(iter(found.values())) if len(found) == 1 and _is_a(room, found) else None
 
 
-def _among(room: str, name: object, classes: Mapping[str, type]) -> type:
-    if name not in classes:
-        raise UsageError(f"no {room}={name}{did_you_mean(str(name), classes)}")
-    return classes[str(name)]
+def _is_a(room: str, classes: Mapping[str, type]) -> bool:
+    """Whether classes are of the kind that a room is for."""
+    module, _, name = BASES.get(room, "builtins:object").partition(":")
+    return all(
+        issubclass(cls, getattr(importlib.import_module(module), name)) for cls in classes.values()
+    )
 
 
 def _classes(module: ModuleType) -> dict[str, type]:

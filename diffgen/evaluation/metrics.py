@@ -8,13 +8,12 @@ import torch
 from torch import Tensor
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from diffgen.dataset.images import Images
-from diffgen.dataset.random_choices import stratified_subset, subset
+from diffgen.dataset.random_choices import subset
 from diffgen.errors import UsageError, did_you_mean
 from diffgen.evaluation.features import Extractor, Features
 from diffgen.evaluation.frechet import AsGiven, FeatureStats, frechet
 from diffgen.evaluation.reference import Reference
-from diffgen.evaluation.rows import FLOOR, Row
+from diffgen.evaluation.rows import Row
 
 KID_SUBSET = 1000
 NUMBERS_AT_ONCE = 2**24  # distances held in memory
@@ -43,29 +42,6 @@ def check(names: Sequence[str]) -> None:
     for name in names:
         if name not in METRICS:
             raise UsageError(f"no metric {name}{did_you_mean(name, METRICS)}")
-
-
-def floor(
-    test: Images,
-    n: int,
-    extractor: Extractor,
-    reference: Reference,
-    names: Sequence[str],
-    seed: int = 0,
-) -> Row:
-    """The row of n held-out images, drawn without repetition, the same share of each class.
-
-    The shares of a simple random draw are off by chance, and that alone can double a distance at
-    n = 2000.
-    """
-    total, labels = len(test), test.labels
-    if n > total:
-        raise UsageError(f"{test.name} holds out {total} images: no row {FLOOR!r} of {n}; lower n")
-    rows = subset(total, n, seed) if labels is None else stratified_subset(labels, n, seed)
-    row = score(
-        test.at(rows), None if labels is None else labels[rows], extractor, reference, names
-    )
-    return {"sampler": FLOOR, "seed": seed, **row}
 
 
 def score(

@@ -6,7 +6,7 @@ Karras et al., Guiding a Diffusion Model with a Bad Version of Itself (2024), se
 from torch import Tensor
 
 from diffgen.denoiser import Denoiser
-from diffgen.guidance.weight import Interval, Weight, guide
+from diffgen.guidance.formula import Interval, Weight, guide
 
 
 class Autoguidance(Denoiser):

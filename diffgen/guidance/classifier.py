@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffgen.denoiser import Denoiser
-from diffgen.guidance.weight import Interval, Weight
+from diffgen.guidance.formula import Interval, Weight
 from diffgen.schedule.base import match
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffgen.denoiser import Denoiser
 from diffgen.errors import UsageError
-from diffgen.guidance.weight import Interval, Weight, guide
+from diffgen.guidance.formula import Interval, Weight, guide
 
 
 class ClassifierFree(Denoiser):

@@ -10,37 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffgen.errors import UsageError
+from diffgen.network.attention import SelfAttention
 from diffgen.network.layers import conv3, group_norm, initialised
-
-
-class SelfAttention(nn.Module):
-    """x + projection(attention(norm(x))), (B, C, H, W): every pixel looks at every other.
-
-    The projection starts at zero, so that the layer starts as the identity (DDPM, appendix B).
-    """
-
-    def __init__(self, channels: int, groups: int, heads: int = 1) -> None:
-        super().__init__()
-        if channels % heads:
-            raise UsageError(f"{channels} channels do not divide into {heads} attention heads")
-        self.heads = heads
-        self.norm = group_norm(channels, groups)
-        self.qkv = nn.Linear(channels, 3 * channels)
-        self.out = initialised(nn.Linear(channels, channels), gain=0.0)
-        for weight in self.qkv.weight.data.chunk(3):
-            nn.init.xavier_uniform_(weight)
-        nn.init.zeros_(self.qkv.bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        batch, channels, height, width = x.shape
-        # In channels_last memory this transposition and the last one are views, not copies.
-        pixels = self.norm(x).flatten(2).transpose(1, 2)
-        heads = self.qkv(pixels).view(batch, height * width, 3, self.heads, -1)
-        query, key, value = heads.permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(query, key, value)
-        mixed = mixed.transpose(1, 2).reshape(batch, height * width, channels)
-        return x + self.out(mixed).transpose(1, 2).reshape(batch, channels, height, width)
 
 
 class Block(nn.Module):

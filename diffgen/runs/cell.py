@@ -17,14 +17,14 @@ from diffgen.files import sha256_of_json, write_atomically
 
 @dataclass(frozen=True)
 class Cell:
-    """A folder named after what its images and figures depend on (`identity`, plain data)."""
+    """A folder named after all that its images and figures depend on: its key, plain data."""
 
     folder: Path
 
     @classmethod
-    def of(cls, run: Path, identity: dict[str, Any]) -> "Cell":
-        """The cell of an identity under the run of its checkpoint."""
-        return cls(run / "cells" / sha256_of_json(identity)[:16])
+    def of(cls, run: Path, key: dict[str, Any]) -> "Cell":
+        """The cell of a key (commands/sample.py makes it) under the run of its checkpoint."""
+        return cls(run / "cells" / sha256_of_json(key)[:16])
 
     @property
     def row(self) -> dict[str, Any] | None:

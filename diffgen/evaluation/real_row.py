@@ -1,0 +1,34 @@
+"""The row `real (test)`: held-out real images scored as samples are, the floor of a table."""
+
+from collections.abc import Sequence
+
+from diffgen.dataset.images import Images
+from diffgen.dataset.random_choices import stratified_subset, subset
+from diffgen.errors import UsageError
+from diffgen.evaluation.features import Extractor
+from diffgen.evaluation.metrics import score
+from diffgen.evaluation.reference import Reference
+from diffgen.evaluation.rows import FLOOR, Row
+
+
+def floor(
+    test: Images,
+    n: int,
+    extractor: Extractor,
+    reference: Reference,
+    names: Sequence[str],
+    seed: int = 0,
+) -> Row:
+    """The row of n held-out images, drawn without repetition, the same share of each class.
+
+    The shares of a simple random draw are off by chance, and that alone can double a distance at
+    n = 2000.
+    """
+    total, labels = len(test), test.labels
+    if n > total:
+        raise UsageError(f"{test.name} holds out {total} images: no row {FLOOR!r} of {n}; lower n")
+    rows = subset(total, n, seed) if labels is None else stratified_subset(labels, n, seed)
+    row = score(
+        test.at(rows), None if labels is None else labels[rows], extractor, reference, names
+    )
+    return {"sampler": FLOOR, "seed": seed, **row}
