@@ -8,14 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffgen import __version__
 from diffgen.config.build import build
 from diffgen.dataset.pixels import RANGES
 from diffgen.errors import UsageError, refuse
 from diffgen.files import write_atomically
 from diffgen.interop.convert import KINDS, Imported, convert
 from diffgen.runs.checkpoint import PREFIX, load
-from diffgen.runs.checkpoint_format import FORMAT, seal
+from diffgen.runs.checkpoint_format import header, seal
 
 HELP = """\
 what PATH is for each kind:
@@ -50,20 +49,11 @@ def main(words: Sequence[str]) -> int:
 
 def sealed(found: Imported, recipe: Mapping[str, Any]) -> dict[str, Any]:
     """A checkpoint of these weights, with nothing to train on from."""
-    of = RANGES[recipe["model"]["range"]]
-    header = {
-        "format": FORMAT,
-        "version": __version__,
-        "recipe": dict(recipe),
-        "range": {"shift": of.shift, "scale": of.scale},
-        "shape": list(found.shape),
-        "classes": [],
-    }
     checkpoint: dict[str, Any] = {
         "state_dict": {PREFIX + key: value for key, value in _plain(found.raw).items()},
         "ema": {"average": _plain(found.ema)} if found.ema else {},
         "global_step": found.step,
-        "diffgen": header,
+        "diffgen": header(recipe, RANGES[recipe["model"]["range"]], found.shape, ()),
     }
     seal(checkpoint)
     return checkpoint

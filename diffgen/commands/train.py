@@ -2,13 +2,11 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as L
 import torch
 from hydra.core.hydra_config import HydraConfig
 
-from diffgen import __version__
 from diffgen.cli.job import continue_in
 from diffgen.commands.data_dependent import followed, range_of, resolved
 from diffgen.commands.resume import resumed
@@ -17,8 +15,7 @@ from diffgen.config.schema import Train
 from diffgen.dataset.batches import Batches
 from diffgen.dataset.datamodule import DataModule
 from diffgen.dataset.images import Images, Source, shape_of
-from diffgen.dataset.pixels import Range
-from diffgen.runs.checkpoint_format import FORMAT, seal
+from diffgen.runs.checkpoint_format import header, seal
 from diffgen.runs.upgrade import upgraded
 from diffgen.runtime.devices import fabric_of, strategy_of
 from diffgen.runtime.launch import quiet
@@ -99,7 +96,7 @@ class Run:
             objective,
             pixel_range,
             settings.optimizer,
-            self.header(pixel_range, images),
+            header(settings.plain, pixel_range, shape_of(images), self.classes(images)),
             seed=settings.seed,
             batch_size=settings.trainer.batch_size,
             num_classes=num_classes,
@@ -107,17 +104,6 @@ class Run:
             dequantise=model.dequantise,
             channels_last=settings.channels_last,
         )
-
-    def header(self, pixel_range: Range, images: Images) -> dict[str, Any]:
-        """What a checkpoint of this run says of itself, plain data."""
-        return {
-            "format": FORMAT,
-            "version": __version__,
-            "recipe": self.settings.plain,
-            "range": {"shift": pixel_range.shift, "scale": pixel_range.scale},
-            "shape": list(shape_of(images)),
-            "classes": list(self.classes(images)),
-        }
 
     def classes(self, images: Images) -> tuple[str, ...]:
         """The names of the classes that the model learns, () where it learns none."""

@@ -6,15 +6,31 @@ range, shape, classes, training_hash, hash.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
+from diffgen import __version__
+from diffgen.dataset.pixels import Range
 from diffgen.files import sha256
 
 FORMAT = 2
 FORMATS = (1, FORMAT)  # 1: diffgen 0.1.0; see upgrade.py
+
+
+def header(
+    recipe: Mapping[str, Any], pixel_range: Range, shape: Sequence[int], classes: Sequence[str]
+) -> dict[str, Any]:
+    """What a checkpoint says of itself, plain data; `shape` is (C, H, W)."""
+    return {
+        "format": FORMAT,
+        "version": __version__,
+        "recipe": dict(recipe),
+        "range": {"shift": pixel_range.shift, "scale": pixel_range.scale},
+        "shape": list(shape),
+        "classes": list(classes),
+    }
 
 
 def seal(checkpoint: dict[str, Any]) -> None:
