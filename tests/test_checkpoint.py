@@ -326,6 +326,8 @@ class Trainer(SimpleNamespace):
         strategy = SimpleNamespace(reduce_boolean_decision=self.decide)
         super().__init__(global_step=0, max_steps=6, is_global_zero=True, strategy=strategy)
         self.other, self.should_stop, self.saved, self.asked = other, False, [], 0
+        self.network = torch.nn.Linear(1, 1)
+        self.lightning_module = SimpleNamespace(denoiser=SimpleNamespace(network=self.network))
 
     def decide(self, stop, all):
         assert not all
@@ -357,6 +359,19 @@ def test_checkpoints_come_at_their_steps_and_at_the_end(tmp_path):
     assert trainer.saved == [3, 4, 6]
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["last.ckpt", "step_0000003.ckpt", "step_0000006.ckpt"]
+
+
+@torch.no_grad()
+def test_weights_that_are_not_finite_never_replace_good_ones(tmp_path):
+    trainer = Trainer()
+    kept(tmp_path, trainer, 4, every=4)
+    trainer.network.weight.fill_(torch.nan)
+    with pytest.raises(
+        RuntimeError, match=r"not finite at step 6 .*last\.ckpt holds those before"
+    ):
+        kept(tmp_path, trainer, 2, every=4)
+    assert trainer.saved == [4]
+    assert (tmp_path / "last.ckpt").read_bytes() == b"4"
 
 
 def test_where_there_are_no_links_a_step_is_kept_as_a_copy(tmp_path, monkeypatch):

@@ -767,3 +767,13 @@ def test_lsun_from_a_database_and_from_a_folder(tmp_path, monkeypatch, memory_li
     images = source.split("train")
     assert_close(pixels_of(images), expected)
     assert images.name == "lsun_tower"
+
+
+@pytest.mark.parametrize("kind", ["EPS", "PDF"])
+def test_a_file_that_a_program_would_have_to_run_for_is_no_picture(kind, tmp_path):
+    """Pillow starts Ghostscript for EPS, whatever the file is called."""
+    picture = Image.new("RGB", (8, 8))
+    picture.save(tmp_path / "a.png")
+    picture.save(tmp_path / "b.png", format=kind)
+    with pytest.raises(UsageError, match=r"cannot read image b\.png"):
+        Folder(str(tmp_path), size=8, test_fraction=0.0).split("train")

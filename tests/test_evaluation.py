@@ -75,6 +75,14 @@ def test_frechet_of_independent_gaussians_is_the_textbook_sum():
     assert frechet(mine, FeatureStats.of(theirs)) == pytest.approx(truth.item(), abs=1e-9)
 
 
+def test_features_that_are_not_finite_have_no_distance():
+    good = torch.randn(10, 3, dtype=torch.float64)
+    bad = good.clone()
+    bad[4, 1] = torch.nan
+    with pytest.raises(FloatingPointError, match="not finite"):
+        frechet(bad, FeatureStats.of(good))
+
+
 def test_frechet_of_correlated_gaussians_is_scipys():
     s1, s2 = covariance(6, 1), covariance(6, 2)
     mine, theirs = with_moments(normal(6), s1), with_moments(0 * normal(6), s2, 333, 1)

@@ -376,3 +376,20 @@ def test_ddim_is_image_direction_and_noise(eta, zero_snr):
         wanted = coef_x * x + (alpha_s - coef_x * alpha_t) * x0(x, times[0]) + std * z(x)
         found = DDIM(eta=eta)(x0, x, times, None, z)
         torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+
+
+class Overflowing(Denoiser):
+    """A denoiser whose estimate is NaN from t = 0.5 down."""
+
+    schedule = Linear()
+
+    def forward(self, x_t, t, label=None):
+        return x_t * (torch.nan if t <= 0.5 else 0.1)
+
+
+@pytest.mark.parametrize("sampler", [DDIM(), DDPM(), Heun(), DPMpp2M()], ids=str)
+def test_images_that_are_not_finite_are_refused_with_the_step(sampler):
+    """Of 4 steps at t = 1, 0.75, 0.5 and 0.25 a network of first order fails in the third."""
+    x, noise = torch.randn(2, 1, 4, 4), SeededNoise(0, range(2))
+    with pytest.raises(FloatingPointError, match=r"after step [23] of 4, at t = 0\.(5|25)"):
+        sampler(Overflowing(), x, times(Linear(), "trailing", 4), None, noise)

@@ -26,6 +26,8 @@ from diffgen.errors import UsageError
 
 MODES = {1: "L", 3: "RGB", 4: "RGBA"}
 GREY = {"1", "L", "LA", "La"}
+# What a data set may hold: raster formats alone. Pillow also knows EPS, which runs Ghostscript.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 ORIENTATION, TRANSPOSED = 0x0112, (5, 6, 7, 8)
 GIB = 2**30
 log = logging.getLogger(__name__)
@@ -95,7 +97,7 @@ def _scaled(image: Picture) -> Picture:
 @contextmanager
 def _opened(store: Store, name: str) -> Iterator[Picture]:
     try:
-        with store.open(name) as file, Image.open(file) as image:
+        with store.open(name) as file, Image.open(file, formats=FORMATS) as image:
             yield image
     except Exception as error:  # Pillow and zlib raise a dozen kinds on damaged files
         raise UsageError(f"cannot read image {name} in {store.path}: {error}") from error

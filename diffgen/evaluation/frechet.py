@@ -40,6 +40,8 @@ def frechet(features: Tensor, reference: FeatureStats) -> float:
     """The distance of features (N, d) float64 to the reference, at least 0; both of 2 or more."""
     if min(len(features), reference.count) < 2:
         raise UsageError("a Fréchet distance needs at least 2 images on either side")
+    if not bool(features.isfinite().all()):
+        raise FloatingPointError("features of the images are not finite: no Fréchet distance")
     metric = FrechetInceptionDistance(AsGiven(features.shape[1]), sync_on_compute=False)
     metric.real_features_sum = reference.total
     metric.real_features_cov_sum = reference.second

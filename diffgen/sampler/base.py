@@ -49,8 +49,15 @@ class Sampler(abc.ABC):
     def __call__(
         self, denoiser: Denoiser, x: Tensor, times: Tensor, label: Tensor | None, noise: Noise
     ) -> Tensor:
-        """The state (B, C, H, W) at times[-1]."""
-        for state in self.trajectory(denoiser, x, times, label, noise):
+        """The state (B, C, H, W) at times[-1]; FloatingPointError where one is not finite."""
+        for step, state in enumerate(self.trajectory(denoiser, x, times, label, noise), 1):
+            if not bool(state.isfinite().all()):
+                raise FloatingPointError(
+                    f"images are not finite after step {step} of {len(times) - 1}, at t = "
+                    f"{float(times[min(step, len(times) - 1)]):.4g}: the network gives NaN or "
+                    "infinity there; take other weights (ema=raw, an earlier checkpoint) or "
+                    "precision=32-true"
+                )
             x = state
         return x
 

@@ -12,7 +12,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from diffgen.config.build import build
-from diffgen.dataset.decode import MODES, Decoder
+from diffgen.dataset.decode import FORMATS, MODES, Decoder
 from diffgen.dataset.images import Images
 from diffgen.dataset.store import Directory
 from diffgen.errors import UsageError
@@ -92,7 +92,7 @@ def numbers(name: str | int) -> Sequence[str | int]:
 def opened(path: str, key: str) -> Image.Image:
     """The header of an image file; UsageError where there is none."""
     try:
-        with Image.open(Path(path).expanduser()) as image:
+        with Image.open(Path(path).expanduser(), formats=FORMATS) as image:
             image.load()
             return image
     except FileNotFoundError:

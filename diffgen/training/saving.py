@@ -91,6 +91,13 @@ class CheckpointSaver(L.Callback):
         self.handlers = {}
 
     def _save(self, trainer: L.Trainer, step: int, snapshot: bool) -> None:
+        module: Any = trainer.lightning_module
+        if not all(bool(w.isfinite().all()) for w in module.denoiser.network.parameters()):
+            before = f"{self.last} holds those before" if self.last.is_file() else "none are kept"
+            raise RuntimeError(
+                f"the weights are not finite at step {step} and are not written ({before}); "
+                "lower optimizer.lr"
+            )
         trainer.save_checkpoint(self.last, weights_only=False)  # with all that training needs
         if snapshot and trainer.is_global_zero:
             _link(self.last, self.folder / f"step_{step:07d}.ckpt")
