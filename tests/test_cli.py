@@ -12,10 +12,13 @@ from pathlib import Path
 
 import pytest
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
 from omegaconf import OmegaConf
+from running import here
 
 from diffgen.cli import registry
-from diffgen.cli.argv import parse
+from diffgen.cli.argv import parse, quoted
 from diffgen.cli.job import PastHydra, WorkerCommand
 from diffgen.cli.main import complete, main
 from diffgen.errors import UsageError
@@ -438,3 +441,34 @@ def test_a_command_over_files_reads_its_own_words(capsys):
     assert SEEN == [["a", "--b"]]
     assert main(["gather", "bad"]) == 2
     assert capsys.readouterr().err == "diffgen: no folder 'bad'\n"
+
+
+# A value as a shell hands it over, and as Hydra's lexer reads it back.
+TYPED = {
+    "dataset.root=~/photos": "/home/me/photos",
+    "dataset.root=bücher": "bücher",
+    "labels=猫": "猫",
+    "runs=a b(c)": "a b(c)",
+    "checkpoint=lr=1e-3/last.ckpt": "lr=1e-3/last.ckpt",
+    "task.image=[0001.png,é.png]": ["0001.png", "é.png"],
+    "guidance.interval=[0.1,10]": [0.1, 10],
+    "labels=[cat,3]": ["cat", 3],
+    "steps=5": 5,
+    "resume=null": None,
+}
+
+
+@pytest.mark.parametrize(("word", "value"), TYPED.items(), ids=TYPED)
+def test_what_is_typed_arrives_in_any_script(word, value, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    (override,) = OverridesParser.create().parse_overrides([quoted(word, multirun=False)])
+    found = override.value()
+    plain = found.text if isinstance(found, QuotedString) else found
+    if isinstance(plain, list):
+        plain = [each.text if isinstance(each, QuotedString) else each for each in plain]
+    assert plain == value
+
+
+def test_a_misspelt_key_beside_an_odd_value_gets_its_one_line(tmp_path):
+    done = here(tmp_path, "sample", "labels=猫=b", "stpes=2")
+    assert (done.status, done.line()) == (2, "no key 'stpes'; did you mean steps?")

@@ -1,5 +1,6 @@
 """A command line as a person types it, brought into the form that Hydra's parser takes."""
 
+import os
 import re
 from argparse import Namespace
 from pathlib import Path
@@ -8,7 +9,9 @@ from hydra._internal.utils import get_args_parser
 
 from diffgen.errors import refuse
 
-PLAIN = re.compile(r"[\w./~:+@%-]*")
+PLAIN = re.compile(r"[A-Za-z0-9_./:+@%-]*")
+ODD = re.compile(r"[^A-Za-z0-9_ ./\\:+@%$*?|-]")  # what Hydra's lexer does not take unquoted
+LIST = re.compile(r"\[([^\[\]{}'\"()]*)\]")  # a flat one without quotes
 RETIRED = {  # keys and groups of earlier versions, and what they are called now
     "averages": "ema",
     "model.told": "model.noise_input",
@@ -38,8 +41,9 @@ def parse(words: list[str]) -> tuple[Namespace, list[str]]:
     flags = list(words)
     for override in args.overrides:
         flags.remove(override)
-    args.overrides = [override for override in args.overrides if override not in args.topics]
-    return args, [*flags, *(quoted(check(o), args.multirun) for o in args.overrides)]
+    given = [override for override in args.overrides if override not in args.topics]
+    args.overrides = [quoted(check(override), args.multirun) for override in given]
+    return args, [*flags, *args.overrides]
 
 
 def sets_nothing(override: str) -> bool:
@@ -57,17 +61,25 @@ def check(override: str) -> str:
 
 
 def quoted(override: str, multirun: bool) -> str:
-    """The override with quotes around a value that Hydra's grammar would take for something else:
-    one with an '=' in it, or the path of an existing file with unusual letters."""
+    """The override with quotes where Hydra's grammar would take its value for something else.
+
+    So for `=`, letters that are not ASCII, brackets in a name, the path of an existing file with
+    spaces or commas. A leading ~ is the home folder, as a shell would have it.
+    """
     key, equals, value = override.partition("=")
-    if not equals or PLAIN.fullmatch(value) or GRAMMAR.match(value):
+    if not equals or PLAIN.fullmatch(value):
         return override
-    parts = value.split(",") if multirun and not Path(value).exists() else [value]
+    if flat := LIST.fullmatch(value):
+        return f"{key}=[{','.join(map(quote, flat[1].split(',')))}]"
+    if GRAMMAR.match(value):
+        return override
+    parts = value.split(",") if multirun and not Path(value).expanduser().exists() else [value]
     return f"{key}={','.join(map(quote, parts))}"
 
 
 def quote(value: str) -> str:
-    if "=" not in value and not Path(value).expanduser().exists():
+    value = os.path.expanduser(value)
+    if PLAIN.fullmatch(value) or not (ODD.search(value) or Path(value).exists()):
         return value
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
