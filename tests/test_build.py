@@ -50,7 +50,7 @@ def test_code_supplies_what_the_config_does_not():
 REFUSED = {
     "no name": ({}, "schedule.name is missing"),
     "misspelt name": ({"name": "liner"}, "no schedule=liner; did you mean linear?"),
-    "base class": ({"name": "base"}, "no schedule=base: that file holds no schedule"),
+    "base class": ({"name": "base"}, "no schedule=base; there is constant"),
     "package": ({"name": "linear.os"}, "no schedule=linear.os"),
     "number": ({"name": 3}, "no schedule=3"),
     "misspelt key": (

@@ -35,9 +35,9 @@ from diffgen.evaluation.features_classifier_cache import cached
 from diffgen.evaluation.frechet import FeatureStats, frechet
 from diffgen.evaluation.inception import InceptionExtractor
 from diffgen.evaluation.metrics import METRICS, Scored, evaluate
-from diffgen.evaluation.real_row import floor
 from diffgen.evaluation.reference import Reference, identity_of, reference
 from diffgen.evaluation.rows import FLOOR, collect
+from diffgen.evaluation.scoring import floor
 from diffgen.evaluation.table import show, write
 from diffgen.network.classifier import Classifier
 

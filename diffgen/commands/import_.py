@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from diffgen import __version__
 from diffgen.config.build import build
 from diffgen.dataset.pixels import RANGES
 from diffgen.errors import UsageError, refuse
@@ -53,7 +54,7 @@ def sealed(found: Imported, recipe: Mapping[str, Any]) -> dict[str, Any]:
         "state_dict": {PREFIX + key: value for key, value in _plain(found.raw).items()},
         "ema": {"average": _plain(found.ema)} if found.ema else {},
         "global_step": found.step,
-        "diffgen": header(recipe, RANGES[recipe["model"]["range"]], found.shape, ()),
+        "diffgen": header(__version__, recipe, RANGES[recipe["model"]["range"]], found.shape, ()),
     }
     seal(checkpoint)
     return checkpoint

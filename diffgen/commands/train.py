@@ -7,6 +7,7 @@ import lightning.pytorch as L
 import torch
 from hydra.core.hydra_config import HydraConfig
 
+from diffgen import __version__
 from diffgen.cli.job import continue_in
 from diffgen.commands.data_dependent import followed, range_of, resolved
 from diffgen.commands.resume import resumed
@@ -96,7 +97,13 @@ class Run:
             objective,
             pixel_range,
             settings.optimizer,
-            header(settings.plain, pixel_range, shape_of(images), self.classes(images)),
+            header(
+                __version__,
+                settings.plain,
+                pixel_range,
+                shape_of(images),
+                self.classes(images),
+            ),
             seed=settings.seed,
             batch_size=settings.trainer.batch_size,
             num_classes=num_classes,

@@ -11,7 +11,6 @@ import pkgutil
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from functools import cache
 from types import ModuleType
 from typing import Any, get_type_hints
 
@@ -143,7 +142,6 @@ def find(room: str, name: object, trust: Collection[str] = ()) -> type:
     return found
 
 
-@cache
 def _files(room: str) -> dict[str, str]:
     """The module in which each name of a room may be a choice."""
     package = importlib.import_module(MODULES.get(room, f"diffgen.{room}"))

@@ -10,7 +10,7 @@ from torchmetrics.image.kid import KernelInceptionDistance
 
 from diffgen.dataset.random_choices import subset
 from diffgen.errors import UsageError, did_you_mean
-from diffgen.evaluation.features import Extractor, Features
+from diffgen.evaluation.features import Features
 from diffgen.evaluation.frechet import AsGiven, FeatureStats, frechet
 from diffgen.evaluation.reference import Reference
 from diffgen.evaluation.rows import Row
@@ -42,25 +42,6 @@ def check(names: Sequence[str]) -> None:
     for name in names:
         if name not in METRICS:
             raise UsageError(f"no metric {name}{did_you_mean(name, METRICS)}")
-
-
-def score(
-    images: Tensor,
-    labels: Tensor | None,
-    extractor: Extractor,
-    reference: Reference,
-    names: Sequence[str],
-) -> Row:
-    """The columns of metrics, and of how many images were scored, on what, against what."""
-    scored = Scored(images, extractor(images), labels)
-    return {
-        "n": len(images),
-        "features": extractor.name,
-        "features_hash": extractor.hash,
-        "reference": reference.title,
-        "reference_hash": reference.hash,
-        **evaluate(names, scored, reference),
-    }
 
 
 def fid(scored: Scored, reference: Reference) -> Row:

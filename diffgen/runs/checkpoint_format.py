@@ -11,7 +11,6 @@ from typing import Any
 
 from torch import Tensor
 
-from diffgen import __version__
 from diffgen.dataset.pixels import Range
 from diffgen.files import sha256
 
@@ -20,12 +19,16 @@ FORMATS = (1, FORMAT)  # 1: diffgen 0.1.0; see upgrade.py
 
 
 def header(
-    recipe: Mapping[str, Any], pixel_range: Range, shape: Sequence[int], classes: Sequence[str]
+    version: str,
+    recipe: Mapping[str, Any],
+    pixel_range: Range,
+    shape: Sequence[int],
+    classes: Sequence[str],
 ) -> dict[str, Any]:
-    """What a checkpoint says of itself, plain data; `shape` is (C, H, W)."""
+    """What a checkpoint says of itself, plain data; `version` is diffgen's, `shape` (C, H, W)."""
     return {
         "format": FORMAT,
-        "version": __version__,
+        "version": version,
         "recipe": dict(recipe),
         "range": {"shift": pixel_range.shift, "scale": pixel_range.scale},
         "shape": list(shape),

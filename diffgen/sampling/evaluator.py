@@ -16,9 +16,8 @@ from diffgen.evaluation.features import Extractor
 from diffgen.evaluation.features_classifier import ClassifierExtractor, FeaturesClassifier
 from diffgen.evaluation.features_classifier_cache import cached
 from diffgen.evaluation.inception import InceptionExtractor
-from diffgen.evaluation.metrics import score
-from diffgen.evaluation.real_row import floor
 from diffgen.evaluation.reference import Reference, reference
+from diffgen.evaluation.scoring import floor, score
 from diffgen.runs.cell import Cell
 from diffgen.runs.checkpoint import Checkpoint
 
