@@ -633,3 +633,14 @@ def test_other_launchers_make_the_same_cells(launcher, processes):
         assert np.abs(found.astype(int) - expected.numpy().astype(int)).max() <= 1
     assert not np.array_equal(*pixels)
     assert len(list(run.glob("cells/*"))) == 2
+
+
+def test_a_sweep_over_a_pattern_of_names_is_checked_and_tabulated(ddpm, cache, tmp_path):
+    words = ("-m", f"checkpoint={ddpm}", "sampler=glob(dpmpp_*)", "steps=2", "num_samples=20")
+    done = worked(here(tmp_path, "sample", *words, "accelerator=cpu", *FEATURES))
+    (folder,) = (tmp_path / "runs" / "samples").iterdir()
+    found = [row["sampler"] for row in rows(folder)]
+    assert found == ["real (test)", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m"]
+    assert "Warning" not in done.err
+    refused = here(tmp_path, "sample", *words[:3], "steps=0")
+    assert refused.line() == "steps=0: Input should be greater than or equal to 1"

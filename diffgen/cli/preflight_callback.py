@@ -30,8 +30,8 @@ class Preflight(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         loader = GlobalHydra.instance().config_loader()
         overrides = list(config.hydra.overrides.task)
-        jobs = [job_with_recipe(job) for job in covering(overrides)]
         with errors_past_hydra():
+            jobs = [job_with_recipe(job) for job in covering(overrides)]
             if (
                 needs_own_sweeper(overrides)
                 and "BasicSweeper" not in config.hydra.sweeper._target_
@@ -42,8 +42,8 @@ class Preflight(Callback):
                 )
             configs = [check(self.command, loader.load_sweep_config(config, job)) for job in jobs]
             if preflight := COMMANDS[self.command].preflight:
-                for plain in configs:
-                    imported(preflight)(plain)
+                for settings in configs:
+                    imported(preflight)(settings)
             make(config.hydra.sweep.dir, config.runs)
         SWEEPS.append(Path(config.hydra.sweep.dir).resolve())
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
@@ -118,7 +119,9 @@ def completed(command: str, words: list[str]) -> list[str]:
 def parse(overrides: Sequence[str]) -> list[Override]:
     """The overrides as Hydra reads them; none where it cannot, which it reports itself."""
     try:
-        return OverridesParser.create().parse_overrides(list(overrides))
+        hydra = GlobalHydra.instance()
+        loader = hydra.config_loader() if hydra.is_initialized() else None  # glob() needs it
+        return OverridesParser.create(loader).parse_overrides(list(overrides))
     except HydraException:
         return []
 
