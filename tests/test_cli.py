@@ -472,3 +472,13 @@ def test_what_is_typed_arrives_in_any_script(word, value, monkeypatch):
 def test_a_misspelt_key_beside_an_odd_value_gets_its_one_line(tmp_path):
     done = here(tmp_path, "sample", "labels=猫=b", "stpes=2")
     assert (done.status, done.line()) == (2, "no key 'stpes'; did you mean steps?")
+
+
+@pytest.mark.parametrize("words", [("import", "ncsn", "checkpoint.pth"), ("table", "runs")])
+def test_no_command_ends_in_a_traceback(words, tmp_path, monkeypatch):
+    def broken(*_):
+        raise KeyError("no such\nthing")
+
+    monkeypatch.setattr("diffgen.cli.main.imported", lambda _: broken)
+    done = here(tmp_path, *words)
+    assert (done.status, done.line()) == (1, r"KeyError: 'no such\nthing'")

@@ -883,3 +883,13 @@ def test_settings_are_checked_like_all_others():
         typed(FeaturesClassifier, "features", {"dim": "many"})
     with pytest.raises(UsageError, match=r"no features.wieghts; did you mean weights"):
         typed(InceptionExtractor, "features", {"wieghts": "x"})
+
+
+def test_one_bad_row_does_not_hide_the_good_ones(tmp_path, caplog):
+    base = dict.fromkeys(("features", "features_hash", "reference", "reference_hash"), "x")
+    good = {**base, "sampler": "ddim", "n": 10, "nfe": 4.0, "fid": 1.0}
+    for name, bad in {"a": {}, "b": {"nfe": "x"}, "c": {"fid": [1]}}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "result.json").write_text(json.dumps({**good, **bad}))
+    assert [found["fid"] for found in collect([tmp_path])] == [1.0]
+    assert caplog.text.count("is no number") == 2

@@ -3,7 +3,6 @@
 import os
 import re
 from argparse import Namespace
-from pathlib import Path
 
 from hydra._internal.utils import get_args_parser
 
@@ -73,13 +72,15 @@ def quoted(override: str, multirun: bool) -> str:
         return f"{key}=[{','.join(map(quote, flat[1].split(',')))}]"
     if GRAMMAR.match(value):
         return override
-    parts = value.split(",") if multirun and not Path(value).expanduser().exists() else [value]
+    parts = (
+        value.split(",") if multirun and not os.path.exists(os.path.expanduser(value)) else [value]
+    )
     return f"{key}={','.join(map(quote, parts))}"
 
 
 def quote(value: str) -> str:
     value = os.path.expanduser(value)
-    if PLAIN.fullmatch(value) or not (ODD.search(value) or Path(value).exists()):
+    if PLAIN.fullmatch(value) or not (ODD.search(value) or os.path.exists(value)):
         return value
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"

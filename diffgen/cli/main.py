@@ -23,6 +23,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         # Python flushes at its end, and would complain of the same once more.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except Exception as error:  # of a command that Hydra does not run
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        first = (str(error).strip().splitlines() or [""])[0]
+        print(f"diffgen: {type(error).__name__}: {first}", file=sys.stderr)
+        return 1
 
 
 def answer(words: list[str]) -> int:

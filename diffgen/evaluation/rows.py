@@ -26,6 +26,10 @@ COLUMNS = (
     *("seconds", "images_per_second", "versions"),
 )
 ESSENTIAL = ("sampler", "n", "features", "features_hash", "reference", "reference_hash")
+NUMBERS = (
+    *("step", "steps", "nfe", "weight", "scale", "seed", "n", "fid", "kid", "accuracy"),
+    *("precision", "recall", "saturation", "seconds", "images_per_second"),
+)
 EARLIER = (  # the identity of rows written by 0.1.0, which do not name it
     *("checkpoint", "step", "ema", "sampler", "settings", "guidance", "weight", "steps"),
     *("spacing", "start", "clip", "numeric_precision", "labels"),
@@ -193,4 +197,8 @@ def _row(path: Path) -> Row | None:
     if not isinstance(row, dict) or any(row.get(key) is None for key in ESSENTIAL):
         log.warning("left out %s, which is no finished row of a table", path)
         return None
+    for key in NUMBERS:
+        if not isinstance(row.get(key), int | float | None):
+            log.warning("left out %s, whose %s is no number: %r", path, key, row[key])
+            return None
     return row
