@@ -71,7 +71,9 @@ def evaluations(plan: SamplingPlan, recipe: DenoiserRecipe, schedule: Schedule) 
         ZeroNetwork(), schedule, recipe.prediction.build(), lambda schedule, t: None
     )
     count, x = RowCount(denoiser.network), torch.zeros(1, 1, 1, 1)
-    plan.sampler(denoiser, x, plan.times, None, SeededNoise(0, range(1)))
+    with torch.no_grad():  # the states themselves mean nothing
+        for _ in plan.sampler.trajectory(denoiser, x, plan.times, None, SeededNoise(0, range(1))):
+            pass
     return count.rows
 
 
