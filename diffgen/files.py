@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
@@ -40,6 +41,17 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+def expanded(path: str | Path) -> Path:
+    """The path with ~ as the home folder, or as one of temporary files where no home is known.
+
+    So for a container's user without a passwd entry, and for a cache above all.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"home-{os.getuid()}" / str(path).lstrip("~/")
 
 
 def sha256(parts: Iterable[str | bytes | Tensor]) -> str:

@@ -16,6 +16,7 @@ from running import ended, here, there, tree, worked
 from diffgen.cli.config_files import config_dir
 from diffgen.config.recipe import ModelSettings
 from diffgen.errors import UsageError
+from diffgen.files import expanded
 from diffgen.runs.cell import Cell
 from diffgen.sampler.ddim import DDIM
 from diffgen.sampler.unipc import UniPC
@@ -644,3 +645,16 @@ def test_a_sweep_over_a_pattern_of_names_is_checked_and_tabulated(ddpm, cache, t
     assert "Warning" not in done.err
     refused = here(tmp_path, "sample", *words[:3], "steps=0")
     assert refused.line() == "steps=0: Input should be greater than or equal to 1"
+
+
+def test_a_machine_without_a_home_keeps_its_cache_in_a_temporary_folder(monkeypatch, tmp_path):
+    """A container's user without HOME and without a passwd entry."""
+
+    def unknown(_):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "expanduser", unknown)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    found = expanded("~/.cache/diffgen")
+    assert found.is_relative_to(tmp_path)
+    assert found.parts[-2:] == (".cache", "diffgen")

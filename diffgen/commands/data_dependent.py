@@ -14,7 +14,7 @@ from diffgen.config.schema import Train
 from diffgen.dataset.diameter import Distance, widest
 from diffgen.dataset.images import Images
 from diffgen.dataset.pixels import RANGES, Range, standardised
-from diffgen.files import WriteError, write_atomically
+from diffgen.files import WriteError, expanded, write_atomically
 from diffgen.runs.checkpoint import locate, opened
 from diffgen.schedule.ncsnv2 import levels_of
 
@@ -81,7 +81,7 @@ def range_of(name: str, images: Images) -> Range:
 def measured(images: Images, cache: str) -> Distance:
     """How far apart the images lie, kept in the cache by their fingerprint."""
     name = f"{images.name}_{images.fingerprint}.json"
-    path = Path(cache).expanduser() / "distances" / name
+    path = expanded(cache) / "distances" / name
     try:
         return Distance(**json.loads(path.read_text()))
     except (OSError, ValueError, TypeError):

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
 from typing import TypeVar
 
 from filelock import FileLock
 
 from diffgen.errors import UsageError
+from diffgen.files import expanded
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ def fetch(name: str, make: Callable[..., T], root: str, files: str) -> T:
     One process at a time downloads into a folder. UsageError, naming the expected `files`, where
     they are missing or damaged and the network does not help.
     """
-    folder = Path(root).expanduser()
+    folder = expanded(root)
     try:
         return make(folder, download=False)
     except Exception as error:  # torchvision has none of its own for a set that is not there

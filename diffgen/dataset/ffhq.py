@@ -1,13 +1,13 @@
 """FFHQ (Karras et al. 2019): 70,000 photographs of faces."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from diffgen.dataset.decode import Decoder, gather
 from diffgen.dataset.images import Images, Split, check_split
 from diffgen.dataset.store import first_of
+from diffgen.files import expanded
 
 SEED = 2019
 
@@ -28,7 +28,7 @@ class Ffhq:
     def split(self, which: Split) -> Images:
         """Images of (3, size, size)."""
         check_split(which)
-        root = Path(self.root).expanduser()
+        root = expanded(self.root)
         store = first_of([root / "ffhq", root / "ffhq.zip"], "ffhq")
         every = store.images()
         order = list(range(len(every)))

@@ -13,6 +13,7 @@ from diffgen.dataset.decode import Decoder, gather
 from diffgen.dataset.images import Images, Split, check_split
 from diffgen.dataset.store import Store, first_of
 from diffgen.errors import UsageError
+from diffgen.files import expanded
 
 Category = Literal[
     "bedroom",
@@ -48,7 +49,7 @@ class Lsun:
     def split(self, which: Split) -> Images:
         """Images of (3, size, size)."""
         check_split(which)
-        store = _find(Path(self.root).expanduser() / "lsun", f"{self.category}_{PART[which]}")
+        store = _find(expanded(self.root) / "lsun", f"{self.category}_{PART[which]}")
         name, decoder = f"lsun_{self.category}", Decoder(3, self.size)
         shape = (3, self.size, self.size)
         return gather(store, store.images(), decoder, shape, name, self.memory_limit)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from diffgen.errors import UsageError
+from diffgen.files import expanded
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm"}
 
@@ -103,7 +104,7 @@ class Zip(Store):
 
 def open_store(root: str) -> Store:
     """The directory or zip at `root`; UsageError where there is neither."""
-    path = Path(root).expanduser()
+    path = expanded(root)
     if path.is_dir():
         return Directory(path)
     if path.is_file():

@@ -14,7 +14,7 @@ from torch import Tensor
 from diffgen.dataset.images import Images
 from diffgen.errors import UsageError
 from diffgen.evaluation.features_classifier import FeaturesClassifier, Fitted
-from diffgen.files import WriteError, sha256, sha256_of_json, write_atomically
+from diffgen.files import WriteError, expanded, sha256, sha256_of_json, write_atomically
 
 VERSION = 1  # one more when the network or its fit changes
 
@@ -27,7 +27,7 @@ def cached(
     """The classifier of these settings fitted to `train`: from the cache, or fitted into it."""
     key = [VERSION, asdict(settings), train.fingerprint, test.fingerprint]
     name = f"{train.name}_{sha256_of_json(key)[:12]}.safetensors"
-    path = cache.expanduser() / "classifiers" / name
+    path = expanded(cache) / "classifiers" / name
     if found := _found(path, settings, train):
         return found
     with _locked(path):

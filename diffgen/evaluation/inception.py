@@ -15,6 +15,7 @@ from torchmetrics.image.fid import NoTrainInceptionV3
 
 from diffgen.errors import UsageError
 from diffgen.evaluation.features import Extractor
+from diffgen.files import expanded
 
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 FILE = "weights-inception-2015-12-05-6726825d.pth"
@@ -38,7 +39,7 @@ class InceptionExtractor(Extractor):
         batch: PositiveInt = 50,
         device: str = "cpu",
     ) -> None:
-        path = Path(weights).expanduser() if weights else _downloaded()
+        path = expanded(weights) if weights else _downloaded()
         self.name = "inception-antialias" if antialias else "inception"
         self.hash = _verified(path)[:12]
         self.batch = batch

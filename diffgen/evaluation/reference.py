@@ -15,7 +15,7 @@ from diffgen.dataset.random_choices import subset
 from diffgen.errors import UsageError
 from diffgen.evaluation.features import Extractor, described, extract
 from diffgen.evaluation.frechet import FeatureStats
-from diffgen.files import sha256, sha256_of_json, write_atomically
+from diffgen.files import expanded, sha256, sha256_of_json, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def reference(
     """
     identity = identity_of(images, split, extractor, count)
     name = f"{images.name}_{split}_{extractor.name}_{short_hash(identity)}.safetensors"
-    path = cache.expanduser() / "references" / name
+    path = expanded(cache) / "references" / name
     if path.is_file():
         try:
             return _matching(path, identity)

@@ -16,6 +16,7 @@ from diffgen.dataset.decode import FORMATS, MODES, Decoder
 from diffgen.dataset.images import Images
 from diffgen.dataset.store import Directory
 from diffgen.errors import UsageError
+from diffgen.files import expanded
 from diffgen.runs.checkpoint import Checkpoint
 from diffgen.task.inputs import LoadedImages, Names
 
@@ -73,7 +74,7 @@ class CheckpointInputs:
         fits = image.size == (width, height) and image.mode in (wanted, *(("L",) if grey else ()))
         if not fits and not resize:
             raise UsageError(_misfit("task.image", path, image, f"{width}x{height} {wanted}"))
-        folder = Directory(Path(path).expanduser().parent)
+        folder = Directory(expanded(path).parent)
         return torch.from_numpy(Decoder(channels, height)(folder, Path(path).name))
 
 
@@ -92,7 +93,7 @@ def numbers(name: str | int) -> Sequence[str | int]:
 def opened(path: str, key: str) -> Image.Image:
     """The header of an image file; UsageError where there is none."""
     try:
-        with Image.open(Path(path).expanduser(), formats=FORMATS) as image:
+        with Image.open(expanded(path), formats=FORMATS) as image:
             image.load()
             return image
     except FileNotFoundError:
