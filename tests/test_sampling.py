@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from running import ended, here, there, tree, worked
+from running import TINY, ended, here, there, tree, worked
 
 from diffgen.cli.config_files import config_dir
 from diffgen.config.recipe import ModelSettings
@@ -658,3 +658,16 @@ def test_a_machine_without_a_home_keeps_its_cache_in_a_temporary_folder(monkeypa
     found = expanded("~/.cache/diffgen")
     assert found.is_relative_to(tmp_path)
     assert found.parts[-2:] == (".cache", "diffgen")
+
+
+def test_remedies_about_a_data_set_name_the_keys_of_sample(tmp_path, cache):
+    """One image leaves none to test; a folder that has moved is named by root=."""
+    (tmp_path / "one").mkdir()
+    Image.new("L", (8, 8)).save(tmp_path / "one" / "a.png")
+    words = ("dataset=folder", "dataset.root=one", "trainer.max_steps=1", *TINY)
+    run = worked(here(tmp_path, "train", *words)).folder
+    scored = here(tmp_path, "sample", f"checkpoint={run}", "num_samples=2", "steps=1")
+    assert scored.line().endswith("; take metrics=[], which scores none")
+    (tmp_path / "one").rename(tmp_path / "two")
+    moved = here(tmp_path, "sample", f"checkpoint={run}", "num_samples=2", "steps=1")
+    assert moved.line().endswith("; set root")

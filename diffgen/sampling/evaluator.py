@@ -20,6 +20,7 @@ from diffgen.evaluation.reference import Reference, reference
 from diffgen.evaluation.scoring import floor, score
 from diffgen.runs.cell import Cell
 from diffgen.runs.checkpoint import Checkpoint
+from diffgen.sampling.inputs import of_a_checkpoint
 
 OWN_CLASSIFIER = ("digits", "mnist", "fashion_mnist")  # where features=auto takes a classifier
 
@@ -94,8 +95,9 @@ def _evaluator(
     cache: str,
     device: str,
 ) -> Evaluator:
-    source = build("dataset", dict(dataset))
-    train, test = source.split("train"), source.split("test")
+    with of_a_checkpoint():
+        source = build("dataset", dict(dataset))
+        train, test = source.split("train"), source.split("test")
     named = Named(features[0], dict(features[1]))
     extractor = _extractor(named, train, test, Path(cache), device)
     return Evaluator(extractor, reference(train, "train", extractor, Path(cache)), test)

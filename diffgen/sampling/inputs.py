@@ -1,7 +1,8 @@
 """LoadedImages to edit: files, and the test images of the data set that a checkpoint learned."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -54,9 +55,9 @@ class CheckpointInputs:
     def test(self) -> Images:
         """The held-out images of the data set."""
         dataset = dict(self.checkpoint.recipe["dataset"])
-        return build("dataset", {**dataset, "root": self.root} if self.root else dataset).split(
-            "test"
-        )
+        with of_a_checkpoint():
+            source = build("dataset", {**dataset, "root": self.root} if self.root else dataset)
+            return source.split("test")
 
     def _one(self, name: str | int, resize: bool, grey: bool) -> Tensor:
         """One picture, uint8 (C, H, W)."""
@@ -76,6 +77,18 @@ class CheckpointInputs:
             raise UsageError(_misfit("task.image", path, image, f"{width}x{height} {wanted}"))
         folder = Directory(expanded(path).parent)
         return torch.from_numpy(Decoder(channels, height)(folder, Path(path).name))
+
+
+@contextmanager
+def of_a_checkpoint() -> Iterator[None]:
+    """Lets remedies about a data set name the keys of a command that samples."""
+    try:
+        yield
+    except UsageError as error:
+        text = re.sub(
+            r"set dataset\.test_root or .*", "take metrics=[], which scores none", str(error)
+        )
+        raise UsageError(text.replace("dataset.root", "root")) from error
 
 
 def listed(names: Names) -> Sequence[str | int]:
