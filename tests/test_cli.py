@@ -482,3 +482,16 @@ def test_no_command_ends_in_a_traceback(words, tmp_path, monkeypatch):
     monkeypatch.setattr("diffgen.cli.main.imported", lambda _: broken)
     done = here(tmp_path, *words)
     assert (done.status, done.line()) == (1, r"KeyError: 'no such\nthing'")
+
+
+@pytest.mark.parametrize("name", ["GOMP_SPINCOUNT", "OMP_WAIT_POLICY"])
+def test_threads_share_processors_unless_the_user_says_otherwise(name, tmp_path, monkeypatch):
+    monkeypatch.delenv("GOMP_SPINCOUNT", raising=False)
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    here(tmp_path, "--version")
+    assert os.environ["GOMP_SPINCOUNT"] == "3000"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    monkeypatch.setenv(name, "7")
+    here(tmp_path, "--version")
+    assert os.environ[name] == "7"
+    assert ("GOMP_SPINCOUNT" in os.environ) == (name == "GOMP_SPINCOUNT")

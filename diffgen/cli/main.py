@@ -12,6 +12,7 @@ from diffgen.errors import UsageError, did_you_mean
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 the run failed, 2 wrong use, 130 Ctrl-C, 141 unread, 143 SIGTERM."""
     words = list(sys.argv[1:] if argv is None else argv)
+    share_processors()
     try:
         return answer(words)
     except UsageError as error:
@@ -29,6 +30,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         first = (str(error).strip().splitlines() or [""])[0]
         print(f"diffgen: {type(error).__name__}: {first}", file=sys.stderr)
         return 1
+
+
+def share_processors() -> None:
+    """Lets OpenMP's threads spin for less long at a barrier, unless the user said how they wait.
+
+    Threads that spin hold processors which other programs need, and then wait for one another. It
+    must be set before torch is imported; docs/log.md has the measurements.
+    """
+    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
+        os.environ["GOMP_SPINCOUNT"] = "3000"
 
 
 def answer(words: list[str]) -> int:
