@@ -928,3 +928,12 @@ def test_masks_from_files(inputs, tmp_path):
         with pytest.raises(UsageError, match=r"task\.resize=true"):
             inputs.mask(path, False)
         assert inputs.mask(path, True).shape == (8, 8)
+
+
+@pytest.mark.parametrize("task", ["inpaint", "inpaint_moments", "denoise_mean", "variations"])
+def test_no_task_makes_images_of_what_is_not_finite(task, ddpm):
+    made, _ = request_of(composed(task).replaced(checkpoint=str(ddpm))).task(CPU)
+    for weights in made.denoiser.parameters():
+        weights.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="not finite"):
+        made(range(made.count), CPU)

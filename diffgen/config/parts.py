@@ -98,10 +98,6 @@ class GuidanceSettings:
         """w of (1 + w) D(x, c) - w D(x, null); None where the guidance has none."""
         return self.choice.settings.get("weight")
 
-    @property
-    def needs_checkpoint(self) -> bool:
-        return "checkpoint" in self.given
-
 
 @dataclass(frozen=True)
 class _Below:

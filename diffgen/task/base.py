@@ -63,8 +63,14 @@ class Task(abc.ABC):
         """What to show of all images uint8 (count, C, H, W): pictures and animations by name."""
 
     def __call__(self, images: Sequence[int], device: torch.device) -> Tensor:
-        """The images of these numbers, uint8 (B, C, H, W)."""
-        return self.pixel_range.to_uint8(self.draw(images, device)).cpu()
+        """The images of these numbers, uint8 (B, C, H, W); FloatingPointError where not finite."""
+        drawn = self.draw(images, device)
+        if not bool(drawn.isfinite().all()):  # tasks may step through a trajectory themselves
+            raise FloatingPointError(
+                "images are not finite: the network gives NaN or infinity; take other weights "
+                "(ema=raw, an earlier checkpoint) or precision=32-true"
+            )
+        return self.pixel_range.to_uint8(drawn).cpu()
 
     def noise(self, streams: Sequence[int]) -> SeededNoise:
         """Noise whose row k comes from the stream (seed, streams[k])."""
