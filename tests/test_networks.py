@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from diffgen.config.build import build
 from diffgen.errors import UsageError
 from diffgen.network.dilated import Dilated
+from diffgen.network.dit import DiT
 from diffgen.network.embedding import sinusoid
 from diffgen.network.layers import group_norm
 from diffgen.network.ncsn_refinenet import NCSNRefineNet
@@ -25,16 +26,19 @@ N = TypeVar("N", bound=nn.Module)
 Make = Callable[..., nn.Module]
 
 unet = partial(UNet, width=8, multipliers=(1, 2), blocks=1)
+dit = partial(DiT, width=8, depth=2, heads=2)
 WITH_LEVEL: dict[str, Make] = {
     "unet-add": unet,
     "unet-scale_shift": partial(unet, embedding="scale_shift", head_width=4, attention=(8,)),
     "unet-maps": partial(unet, embedding="maps", downsample="pooled"),
     "dilated": partial(Dilated, width=8),
+    "dit": dit,
     "ncsn_refinenet": partial(NCSNRefineNet, width=4, levels=10),
 }
 WITHOUT_LEVEL: dict[str, Make] = {
     "unet": partial(unet, has_noise_input=False),
     "dilated": partial(Dilated, width=8, has_noise_input=False),
+    "dit": partial(dit, has_noise_input=False),
     "refinenet": partial(RefineNet, width=4),
 }
 TRAINED = {**WITH_LEVEL, "refinenet": WITHOUT_LEVEL["refinenet"]}

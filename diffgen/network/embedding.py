@@ -15,11 +15,23 @@ def sinusoid(c_noise: Tensor, features: int) -> Tensor:
 
     DDPM's convention: the exponent is divided by features / 2 - 1, so that both ends are reached.
     """
-    half = features // 2
-    c_noise = c_noise.to(torch.promote_types(c_noise.dtype, torch.float32))
-    steps = torch.arange(half, dtype=c_noise.dtype, device=c_noise.device)
-    angles = c_noise[:, None] * torch.exp(-math.log(10_000) / (half - 1) * steps)
+    angles = _angles(c_noise, features // 2, features // 2 - 1)
     return torch.cat((angles.sin(), angles.cos()), dim=1)
+
+
+def cosines(c_noise: Tensor, features: int) -> Tensor:
+    """(B, features): cosines, then sines, of c_noise at frequencies from 1 to above 1/10000.
+
+    The convention of improved DDPM, ADM and DiT: the exponent is divided by features / 2.
+    """
+    angles = _angles(c_noise, features // 2, features // 2)
+    return torch.cat((angles.cos(), angles.sin()), dim=1)
+
+
+def _angles(c_noise: Tensor, count: int, steps: int) -> Tensor:
+    c_noise = c_noise.to(torch.promote_types(c_noise.dtype, torch.float32))
+    frequencies = torch.arange(count, dtype=c_noise.dtype, device=c_noise.device)
+    return c_noise[:, None] * torch.exp(-math.log(10_000) / steps * frequencies)
 
 
 class LabelEmbedding(nn.Module):
