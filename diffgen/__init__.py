@@ -14,11 +14,14 @@ if TYPE_CHECKING:
 __version__ = "0.2.0"
 
 
-def load(path: str | Path, ema: str | None = None) -> tuple[Preconditioned, Schedule, Range]:
+def load(
+    path: str | Path, ema: str | float | None = None
+) -> tuple[Preconditioned, Schedule, Range]:
     """Denoiser, schedule and pixel range of a checkpoint: a file, a run's folder, or `latest`.
 
-    `ema` names the weights: an average, `raw`, or None for the first average. The denoiser takes
-    x_t (B, C, H, W), t and labels, and gives x0; the range turns x0 into bytes by `to_uint8`.
+    `ema` names the weights: an average, `raw`, the relative width of one that is made of those
+    that the run kept, or None for the first average. The denoiser takes x_t (B, C, H, W), t and
+    labels, and gives x0; the range turns x0 into bytes by `to_uint8`.
     """
     from pathlib import Path
 

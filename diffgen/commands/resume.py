@@ -19,6 +19,7 @@ FREE = (
     "trainer.precision",
     "trainer.save_every",
     "trainer.snapshot_every",
+    "trainer.ema_snapshots",
     "trainer.log_every",
     "trainer.workers",
     "preview",

@@ -23,6 +23,7 @@ from diffgen.runtime.launch import quiet
 from diffgen.runtime.logger import finish, logger_of
 from diffgen.sampling.plan import plan_of
 from diffgen.training.ema import Ema
+from diffgen.training.ema_snapshots import EmaSnapshots
 from diffgen.training.module import Module
 from diffgen.training.preview import Preview, PreviewImages
 from diffgen.training.progress import Reporter
@@ -68,7 +69,9 @@ class Run:
             self.folder / "checkpoints", settings.save_every, settings.snapshot_every
         )
         reporter = Reporter(settings.log_every)
-        callbacks = [ema, *self.previews(ema, module, images), saver, reporter]
+        named = [name for name, average in self.settings.ema.items() if average.width]
+        kept = EmaSnapshots(saver.folder, ema, named, settings.ema_snapshots, seal)
+        callbacks = [ema, *self.previews(ema, module, images), saver, kept, reporter]
         trainer = self.trainer(callbacks)
         seed, flip = self.settings.seed, source.flip
         batches = Batches(images, settings.batch_size, seed, settings.accumulate, flip=flip)

@@ -129,6 +129,7 @@ class TrainerSettings:
     clip: largest norm of the gradient; null for none.
     save_every: steps between two writes of last.ckpt.
     snapshot_every: steps between checkpoints that stay; null keeps none.
+    ema_snapshots: files of the averages by relative width over the run; 0 keeps none.
     log_every: steps between rows of the log.
     workers: processes that decode images.
     """
@@ -142,6 +143,7 @@ class TrainerSettings:
     clip: PositiveFloat | None = 1.0
     save_every: PositiveInt = 1000
     snapshot_every: PositiveInt | None = None
+    ema_snapshots: NonNegativeInt = 16
     log_every: PositiveInt = 50
     workers: NonNegativeInt = 0
 

@@ -172,7 +172,7 @@ class Sampling(Settings):
     """What `diffgen sample` and `diffgen tune` share."""
 
     checkpoint: str
-    ema: Annotated[str | None, Identity]
+    ema: Annotated[str | float | None, Identity]
     sampler: Annotated[SamplerSettings, BeforeValidator(SamplerSettings.of), Identity]
     guidance: Annotated[GuidanceSettings, BeforeValidator(GuidanceSettings.of), Identity]
     steps: Annotated[Count | None, Identity] = None

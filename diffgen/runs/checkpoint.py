@@ -8,7 +8,7 @@ names.
 import functools
 import pickle
 import warnings
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from diffgen.config.recipe import ClassifierRecipe, DenoiserRecipe, Recipe, Shap
 from diffgen.dataset.pixels import Range
 from diffgen.denoiser.base import NoisyClassifier, Preconditioned
 from diffgen.errors import UsageError, did_you_mean
+from diffgen.runs import posthoc
 from diffgen.runs.checkpoint_format import FORMATS, content_hash, training_hash
 from diffgen.runs.upgrade import upgraded
 
@@ -46,9 +47,15 @@ class Checkpoint:
         folder = self.path.parent
         return folder.parent if folder.name == "checkpoints" else folder
 
-    def average(self, ema: str | None) -> str:
-        """The name of the weights meant by `ema`: the first average by default, else raw."""
-        name = ema or next((name for name in self.states if name != "raw"), "raw")
+    def average(self, ema: str | float | None) -> str:
+        """The name of the weights meant by `ema`: the first average by default, else raw.
+
+        A number is the relative width of an average made afterwards (see diffgen.runs.posthoc).
+        """
+        if width := posthoc.width_of(ema):
+            self._plan(width)  # that it can be made
+            return f"{width:g}"
+        name = str(ema or "") or next((name for name in self.states if name != "raw"), "raw")
         if name not in self.states:
             raise UsageError(
                 f"no weights ema={name} in {self.path}{did_you_mean(name, self.states)}"
@@ -69,13 +76,36 @@ class Checkpoint:
             )
         return recipe
 
-    def denoiser(self, ema: str | None = None, trust: Collection[str] = ()) -> Preconditioned:
+    def weights(self, ema: str | float | None = None) -> dict[str, Tensor]:
+        """The weights meant by `ema`, by the names of the network's parameters."""
+        if width := posthoc.width_of(ema):
+            return posthoc.combined(self._kept(width))
+        return self.states[self.average(ema)]
+
+    def made_of(self, ema: str | float | None) -> list[str]:
+        """The hashes of the files that give these weights."""
+        width = posthoc.width_of(ema)
+        others = self._plan(width).keys() - {self.path} if width else ()
+        return [self.hash, *(_read(path, mmap=True)["diffgen"]["hash"] for path in sorted(others))]
+
+    def _kept(self, width: float) -> Iterator[tuple[float, dict[str, Tensor]]]:
+        """Coefficients and averages, one file in memory at a time."""
+        for path, factors in self._plan(width).items():
+            states = self.states if path == self.path else load(path).states
+            yield from ((factor, states[name]) for name, factor in factors.items())
+
+    def _plan(self, width: float) -> dict[Path, dict[str, float]]:
+        return posthoc.plan(self.path, self.step, self.recipe["ema"], width)
+
+    def denoiser(
+        self, ema: str | float | None = None, trust: Collection[str] = ()
+    ) -> Preconditioned:
         """The denoiser with these weights, ready to sample: in eval mode, without gradients."""
         denoiser = self.denoiser_recipe(trust).denoiser(self.shape, len(self.classes))
         self._fill(denoiser.network, ema)
         return denoiser.eval().requires_grad_(False)
 
-    def classifier(self, ema: str | None = None) -> NoisyClassifier:
+    def classifier(self, ema: str | float | None = None) -> NoisyClassifier:
         """The classifier with these weights, in eval mode; UsageError where it is none."""
         recipe = self._parsed
         if not isinstance(recipe, ClassifierRecipe):
@@ -87,8 +117,8 @@ class Checkpoint:
         self._fill(classifier.network, ema)
         return classifier.eval().requires_grad_(False)
 
-    def _fill(self, network: nn.Module, ema: str | None) -> None:
-        weights = self.states["raw"] | self.states[self.average(ema)]
+    def _fill(self, network: nn.Module, ema: str | float | None) -> None:
+        weights = self.states["raw"] | self.weights(ema)
         try:
             network.load_state_dict(weights)
         except RuntimeError as error:
@@ -136,10 +166,10 @@ def _checkpoint(path: Path, data: dict[str, Any]) -> Checkpoint:
     )
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, mmap: bool = False) -> dict[str, Any]:
     try:
         with warnings.catch_warnings(action="ignore"):
-            data = torch.load(path, map_location="cpu", weights_only=True)
+            data = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:  # damaged bytes fail in every possible way
         if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
             raise UsageError(

@@ -82,7 +82,7 @@ class Request:
 
     def exact(self) -> dict[str, Any]:
         """The same to the last bit, for the key of a cell: contents in the place of names."""
-        identity = self.identity()
+        identity, made_of = self.identity(), self.checkpoint.made_of(self.ema)
         return {
             **identity,
             "weight": as_float(identity["weight"]),
@@ -90,6 +90,7 @@ class Request:
             "sampler": {"name": self.sampler.name, **asdict(cast(Any, self.plan.sampler))},
             "times": self.plan.times.tolist(),
             "guidance": self.guides.identity(),
+            **({"made_of": made_of} if len(made_of) > 1 else {}),
         }
 
     def denoiser(self) -> Preconditioned:
