@@ -107,19 +107,20 @@ class Job:
             return None
         settings = self.settings
         with self.fabric.rank_zero_first():  # the others find in the cache what it has made
-            return evaluator_of(
+            evaluator = evaluator_of(
                 self.request.checkpoint,
                 settings.features,
                 settings.cache,
                 settings.root,
                 str(self.fabric.device),
             )
+        return evaluator.for_labels(self.labels) if self.task.scored else evaluator
 
     def count(self, evaluator: Evaluator) -> int:
         """How many images a row counts."""
         if not self.task.scored:
             return self.task.count
-        return evaluator.sample_count(self.settings.num_samples, self.settings.n)
+        return evaluator.sample_count(self.settings.num_samples, self.settings.n, self.metrics)
 
     def key(self, evaluator: Evaluator | None) -> dict[str, Any]:
         """What this cell's images and figures depend on, plain data."""
@@ -141,7 +142,7 @@ class Job:
             images, cost = self.draw()
             if self.fabric.global_rank:
                 return
-            cell.keep_images(images, labels, len(self.request.guides.classes))
+            cell.keep_images(images, labels, self.request.guides.classes)
             keep(self.task.files(images), cell.folder)
         else:
             images, cost = kept[0], {k: row[k] for k in ("nfe", "seconds", "images_per_second")}

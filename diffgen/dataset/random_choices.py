@@ -67,5 +67,18 @@ def stratified_subset(labels: Tensor, count: int, seed: int = 0) -> Tensor:
     return depth.argsort(stable=True)[:count].sort().values
 
 
+def in_shares(labels: Tensor, count: int) -> Tensor:
+    """`count` labels in the shares of `labels` (N,), and so is every front part of them."""
+    counts = labels.bincount()
+    places, names = [], []
+    for label in counts.nonzero().flatten().tolist():
+        share = int(counts[label]) / len(labels)
+        depth = torch.arange(int(count * share) + 2, dtype=torch.float64) + 0.5
+        places.append(depth / share)
+        names.append(torch.full((len(depth),), label))
+    order = torch.cat(places).argsort(stable=True)
+    return torch.cat(names)[order][:count]
+
+
 def _shuffled(total: int, seed: int) -> Tensor:
     return torch.randperm(total, generator=torch.Generator().manual_seed(seed))

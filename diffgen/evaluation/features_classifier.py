@@ -75,8 +75,9 @@ class FeaturesClassifier:
         optimizer = torch.optim.AdamW(
             network.parameters(), self.lr, weight_decay=self.weight_decay
         )
+        rising = max(0.1, 2 / steps) if steps > 1 else 0.1  # a phase of length 0 has no rates
         cycle = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.lr, total_steps=steps, pct_start=0.1
+            optimizer, self.lr, total_steps=steps, pct_start=rising
         )
         margin = round(network.size * self.shift)
         text, console = "fitting the features' classifier", Console(stderr=True)

@@ -16,6 +16,7 @@ from diffgen.evaluation.reference import Reference
 from diffgen.evaluation.rows import Row
 
 KID_SUBSET = 1000
+K = 3  # nearest neighbours of precision and recall
 NUMBERS_AT_ONCE = 2**24  # distances held in memory
 
 
@@ -31,10 +32,16 @@ class Scored:
 def evaluate(names: Sequence[str], scored: Scored, reference: Reference) -> Row:
     """The columns of the metrics `names`; None where a metric does not apply."""
     check(names)
+    few = too_few(names, min(len(scored.features), len(reference.features)))
     columns: Row = {}
     for name in names:
-        columns |= METRICS[name](scored, reference)
+        columns |= {name: None} if name in few else METRICS[name](scored, reference)
     return columns
+
+
+def too_few(names: Sequence[str], n: int) -> dict[str, int]:
+    """Those of the metrics that need more than n images, and how many they need."""
+    return {name: LEAST[name] for name in names if LEAST.get(name, 1) > n}
 
 
 def check(names: Sequence[str]) -> None:
@@ -50,7 +57,10 @@ def fid(scored: Scored, reference: Reference) -> Row:
 
 
 def fid_per_class(scored: Scored, reference: Reference) -> Row:
-    """{class: Fréchet distance to the reference's images of it}, of two images or more each."""
+    """{class: Fréchet distance to the reference's images of it}, of two images or more each.
+
+    Classes by name, in the data set's order.
+    """
     if scored.labels is None or reference.labels is None:
         return {"fid_per_class": None}
     distances = {}
@@ -58,14 +68,16 @@ def fid_per_class(scored: Scored, reference: Reference) -> Row:
         mine = scored.features.features[scored.labels == label]
         theirs = reference.features[reference.labels == label]
         if min(len(mine), len(theirs)) > 1:
-            distances[str(label)] = frechet(mine, FeatureStats.of(theirs))
+            name = reference.classes[label] if reference.classes else str(label)
+            distances[name] = frechet(mine, FeatureStats.of(theirs))
     return {"fid_per_class": distances}
 
 
 def kid(scored: Scored, reference: Reference) -> Row:
     """Kernel distance, mean and spread over 100 seeded subsets of 1000 (or n) images; unbiased.
 
-    Bińkowski et al., Demystifying MMD GANs (2018).
+    Bińkowski et al., Demystifying MMD GANs (2018). No spread where a subset is all of the images:
+    subsets then differ in nothing.
     """
     size = min(KID_SUBSET, len(scored.features), len(reference.features))
     with warnings.catch_warnings():
@@ -78,7 +90,8 @@ def kid(scored: Scored, reference: Reference) -> Row:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)
         mean, spread = metric.compute()
-    return {"kid": mean.item(), "kid_std": spread.item()}
+    whole = size == len(scored.features)
+    return {"kid": mean.item(), "kid_std": None if whole else spread.item()}
 
 
 def accuracy(scored: Scored, reference: Reference) -> Row:
@@ -113,7 +126,7 @@ def _equal_numbers(scored: Scored, reference: Reference) -> tuple[Tensor, Tensor
     return mine[subset(len(mine), count)], theirs[subset(len(theirs), count)]
 
 
-def share_on_manifold(points: Tensor, others: Tensor, k: int = 3) -> float:
+def share_on_manifold(points: Tensor, others: Tensor, k: int = K) -> float:
     """The share of `points` (N, d) on the manifold of `others` (M, d).
 
     Kynkäänniemi et al., Improved Precision and Recall Metric for Assessing Generative Models
@@ -144,6 +157,7 @@ def _blocks(rows: int, columns: int) -> tuple[Tensor, ...]:
     return torch.arange(rows).split(max(1, NUMBERS_AT_ONCE // columns))
 
 
+LEAST = {"fid": 2, "fid_per_class": 2, "kid": 2, "precision": K + 1, "recall": K + 1}  # images
 METRICS: dict[str, Callable[[Scored, Reference], Row]] = {
     function.__name__: function
     for function in (fid, fid_per_class, kid, accuracy, precision, recall, saturation)

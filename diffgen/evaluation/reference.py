@@ -1,7 +1,7 @@
 """The set that samples are measured against: its features and their statistics, in a cache."""
 
-import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -13,15 +13,12 @@ from torch import Tensor
 from diffgen.dataset.images import Images
 from diffgen.dataset.random_choices import subset
 from diffgen.errors import UsageError
+from diffgen.evaluation.cache import Damaged, found_or_made, keep
+from diffgen.evaluation.class_shares import described as shares_of
+from diffgen.evaluation.class_shares import rows_in_shares
 from diffgen.evaluation.features import Extractor, described, extract
 from diffgen.evaluation.frechet import FeatureStats
-from diffgen.files import expanded, sha256, sha256_of_json, write_atomically
-
-log = logging.getLogger(__name__)
-
-
-class Damaged(Exception):
-    """The file is incomplete, or not what was written."""
+from diffgen.files import expanded, sha256, sha256_of_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,13 +26,14 @@ class Reference:
     """Features (N, d) float64 and labels (N,) or None of a reference set, and their statistics.
 
     `identity` says what they are the features of; `hash` is its short form and `title` its name
-    for readers.
+    for readers. `classes` are the names of the labels, in the data set's order.
     """
 
     features: Tensor
     labels: Tensor | None
     stats: FeatureStats
     identity: dict[str, str]
+    classes: tuple[str, ...] = ()
 
     @property
     def hash(self) -> str:
@@ -43,7 +41,34 @@ class Reference:
 
     @property
     def title(self) -> str:
-        return "{dataset}/{split} ({count} images)".format(**self.identity)
+        shares = self.identity.get("shares")
+        told = f"{self.identity['count']} images" + (f", {shares}" if shares else "")
+        return "{dataset}/{split} ({told})".format(**self.identity, told=told)
+
+    def in_shares(self, labels: Tensor) -> "Reference":
+        """The most of its images whose classes have the shares of `labels` (N,).
+
+        UsageError where it holds no image of one of their classes.
+        """
+        if self.labels is None:
+            return self
+        rows = rows_in_shares(self.labels, labels)
+        if len(rows) < 2:
+            raise UsageError(
+                f"{self.title} holds too few images of the classes that samples take "
+                f"({shares_of(labels, self.classes)}) to measure them: take other labels="
+            )
+        features = self.features[rows]
+        taken = self.labels[rows]
+        identity = {**self.identity, "count": str(len(rows))}
+        identity["shares"] = shares_of(taken, self.classes)
+        return replace(
+            self,
+            features=features,
+            labels=taken,
+            stats=FeatureStats.of(features),
+            identity=identity,
+        )
 
 
 def reference(
@@ -55,18 +80,17 @@ def reference(
     holds another set's features raises UsageError.
     """
     identity = identity_of(images, split, extractor, count)
-    name = f"{images.name}_{split}_{extractor.name}_{short_hash(identity)}.safetensors"
+    name = f"{images.name[:40]}_{split}_{extractor.name}_{short_hash(identity)}.safetensors"
     path = expanded(cache) / "references" / name
-    if path.is_file():
-        try:
-            return _matching(path, identity)
-        except Damaged as error:
-            log.warning("%s is damaged (%s) and is computed again", path, error)
-    rows = subset(images.pixels.shape[0], int(identity["count"]))
-    features = extract(extractor, images.pixels, rows).features
-    labels = None if images.labels is None else images.labels[rows]
-    _write(path, features, labels, identity)
-    return _matching(path, identity)
+
+    def make() -> None:
+        rows = subset(images.pixels.shape[0], int(identity["count"]))
+        features = extract(extractor, images.pixels, rows).features
+        labels = None if images.labels is None else images.labels[rows]
+        _write(path, features, labels, identity)
+
+    found = found_or_made(path, lambda: _matching(path, identity), make)
+    return replace(found, classes=images.classes)
 
 
 def identity_of(
@@ -117,9 +141,23 @@ def _read(path: Path, stamp: int) -> Reference:
         raise Damaged(str(error)) from error
     if identity.pop("checksum", None) != sha256(described(tensors)):
         raise Damaged("its checksum differs")
+    _check(tensors, identity)
     features = tensors["features"].double()
     stats = FeatureStats(tensors["total"], tensors["second"], len(features))
     return Reference(features, tensors.get("labels"), stats, identity)
+
+
+def _check(tensors: Mapping[str, Tensor], identity: Mapping[str, str]) -> None:
+    """Damaged unless the tensors are those of such a reference, whatever the checksum says."""
+    count, dim = identity.get("count"), identity.get("dim")
+    shapes = {name: "x".join(map(str, tensor.shape)) for name, tensor in tensors.items()}
+    wanted = {"features": f"{count}x{dim}", "total": f"{dim}", "second": f"{dim}x{dim}"}
+    if "labels" in shapes:
+        wanted["labels"] = f"{count}"
+    if shapes != wanted:
+        raise Damaged(f"it holds {shapes}, not {wanted}")
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+        raise Damaged("its numbers are not finite")
 
 
 def _write(path: Path, features: Tensor, labels: Tensor | None, identity: dict[str, str]) -> None:
@@ -131,4 +169,4 @@ def _write(path: Path, features: Tensor, labels: Tensor | None, identity: dict[s
     if labels is not None:
         tensors["labels"] = labels
     data = save(tensors, {**identity, "checksum": sha256(described(tensors))})
-    write_atomically(path, lambda file: file.write(data))
+    keep(path, data)

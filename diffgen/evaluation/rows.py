@@ -22,7 +22,8 @@ COLUMNS = (
     *("checkpoint", "step", "ema", "sampler", "settings", "steps", "spacing", "nfe"),
     *("guidance", "weight", "scale", "start", "clip", "numeric_precision", "labels", "seed", "n"),
     *("features", "features_hash", "reference", "reference_hash"),
-    *("fid", "accuracy", "precision", "recall", "saturation", "kid", "kid_std", "fid_per_class"),
+    *("fid", "accuracy", "precision", "recall", "saturation", "kid", "kid_std"),
+    *("fid_per_class", "classes"),
     *("seconds", "images_per_second", "versions"),
 )
 ESSENTIAL = ("sampler", "n", "features", "features_hash", "reference", "reference_hash")

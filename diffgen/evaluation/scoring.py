@@ -54,5 +54,6 @@ def score(
         "features_hash": extractor.hash,
         "reference": reference.title,
         "reference_hash": reference.hash,
+        "classes": list(reference.classes) or None,
         **evaluate(names, scored, reference),
     }

@@ -148,8 +148,7 @@ def per_class(block: Block) -> Grid | None:
     rows = [row for row in block.all if row.get("fid_per_class")]
     if not rows:
         return None
-    classes = sorted({label for row in rows for label in row["fid_per_class"]}, key=_by_number)
-    distances = [(label, _distance(label)) for label in classes]
+    distances = [(name, _distance(name)) for name in _classes(rows)]
     return _grid([*_methods(block), *distances], rows)
 
 
@@ -212,5 +211,10 @@ def _ratio(value: float | None, floor: float | None) -> str:
     return f"{value / floor:.3g}" if value is not None and floor else ""
 
 
-def _by_number(label: str) -> tuple[int, str]:
-    return (int(label), "") if label.isdigit() else (2**62, label)
+def _classes(rows: Sequence[Row]) -> list[str]:
+    """The classes that have distances, in the data set's order; by number in rows of 0.1.0."""
+    found = {name for row in rows for name in row["fid_per_class"]}
+    place = {name: int(name) for name in found if name.isdigit()}
+    for row in rows:
+        place |= {name: k for k, name in enumerate(row.get("classes") or ())}
+    return sorted(found, key=lambda name: (place.get(name, len(found)), name))

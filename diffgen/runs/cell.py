@@ -1,7 +1,7 @@
 """Cells of a sweep: one way of sampling one checkpoint, computed once and kept beside its run."""
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,12 +52,18 @@ class Cell:
             return None
         return pixels, labels
 
-    def keep_images(self, images: Tensor, labels: Tensor | None, classes: int) -> None:
-        """Write samples.npz (arr_0 uint8 NHWC, arr_1 labels) and a sheet of the first ones."""
-        arrays = [images.permute(0, 2, 3, 1).contiguous().numpy()]
-        arrays += [] if labels is None else [labels.numpy()]
-        write_atomically(self.folder / "samples.npz", lambda file: np.savez(file, *arrays))
-        chosen = list(by_class(images, labels, classes, rows=8))
+    def keep_images(
+        self, images: Tensor, labels: Tensor | None, classes: Sequence[str] = ()
+    ) -> None:
+        """Write samples.npz (arr_0 uint8 NHWC, arr_1 labels) and a sheet of the first ones.
+
+        With labels it holds their names, too: label k is `classes[k]`.
+        """
+        arrays: dict[str, Any] = {"arr_0": images.permute(0, 2, 3, 1).contiguous().numpy()}
+        if labels is not None:
+            arrays |= {"arr_1": labels.numpy(), "classes": np.array(classes, dtype=np.str_)}
+        write_atomically(self.folder / "samples.npz", lambda file: np.savez(file, **arrays))
+        chosen = list(by_class(images, labels, len(classes), rows=8))
         shown = 0 if labels is None else len(labels[chosen].unique())
         columns = shown if 1 < shown <= 16 else None
         save_sheet(images[chosen], self.folder / "samples.png", columns)

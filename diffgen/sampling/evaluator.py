@@ -1,7 +1,8 @@
 """What scores samples: an extractor of features, the reference of a data set, and its floor."""
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from diffgen.config.build import build, typed
 from diffgen.config.parts import Named
 from diffgen.dataset.images import Images
 from diffgen.errors import UsageError
+from diffgen.evaluation.class_shares import differ, rows_in_shares
 from diffgen.evaluation.features import Extractor
 from diffgen.evaluation.features_classifier import ClassifierExtractor, FeaturesClassifier
 from diffgen.evaluation.features_classifier_cache import cached
 from diffgen.evaluation.inception import InceptionExtractor
+from diffgen.evaluation.metrics import too_few
 from diffgen.evaluation.reference import Reference, reference
 from diffgen.evaluation.scoring import floor, score
 from diffgen.runs.cell import Cell
@@ -37,10 +40,37 @@ class Evaluator:
     reference: Reference
     test: Images
 
-    def sample_count(self, num_samples: int, asked: int | None) -> int:
-        """How many images a row counts: the n asked for, else as many as can have a floor."""
+    def for_labels(self, labels: Tensor | None) -> "Evaluator":
+        """The same with reference and held-out images in the shares of these labels (N,).
+
+        They stay as they are where labels are unknown or the shares do not differ.
+        """
+        known = self.reference.labels
+        if labels is None or known is None or not differ(labels, known):
+            return self
+        taken = self.reference.in_shares(labels)
+        test = self.test
+        if test.labels is not None:
+            rows = rows_in_shares(test.labels, labels)
+            test = replace(test, pixels=test.at(rows), labels=test.labels[rows])
+        say_once(
+            f"samples take other shares of classes than {self.reference.title} has, so the "
+            f"reference is {taken.title} and real images take the same shares; labels=data draws "
+            "samples in the data set's shares"
+        )
+        return replace(self, reference=taken, test=test)
+
+    def sample_count(self, num_samples: int, asked: int | None, names: Sequence[str] = ()) -> int:
+        """How many images a row counts: the n asked for, else as many as can have a floor.
+
+        Metrics of `names` that need more images are told of.
+        """
         held = len(self.test)
-        n = asked or min(num_samples, held)
+        n = asked or min(num_samples, held or num_samples)
+        few = too_few(names, min(n, len(self.reference.features)))
+        if few:
+            told = ", ".join(f"{name} ({least} or more)" for name, least in few.items())
+            say_once(f"n={n} images are too few for {told}: left empty")
         if n > num_samples:
             raise UsageError(f"n={n} needs as many images: num_samples={num_samples} is less")
         if n > held:
@@ -84,7 +114,8 @@ def evaluator_of(
     Features are taken on `device`.
     """
     dataset = {**checkpoint.recipe["dataset"], **({"root": root} if root else {})}
-    options = features.name, tuple(sorted(features.settings.items()))
+    name = features_name(features, dataset["name"])
+    options = name, tuple(sorted(features.settings.items()))
     return _evaluator(tuple(sorted(dataset.items())), options, cache, device)
 
 
@@ -104,7 +135,7 @@ def _evaluator(
 
 
 def features_name(features: Named, dataset: str) -> str:
-    """The features asked for, `auto` replaced by the data set's own."""
+    """The features asked for, `auto` replaced by those of `dataset`, as dataset= names it."""
     if features.name != "auto":
         return features.name
     return "classifier" if dataset in OWN_CLASSIFIER else "inception"
@@ -113,11 +144,10 @@ def features_name(features: Named, dataset: str) -> str:
 def _extractor(
     features: Named, train: Images, test: Images, cache: Path, device: str
 ) -> Extractor:
-    name = features_name(features, train.name)
-    if name == "classifier":
+    if features.name == "classifier":
         settings = typed(FeaturesClassifier, "features", features.settings)
         network = cached(settings, train, test, cache, device).network
         return ClassifierExtractor(network, device=device)
-    if name == "inception":
+    if features.name == "inception":
         return typed(InceptionExtractor, "features", features.settings, device=device)
-    raise UsageError(f"no features={name}; there is auto, classifier, inception")
+    raise UsageError(f"no features={features.name}; there is auto, classifier, inception")

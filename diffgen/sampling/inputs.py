@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diffgen.config.build import build
 from diffgen.dataset.decode import FORMATS, MODES, Decoder
-from diffgen.dataset.images import Images
+from diffgen.dataset.images import Images, Split
 from diffgen.dataset.store import Directory
 from diffgen.errors import UsageError
 from diffgen.files import expanded
@@ -54,10 +54,7 @@ class CheckpointInputs:
     @cached_property
     def test(self) -> Images:
         """The held-out images of the data set."""
-        dataset = dict(self.checkpoint.recipe["dataset"])
-        with of_a_checkpoint():
-            source = build("dataset", {**dataset, "root": self.root} if self.root else dataset)
-            return source.split("test")
+        return _split(self.checkpoint, self.root, "test")
 
     def _one(self, name: str | int, resize: bool, grey: bool) -> Tensor:
         """One picture, uint8 (C, H, W)."""
@@ -77,6 +74,20 @@ class CheckpointInputs:
             raise UsageError(_misfit("task.image", path, image, f"{width}x{height} {wanted}"))
         folder = Directory(expanded(path).parent)
         return torch.from_numpy(Decoder(channels, height)(folder, Path(path).name))
+
+
+def training_labels(checkpoint: Checkpoint, root: str | None) -> Tensor:
+    """The labels (N,) of the images that a checkpoint learned; UsageError where they have none."""
+    images = _split(checkpoint, root, "train")
+    if images.labels is None:
+        raise UsageError(f"labels=data: the images of {images.name} have no labels")
+    return images.labels
+
+
+def _split(checkpoint: Checkpoint, root: str | None, which: Split) -> Images:
+    dataset = {**checkpoint.recipe["dataset"], **({"root": root} if root else {})}
+    with of_a_checkpoint():
+        return build("dataset", dataset).split(which)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from diffgen.config.build import changed
 from diffgen.config.parts import SamplerSettings
 from diffgen.config.recipe import ModelSettings
 from diffgen.config.schema import Sampling, identity_keys
+from diffgen.dataset.random_choices import in_shares
 from diffgen.denoiser.base import Preconditioned
 from diffgen.denoiser.evaluations import FixedShape, RowCount
 from diffgen.errors import UsageError
@@ -22,7 +23,7 @@ from diffgen.runs.checkpoint import Checkpoint, locate, opened
 from diffgen.sampler import Sampler
 from diffgen.sampler.tuned import check_tunable
 from diffgen.sampling.guides import Guides, as_float
-from diffgen.sampling.inputs import CheckpointInputs
+from diffgen.sampling.inputs import CheckpointInputs, training_labels
 from diffgen.sampling.plan import SamplingPlan, plan_of, times_of
 from diffgen.schedule import Schedule
 from diffgen.task.base import Task
@@ -101,6 +102,15 @@ class Request:
         denoiser.network = prepared(denoiser.network, self.settings.deterministic)
         return denoiser
 
+    def labels(self) -> tuple[int, ...] | None:
+        """The labels asked for, which images take by turns; None where nobody asked."""
+        asked, classes = self.settings.labels, self.guides.classes
+        if asked != "data" or "data" in classes:
+            return labels_of(asked, classes)
+        checks.find_labels([], classes)
+        found = training_labels(self.checkpoint, self.settings.root)
+        return tuple(in_shares(found, self.settings.num_samples).tolist())
+
     def task(self, device: torch.device) -> tuple[Task, list[RowCount]]:
         """What makes the images on a device, and the counters of the networks it calls."""
         base, settings = self.denoiser().to(device), self.settings
@@ -115,7 +125,7 @@ class Request:
             shape=self.checkpoint.shape,
             seed=settings.seed,
             num_samples=settings.num_samples,
-            labels=labels_of(settings.labels, self.guides.classes),
+            labels=self.labels(),
             num_classes=len(self.guides.classes),
             inputs=CheckpointInputs(self.checkpoint, settings.root),
         )
