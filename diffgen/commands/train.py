@@ -16,8 +16,8 @@ from diffgen.config.schema import Train
 from diffgen.dataset.batches import Batches
 from diffgen.dataset.datamodule import DataModule
 from diffgen.dataset.images import Images, Source, shape_of
+from diffgen.runs.checkpoint import contents
 from diffgen.runs.checkpoint_format import header, seal
-from diffgen.runs.upgrade import upgraded
 from diffgen.runtime.devices import fabric_of, strategy_of
 from diffgen.runtime.launch import quiet
 from diffgen.runtime.logger import finish, logger_of
@@ -146,7 +146,7 @@ class Run:
             accumulate_grad_batches=settings.accumulate,
             gradient_clip_val=settings.clip,
             callbacks=callbacks,
-            plugins=[SealedCheckpointIO(seal, upgraded)],
+            plugins=[SealedCheckpointIO(seal, contents)],
             logger=logger_of(self.settings.logger, self.folder, self.settings.plain),
             default_root_dir=self.folder,
             use_distributed_sampler=False,

@@ -6,15 +6,12 @@ names.
 """
 
 import functools
-import pickle
-import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from diffgen.config.recipe import ClassifierRecipe, DenoiserRecipe, Recipe, Shape, recipe_of
@@ -23,7 +20,12 @@ from diffgen.denoiser.base import NoisyClassifier, Preconditioned
 from diffgen.errors import UsageError, did_you_mean
 from diffgen.runs import posthoc
 from diffgen.runs.checkpoint_format import FORMATS, content_hash, training_hash
+from diffgen.runs.header_check import check
+from diffgen.runs.stored_network import outline
+from diffgen.runs.torch_file import read
 from diffgen.runs.upgrade import upgraded
+
+Made = TypeVar("Made", bound=nn.Module)
 
 PREFIX = "denoiser.network."
 
@@ -86,7 +88,10 @@ class Checkpoint:
         """The hashes of the files that give these weights."""
         width = posthoc.width_of(ema)
         others = self._plan(width).keys() - {self.path} if width else ()
-        return [self.hash, *(_read(path, mmap=True)["diffgen"]["hash"] for path in sorted(others))]
+        return [
+            self.hash,
+            *(_data(path, numbers=False)["diffgen"]["hash"] for path in sorted(others)),
+        ]
 
     def _kept(self, width: float) -> Iterator[tuple[float, dict[str, Tensor]]]:
         """Coefficients and averages, one file in memory at a time."""
@@ -101,7 +106,8 @@ class Checkpoint:
         self, ema: str | float | None = None, trust: Collection[str] = ()
     ) -> Preconditioned:
         """The denoiser with these weights, ready to sample: in eval mode, without gradients."""
-        denoiser = self.denoiser_recipe(trust).denoiser(self.shape, len(self.classes))
+        recipe = self.denoiser_recipe(trust)
+        denoiser = self._made(recipe, lambda: recipe.denoiser(self.shape, len(self.classes)))
         self._fill(denoiser.network, ema)
         return denoiser.eval().requires_grad_(False)
 
@@ -113,9 +119,24 @@ class Checkpoint:
                 f"{self.path} is no classifier: train one with `diffgen train model=classifier "
                 "model.noise_conditional=true`"
             )
-        classifier = recipe.classifier(self.shape, len(self.classes))
+        classifier = self._made(recipe, lambda: recipe.classifier(self.shape, len(self.classes)))
         self._fill(classifier.network, ema)
         return classifier.eval().requires_grad_(False)
+
+    def _made(self, recipe: Recipe, make: Callable[[], Made]) -> Made:
+        """The module, made once an outline of its network is no larger than the weights."""
+        if ":" in recipe.network.name:  # the user's own class, and trusted
+            return make()
+        classes = len(self.classes)
+        try:
+            outline(lambda: recipe.raw_network(self.shape, classes), self.states["raw"], self.path)
+            return make()
+        except UsageError:
+            raise
+        except Exception as error:  # values that no class foresees
+            raise UsageError(
+                f"the recipe in {self.path} describes no network ({_last_line(error)})"
+            ) from None
 
     def _fill(self, network: nn.Module, ema: str | float | None) -> None:
         weights = self.states["raw"] | self.weights(ema)
@@ -126,6 +147,11 @@ class Checkpoint:
                 f"the weights in {self.path} are not those of its recipe's network for images of "
                 f"{self.shape} and {len(self.classes)} classes ({_last_line(error)})"
             ) from None
+        if not all(bool(w.isfinite().all()) for w in weights.values()):
+            raise UsageError(
+                f"the weights ema={ema or self.average(None)} in {self.path} are not finite: the "
+                "training diverged"
+            )
 
 
 def load(path: str | Path) -> Checkpoint:
@@ -134,14 +160,19 @@ def load(path: str | Path) -> Checkpoint:
     if not path.is_file():
         raise UsageError(f"no checkpoint at {path}")
     try:
-        return _checkpoint(path, _read(path))
-    except (KeyError, TypeError, AttributeError):
+        return _checkpoint(path, contents(path))
+    except (LookupError, TypeError, AttributeError):
         raise UsageError(
             f"{path} is damaged: what a checkpoint says of itself is missing"
         ) from None
 
 
-def _checkpoint(path: Path, data: dict[str, Any]) -> Checkpoint:
+def contents(path: Path) -> dict[str, Any]:
+    """All that a checkpoint holds, in today's format, its hashes and its header checked.
+
+    UsageError where it is damaged, foreign, changed, or asks for more than its size allows.
+    """
+    data = _data(path)
     header = data["diffgen"]
     if header["format"] not in FORMATS:
         raise UsageError(
@@ -152,6 +183,19 @@ def _checkpoint(path: Path, data: dict[str, Any]) -> Checkpoint:
     if content_hash(data) != header["hash"] or training not in (None, training_hash(data)):
         raise UsageError(f"{path} was changed after it was written: its content hash differs")
     data = upgraded(data)
+    check(data, path)
+    return data
+
+
+def _data(path: Path, numbers: bool = True) -> dict[str, Any]:
+    data = read(path, numbers)
+    wanted = {"diffgen", "ema", "state_dict", "global_step"}
+    if not isinstance(data, dict) or not wanted <= data.keys():
+        raise UsageError(f"{path} is a checkpoint of another program; see `diffgen import --help`")
+    return data
+
+
+def _checkpoint(path: Path, data: dict[str, Any]) -> Checkpoint:
     header = data["diffgen"]
     raw = {k.removeprefix(PREFIX): v for k, v in data["state_dict"].items()}
     return Checkpoint(
@@ -166,25 +210,8 @@ def _checkpoint(path: Path, data: dict[str, Any]) -> Checkpoint:
     )
 
 
-def _read(path: Path, mmap: bool = False) -> dict[str, Any]:
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            data = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:  # damaged bytes fail in every possible way
-        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
-            raise UsageError(
-                f"{path} holds more than plain data and is not read: it may run code, and "
-                "diffgen does not write such files"
-            ) from None
-        raise UsageError(f"{path} is truncated, damaged or no checkpoint at all") from None
-    wanted = {"diffgen", "ema", "state_dict", "global_step"}
-    if not isinstance(data, dict) or not wanted <= data.keys():
-        raise UsageError(f"{path} is a checkpoint of another program; see `diffgen import --help`")
-    return data
-
-
 def _last_line(error: Exception) -> str:
-    return str(error).splitlines()[-1].strip()
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
 
 
 def newest(runs: Path, pattern: str = "*/*") -> Path | None:

@@ -18,16 +18,14 @@ Contents = dict[str, Any]
 
 
 class SealedCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint with `seal`'s hashes, whole or not at all; reads it `upgraded`."""
+    """Writes a checkpoint with `seal`'s hashes, whole or not at all; reads it by `read`."""
 
-    def __init__(
-        self, seal: Callable[[Contents], None], upgraded: Callable[[Contents], Contents]
-    ) -> None:
+    def __init__(self, seal: Callable[[Contents], None], read: Callable[[Path], Contents]) -> None:
         super().__init__()
-        self.seal, self.upgraded = seal, upgraded
+        self.seal, self.read = seal, read
 
-    def load_checkpoint(self, *args: Any, **kwargs: Any) -> Contents:
-        return self.upgraded(super().load_checkpoint(*args, **kwargs))
+    def load_checkpoint(self, path: Any, *_: Any, **__: Any) -> Contents:
+        return self.read(Path(path))
 
     def save_checkpoint(
         self, checkpoint: Contents, path: Any, storage_options: Any = None

@@ -1,0 +1,55 @@
+"""Files made to run code, hang or take all memory are refused: a part of scripts/hostile.py."""
+
+import importlib.util
+import random
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def hostile() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("hostile", ROOT / "scripts/hostile.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("kind", ["checkpoint"])
+def test_no_file_runs_code_hangs_or_takes_all_memory(kind, hostile, ddpm, tmp_path):
+    good = ddpm / "checkpoints" / "last.ckpt"
+    make, read = hostile.KINDS[kind]
+    assert hostile.outcome(read, good)[0] == "read"
+    found = {}
+    for k, (name, write) in enumerate(make(tmp_path, 10, random.Random(1), good)):
+        path = tmp_path / f"{k}.ckpt"
+        write(path)
+        found[name], *_ = hostile.outcome(read, path)
+    assert len(found) > 50
+    assert not (tmp_path / "ran").exists()
+    cases = {name: what for name, what in found.items() if name.startswith("case ")}
+    assert set(cases.values()) <= {"read", "refused"}
+    others = {name: what for name, what in found.items() if name not in cases}
+    assert {name for name, what in others.items() if what != "refused"} == set()
+
+
+def test_numbers_and_shapes_are_those_that_torch_reads(tmp_path):
+    from running import assert_same
+
+    from diffgen.runs.torch_file import read
+
+    whole = torch.arange(24, dtype=torch.float64).view(2, 3, 4)
+    kinds = [whole.to(kind) for kind in (torch.bfloat16, torch.int64, torch.bool, torch.uint8)]
+    data = {"a": whole, "t": whole.mT, "part": whole[:, 1:, ::2], "kinds": kinds, 3: (1, None)}
+    data |= {"empty": torch.empty(0, 3), "number": torch.tensor(2.5), "text": "猫", "yes": True}
+    for zipped in (True, False):
+        torch.save(data, tmp_path / "x", _use_new_zipfile_serialization=zipped)
+        found = read(tmp_path / "x")
+        assert list(found) == list(data)
+        assert_same(found, torch.load(tmp_path / "x", weights_only=True))
