@@ -18,7 +18,8 @@ LEVELS = (
     ("task",),
     ("training", "evaluation"),
     ("config",),
-    ("runs", "interop", "runtime"),
+    ("runs", "runtime"),
+    ("interop",),
     ("sampling",),
     ("commands", "cli", "__init__", "__main__"),
 )

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from diffgen.config.build import build
@@ -25,6 +24,7 @@ from diffgen.interop.parameter_names import (
     ncsn_names,
 )
 from diffgen.interop.recipes import Recipe, Shape, ddim_recipe, ncsn_recipe, ncsnv2_recipe
+from diffgen.runs.stored_network import outline
 
 BUFFERS = {"sigmas"}
 
@@ -63,7 +63,7 @@ def convert(kind: str, path: str | Path, size: int | None = None) -> Imported:
     how = KINDS[kind]
     released, config = how.read(Path(path))
     recipe, shape = how.recipe(released.state, config, size)
-    network = _network(recipe, shape)
+    network = outline(lambda: _network(recipe, shape), released.state, path)
     names = how.names(network)
     raw = adopt(_parameters(released.state), names, network)
     ema = adopt(_parameters(released.average), names, network) if released.average else {}
@@ -71,10 +71,8 @@ def convert(kind: str, path: str | Path, size: int | None = None) -> Imported:
 
 
 def _network(recipe: Recipe, shape: Shape) -> nn.Module:
-    """The recipe's network without memory: only its names and shapes matter here."""
     levels = recipe["schedule"]["levels"]
-    with torch.device("meta"):
-        return build("network", recipe["network"], channels=shape[0], size=shape[1], levels=levels)
+    return build("network", recipe["network"], channels=shape[0], size=shape[1], levels=levels)
 
 
 def _parameters(state: State) -> State:

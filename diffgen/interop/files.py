@@ -1,7 +1,6 @@
 """Released files read as data, without running anything, and their weights moved to our names."""
 
 import json
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from diffgen.errors import UsageError
+from diffgen.runs.torch_file import read
 
 State = dict[str, Tensor]
 Names = Mapping[str, Sequence[str]]
@@ -49,11 +49,9 @@ def read_weights(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise UsageError(f"{path} is damaged or holds more than plain data: not read") from None
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError, SafetensorError):
-        raise UsageError(f"{path} is truncated or of another format") from None
+    except (RuntimeError, ValueError, OSError, KeyError, SafetensorError):
+        raise UsageError(f"{path} is truncated or no file of safetensors") from None
+    return read(path)
 
 
 def read_config(path: Path) -> dict[str, Any]:
