@@ -172,7 +172,7 @@ def test_a_command_composes(words, tmp_path):
 
 def nothing(command: str) -> str:
     """What a command without composition misses first, in an empty folder."""
-    return {"table": "folder", "import": "file"}[command]
+    return {"table": "folder", "report": "folder", "import": "file"}[command]
 
 
 # Tables of choices

@@ -69,6 +69,12 @@ COMMANDS = {
             "diffgen.commands.table:main",
             composed=False,
         ),
+        Command(
+            "report",
+            "the tables, figures and images of runs and sweeps as one HTML file",
+            "diffgen.commands.report:main",
+            composed=False,
+        ),
     )
 }
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -31,17 +32,50 @@ PLAIN_NUMBERS = FuncFormatter(lambda value, _: f"{value:g}")
 
 def draw(path: Path, found: Sequence[Block]) -> None:
     """Write the picture as a PNG, one panel for each n; nothing where no row has a distance."""
+    if figure := against_evaluations(found):
+        write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=160))
+
+
+def against_evaluations(found: Sequence[Block]) -> Figure | None:
+    """Distance against network evaluations, a panel for each n; None without any distance."""
     drawn = [block for block in found if any(_visible(row) for row in block.rows)]
     if not drawn:
-        return
+        return None
     figure = Figure(figsize=(1.8 + 5.2 * len(drawn), 4.2), layout="constrained")
     FigureCanvasAgg(figure)
-    rows = [row for block in drawn for row in block.rows if _visible(row)]
-    style = _Style(rows)
+    style = _Style([row for block in drawn for row in block.rows if _visible(row)])
     for k, block in enumerate(drawn):
         _panel(figure.add_subplot(1, len(drawn), k + 1), block, style)
     figure.legend(handles=style.legend(), loc="outside right center", frameon=False, fontsize=9)
-    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=160))
+    return figure
+
+
+def against_weight(block: Block) -> Figure | None:
+    """Distance against the guidance weight, a line for each way; None without two weights."""
+    rows = pooled([row for row in block.rows if _visible(row)])
+    if len({_weight(row) for row in rows}) < 2:
+        return None
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes, style = figure.add_subplot(), _Style(rows)
+
+    def line(row: Row) -> tuple[str, int]:
+        return style.method(row), row["steps"] or 0
+
+    steps = sorted({line(row)[1] for row in rows})
+    for (method, count), group in groupby(sorted(rows, key=line), key=line):
+        ordered = sorted(group, key=_weight)
+        look = {**style.line({**ordered[0], "weight": 0}), **_mark(steps.index(count))}
+        weights = [_weight(row) for row in ordered]
+        label = f"{method}, {count} steps" if count else method
+        axes.plot(weights, [row["fid"] for row in ordered], label=label, **look)
+    if block.floor and block.floor.get("fid"):
+        axes.axhline(block.floor["fid"], color="black", linestyle="--", lw=1, label=FLOOR)
+    ylabel = f"{title(block.all[0])}, n = {block.n}"
+    axes.set(yscale="log", xlabel="guidance weight w", ylabel=ylabel)
+    _ticks(axes, sorted({_weight(row) for row in rows}), logarithmic=(axes.yaxis,))
+    figure.legend(loc="outside right center", frameon=False, fontsize=9)
+    return figure
 
 
 class _Style:
@@ -66,7 +100,7 @@ class _Style:
         return ", ".join(filter(None, (sampler, *settings)))
 
     def line(self, row: Row) -> dict[str, Any]:
-        rank = self.weights.index(_weight(row))
+        rank = self.weights.index(_weight(row)) if _weight(row) in self.weights else 0
         return {**self._look(self.method(row)), **_mark(rank)}
 
     def legend(self) -> list[Line2D]:
@@ -110,8 +144,8 @@ def _columns(rows: Sequence[Row], *names: str) -> list[list[float]]:
     return [[row[name] for row in rows] for name in names]
 
 
-def _ticks(axes: Axes, counts: Sequence[float]) -> None:
-    for axis in (axes.xaxis, axes.yaxis):
+def _ticks(axes: Axes, counts: Sequence[float], logarithmic: Sequence[Axis] = ()) -> None:
+    for axis in logarithmic or (axes.xaxis, axes.yaxis):
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter(PLAIN_NUMBERS)
         axis.set_minor_locator(NullLocator())
