@@ -343,7 +343,7 @@ def figure(name: str, panels: int, height: float = 3.0) -> Iterator[list[Axes]]:
     yield axes
     for panel in axes:
         panel.title.set_fontsize(9)
-    found.savefig(IMAGES / f"{name}.png", dpi=110)
+    found.savefig(IMAGES / f"{name}.png", dpi=110, pil_kwargs={"optimize": True})
 
 
 PICTURES: dict[str, Callable[[], None]] = {

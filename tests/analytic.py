@@ -11,6 +11,7 @@ from diffgen.schedule import Schedule
 from diffgen.schedule.constant import Constant
 from diffgen.schedule.cosine import Cosine
 from diffgen.schedule.edm import EDM
+from diffgen.schedule.flow import Flow
 from diffgen.schedule.geometric import Geometric
 from diffgen.schedule.linear import Linear
 from diffgen.schedule.quadratic import Quadratic
@@ -32,6 +33,8 @@ SCHEDULES: dict[str, Schedule] = {
     "geometric": Geometric(sigma_max=50.0, levels=232),
     "ve": VE(),
     "edm": EDM(),
+    "flow": Flow(),
+    "flow_shifted": Flow(shift=3.0),
 }
 
 

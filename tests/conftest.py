@@ -37,6 +37,12 @@ def ncsnv2(tmp_path_factory, cache):
 
 
 @pytest.fixture(scope="session")
+def flow(tmp_path_factory, cache):
+    """The folder of a run of model=flow on digits."""
+    return trained(tmp_path_factory.mktemp("flow"), "model=flow")
+
+
+@pytest.fixture(scope="session")
 def unlabelled(tmp_path_factory, cache):
     """The folder of a run that learned no labels."""
     folder = tmp_path_factory.mktemp("unlabelled")

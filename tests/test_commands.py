@@ -380,7 +380,7 @@ def test_a_sweep_with_a_model_that_cannot_learn_starts_no_job(tmp_path):
     words = (*TINY, "logger=none", "schedule.zero_snr=false,true", "prediction=eps")
     done = here(tmp_path, "train", "-m", *words)
     assert done.status == 2
-    assert "take prediction=v or x0" in done.line()
+    assert "take prediction=v, flow or x0" in done.line()
     assert not list(tmp_path.glob("runs/**/last.ckpt"))
 
 

@@ -68,13 +68,17 @@ def stands_for(group: str, shown: str, built: str) -> bool:
     return shown == built or shown.startswith(f"{built}_") or group == "dataset"
 
 
+BESIDE = {  # what a choice cannot do without
+    ("network", "classifier"): ["model=classifier"],
+    ("schedule", "flow"): ["prediction=flow"],
+}
 PAIRS = [(room, choice) for room in ROOMS for choice in choices(room)]
 
 
 @pytest.mark.parametrize(("room", "choice"), PAIRS, ids=str)
 def test_a_choice_names_its_class_and_only_its_arguments(room, choice):
     command = "sample" if room in SAMPLE else "train"
-    beside = ["model=classifier"] if (room, choice) == ("network", "classifier") else []
+    beside = BESIDE.get((room, choice), [])
     none = ["recipe=none"] if command == "train" else []
     config = composed(command, f"{room}={choice}", *none, *beside)
     settings = dict(config._get_node(room).items_ex(resolve=False))

@@ -250,7 +250,12 @@ def test_samplers_stop_where_their_table_says(name):
     assert row["steps"] == str(settings.steps or own)
 
 
-SHAPES = {"digits": (1, 8, 10), "mnist": (1, 28, 10), "cifar10": (3, 32, 10)}
+SHAPES = {
+    "digits": (1, 8, 10),
+    "mnist": (1, 28, 10),
+    "cifar10": (3, 32, 10),
+    "folder": (3, 64, 0),
+}
 MEASURED = {  # in the data, which need not be there
     "ncsnv2_digits": ["schedule.sigma_max=8"],
     "ncsnv2_mnist": ["schedule.sigma_max=16.8758", "schedule.levels=95"],

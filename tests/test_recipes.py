@@ -152,6 +152,43 @@ DDPM_256 = DDPM | {
 }
 
 
+FLOW = COMMON | {
+    "prediction.name": "flow",
+    "model.noise_input": "level",
+    "model.range": "symmetric",
+    "times": {"name": "logit_normal", "mean": -1.2, "std": 1.2},
+    "weighting.floor": 0.0,
+    "model.reduction": "mean",
+    "model.dequantise": False,
+    "model.clip": False,
+    "network.name": "unet",
+    "network.width": 128,
+    "network.multipliers": [2, 2, 2],
+    "network.blocks": 4,
+    "network.attention": [16],
+    "network.heads": 1,
+    "network.dropout": 0.3,
+    "network.embedding": "scale_shift",
+    "network.downsample": "pooled",
+    "schedule": {"name": "flow", "shift": 1.0, "t_min": 1e-3},
+    "optimizer": {
+        **ADAM,
+        "lr": 1e-4,
+        "betas": [0.9, 0.95],
+        "weight_decay": 0.01,  # that of torch's AdamW, which the code leaves as it is
+        "warmup": 0,
+    },
+    "ema.average.decay": 0.999,
+    "ema.average.warmup": True,
+    "trainer.clip": None,
+    "trainer.batch_size": 64 * 8,
+    "trainer.max_steps": 3000 * (50_000 // 512),
+    "dataset.flip": True,
+    "sampler.name": "heun",
+    "sampler.steps": 25,
+}
+
+
 def ladder(top: float, levels: int, epsilon: float, inner: int, steps: int, depth: str) -> dict:
     return NCSNV2 | {
         "schedule.sigma_max": top,
@@ -252,6 +289,7 @@ RECIPES: dict[tuple[str, str], tuple[dict[str, Any], dict[str, float]]] = {
     ),
 }
 RECIPES["edm", "cifar10"] = (EDM, {"nfe": 18})  # Heun: 35 evaluations
+RECIPES["flow", "cifar10"] = (FLOW | {"weighting.name": "flow"}, {"nfe": 25})  # 49 evaluations
 SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
 UNLABELLED = ("celeba", "celeba_hq", "lsun_church", "lsun_bedroom", "lsun_tower", "ffhq")
 EVERY = pytest.mark.parametrize("pair", RECIPES, ids="_".join)
@@ -317,7 +355,7 @@ def test_what_follows_is_as_published(pair):
 
 
 SMALL = [("ddpm", "digits"), ("ddpm", "mnist"), ("ncsn", "digits")]
-SMALL += [("edm", "digits"), ("edm", "mnist")]
+SMALL += [("edm", "digits"), ("edm", "mnist"), ("flow", "digits"), ("flow", "mnist")]
 SMALL += [("ncsnv2", "digits"), ("ncsnv2", "mnist")]
 
 
@@ -414,7 +452,8 @@ def test_no_recipe_leaves_the_models_own():
 def test_every_recipe_is_held_here():
     files = {path.stem for path in Path(config_dir(), "recipe").glob("*.yaml")}
     files.remove("none")
-    assert files == {"_".join(pair) for pair in [*RECIPES, *SMALL, *CLASSIFIERS]}
+    own = [("flow", "folder")]
+    assert files == {"_".join(pair) for pair in [*RECIPES, *SMALL, *CLASSIFIERS, *own]}
 
 
 SIGMA_DATA = {"edm": {"sigma_data": 0.5}}
@@ -437,7 +476,9 @@ def test_at_pure_noise_a_prediction_is_finite_or_refused(prediction, noise_input
     """The loss, its gradient and the estimate at t = 1; eps and scores say nothing there."""
     recipe = pure_noise(schedule, prediction, noise_input)
     if prediction in ("eps", "score", "raw_score"):
-        with pytest.raises(UsageError, match=r"schedule\.zero_snr=true .* prediction=v or x0"):
+        with pytest.raises(
+            UsageError, match=r"schedule\.zero_snr=true .* prediction=v, flow or x0"
+        ):
             cast(DenoiserRecipe, recipe_of(recipe)).denoiser((1, 8, 8), 0)
         return
     loss = cast(Loss, recipe_of(recipe).objective((1, 8, 8), 0))

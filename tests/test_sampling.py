@@ -297,7 +297,7 @@ SAMPLERS = sorted(path.stem for path in Path(config_dir(), "sampler").glob("*.ya
 FIXED = {"rk45": ("sampler.tolerance=0.5",)}  # these choose their steps
 
 
-@pytest.mark.parametrize("model", ["ddpm", "ncsnv2"])
+@pytest.mark.parametrize("model", ["ddpm", "ncsnv2", "flow"])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_runs_on_every_model(sampler, model, ask):
     words = (f"sampler={sampler}", *FIXED.get(sampler, ("steps=3",)), "deterministic=true")
@@ -335,8 +335,9 @@ def test_a_model_that_knows_its_levels_alone_is_asked_nothing_between_them():
 
 
 @pytest.fixture
-def ask(ddpm, ncsnv2):
-    return lambda model, *words: request({"ddpm": ddpm, "ncsnv2": ncsnv2}[model], *words)
+def ask(ddpm, ncsnv2, flow):
+    runs = {"ddpm": ddpm, "ncsnv2": ncsnv2, "flow": flow}
+    return lambda model, *words: request(runs[model], *words)
 
 
 def test_the_weights_are_chosen_by_name(ddpm):

@@ -740,7 +740,7 @@ TASKS = {
     "denoise": ("task.results=1",),
     "denoise_mean": ("task.results=0",),
 }
-MODELS = ("ddpm", "ncsnv2")
+MODELS = ("ddpm", "ncsnv2", "flow")
 SAMPLERS = (*ODE, "rk45", *RANDOM, "pc", "heun_churn")
 CANNOT = {
     "inpaint": {"rk45"},
@@ -785,7 +785,7 @@ def test_a_network_that_is_not_told_starts_on_a_shell(model, sampler, start, req
 @AMONG("task", TASKS)
 @AMONG("name", SAMPLERS)
 @AMONG("model", MODELS)
-def test_every_task_with_every_sampler_on_both_families(model, name, task, request):
+def test_every_task_with_every_sampler_on_every_family(model, name, task, request):
     """It makes its images, or says in one line which other way there is."""
     run = request.getfixturevalue(model)
     config = composed(task).replaced(checkpoint=str(run), sampler=chosen(name))

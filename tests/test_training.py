@@ -151,6 +151,7 @@ class Rescaled(Wave):
 PAPERS = {
     "simple": lambda snr: snr,
     "velocity": lambda snr: 1 + snr,
+    "flow": lambda snr: (1 + snr.sqrt()) ** 2,
     "min_snr": lambda snr: torch.minimum(snr, torch.tensor(5.0)),
     "soft_min_snr": lambda snr: 5 * snr / (snr + 5),
     "edm": lambda snr: (1 / snr + 0.25) / (0.25 / snr),
@@ -679,6 +680,8 @@ def test_every_choice_of_a_model_is_known():
     hints = get_type_hints(ModelSettings)
     assert set(get_args(hints["noise_input"])) == set(NOISE_INPUTS)
     assert set(get_args(hints["range"])) == {*RANGES, "standardised"}
-    assert set(classes("times")) == {"uniform", "antithetic", "stratified", "log_normal"}
+    assert set(classes("times")) == {
+        *("uniform", "antithetic", "stratified", "log_normal", "logit_normal")
+    }
     assert set(WEIGHTINGS) == {*PAPERS, "likelihood"}
-    assert set(PREDICTIONS) == {"eps", "x0", "score", "raw_score", "v", "edm"}
+    assert set(PREDICTIONS) == {"eps", "x0", "score", "raw_score", "v", "flow", "edm"}

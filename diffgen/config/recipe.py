@@ -141,14 +141,11 @@ class DenoiserRecipe(Recipe):
         prediction = self.prediction.build()
         coefficients = prediction.coefficients(schedule.alpha(last), schedule.sigma(last))
         if not all(value.float().isfinite() for value in coefficients):
-            cause = (
-                "schedule.zero_snr=true"
-                if getattr(schedule, "zero_snr", False)
-                else "the schedule"
-            )
+            zero_snr = getattr(schedule, "zero_snr", False)
+            cause = "schedule.zero_snr=true" if zero_snr else f"schedule={self.schedule.name}"
             raise UsageError(
                 f"{cause} leaves nothing of the image at t = 1, where prediction="
-                f"{self.prediction.name} says nothing of it either: take prediction=v or x0"
+                f"{self.prediction.name} says nothing of it either: take prediction=v, flow or x0"
             )
 
     def raw_network(self, shape: Shape, num_classes: int) -> nn.Module:

@@ -10,8 +10,9 @@ A raw network F becomes a denoiser by `Preconditioned`:
     x0 = c_skip x_t + c_out F(c_in x_t, c_noise, label)
 
 `prediction` has the coefficients (c_skip, c_out, c_in) of what F stands for (eps, score, x0, v,
-EDM's), on every schedule, and the target a x0 + b eps that F learns; `noise_input` has c_noise,
-what F gets of the noise level. `learned_variance` reads a network's second half of channels.
+flow, EDM's), on every schedule, and the target a x0 + b eps that F learns; `noise_input` has
+c_noise, what F gets of the noise level. `learned_variance` reads a network's second half of
+channels.
 `NoisyClassifier` is not a denoiser: it gives the logits by which classifier guidance works.
 """
 

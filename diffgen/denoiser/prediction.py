@@ -65,6 +65,18 @@ class V(Prediction):
 
 
 @dataclass(frozen=True)
+class Flow(Prediction):
+    """F is the velocity eps - x0 of the straight path (Lipman et al. 2023, example II).
+
+    The network sees x_t / (alpha + sigma), on every schedule a point of that path.
+    """
+
+    def coefficients(self, alpha: Tensor, sigma: Tensor) -> Coefficients:
+        unit = 1 / (alpha + sigma)
+        return unit, -sigma * unit, unit
+
+
+@dataclass(frozen=True)
 class Edm(Prediction):
     """F has unit variance in and out at every level (Karras et al. 2022, table 1).
 

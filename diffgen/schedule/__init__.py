@@ -9,6 +9,7 @@ from +inf, and `Schedule.time` is its inverse.
 - Variance preserving, alpha^2 + sigma^2 = 1: linear, quadratic, constant, cosine, sigmoid,
   sigmoid_beta (tables of betas, see `discrete` and `ramp`) and vp (continuous).
 - Variance exploding, alpha = 1: geometric and ncsnv2 (levels), ve and edm (continuous).
+- The straight path, alpha + sigma = 1: flow (continuous).
 
 Level i of L, counted from 1 for the least noise, is at t = i / L. No network is called inside
 (0, t_min). `Schedule.at` alone casts and shapes alpha and sigma for a batch. `spacing` chooses the

@@ -13,6 +13,8 @@ from torch import Tensor
 from diffgen.errors import UsageError
 from diffgen.schedule.base import Schedule
 
+DROWNED = 80.0  # sigma / alpha at which no image is visible: the largest of Karras et al. 2022
+
 
 def trailing(schedule: Schedule, steps: int) -> Tensor:
     """Even in t, from 1 (Lin et al. 2024, table 2); at most one step a training level."""
@@ -44,14 +46,14 @@ def quadratic(schedule: Schedule, steps: int) -> Tensor:
 
 def log_snr(schedule: Schedule, steps: int) -> Tensor:
     """Even in ln(alpha / sigma) from t = 1 to t_min (Lu et al. 2022), then the image."""
-    start, end = schedule.log_snr(_ends(schedule))
-    inner = torch.linspace(float(start.clamp(min=-12)), float(end), steps, dtype=torch.float64)
+    start, end = _log_snr_ends(schedule)
+    inner = torch.linspace(float(start), float(end), steps, dtype=torch.float64)
     return _pinned(schedule, inner)
 
 
 def karras(schedule: Schedule, steps: int, rho: float = 7.0) -> Tensor:
     """Even in (sigma / alpha)^(1 / rho) (Karras et al. 2022, equation 5), then the image."""
-    start, end = torch.exp(-schedule.log_snr(_ends(schedule)).clamp(min=-12) / rho)
+    start, end = torch.exp(-_log_snr_ends(schedule) / rho)
     inner = torch.linspace(float(start), float(end), steps, dtype=torch.float64)
     return _pinned(schedule, -rho * inner.log())
 
@@ -65,6 +67,16 @@ def ends(schedule: Schedule, steps: int | None) -> Tensor:
 
 def _ends(schedule: Schedule) -> Tensor:
     return torch.tensor([1.0, schedule.t_min], dtype=torch.float64)
+
+
+def _log_snr_ends(schedule: Schedule) -> Tensor:
+    """ln(alpha / sigma) at t = 1, at least -12, and at t_min, (2,).
+
+    Where nothing of the image is left at t = 1 it is -inf there: the times are then spaced as
+    though sigma / alpha began at DROWNED, so that none is spent where there is nothing to see.
+    """
+    log_snr = schedule.log_snr(_ends(schedule))
+    return log_snr.clamp(min=-12 if log_snr[0].isfinite() else -math.log(DROWNED))
 
 
 def _pinned(schedule: Schedule, log_snr: Tensor) -> Tensor:

@@ -59,6 +59,25 @@ class LogNormal:
         return schedule.time(-log_sigma).clamp(schedule.t_min, 1)
 
 
+@dataclass(frozen=True)
+class LogitNormal:
+    """ln(t / (1 - t)) normal (Esser et al. 2024, equation 19), kept inside [t_min, 1].
+
+    On schedule=flow it is `log_normal` with ln(schedule.shift) added to the mean, so that a shift
+    moves training, too.
+
+    mean: of ln(t / (1 - t)); above 0 there is more training at much noise.
+    std: its standard deviation.
+    """
+
+    mean: FiniteFloat = 0.0
+    std: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0
+
+    def __call__(self, u: Tensor, schedule: Schedule) -> Tensor:
+        logit = self.mean + self.std * torch.special.ndtri(u.clamp(1e-12, 1 - 1e-12))
+        return logit.sigmoid().clamp(schedule.t_min, 1)
+
+
 def clean(u: Tensor, schedule: Schedule) -> Tensor:
     """No noise at all, for a classifier of clean images."""
     return torch.zeros_like(u)

@@ -44,6 +44,21 @@ class Velocity:
 
 
 @dataclass(frozen=True)
+class Flow:
+    """The squared error of the velocity eps - x0: 1 / s^2 on x0, s = sigma / (alpha + sigma).
+
+    s is at least `floor`: above 0 it tames the weight of a network that predicts x0 itself (Li and
+    He 2025, whose code divides by no less than 0.05).
+    """
+
+    floor: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    def __call__(self, snr: Tensor, t: Tensor, schedule: Schedule) -> Tensor:
+        s = 1 / (1 + snr.sqrt())
+        return 1 / (snr * s.clamp(min=self.floor) ** 2)
+
+
+@dataclass(frozen=True)
 class Likelihood:
     """g(t)^2 on the score (Song et al. 2021, "Maximum likelihood training", theorem 1).
 
