@@ -127,6 +127,7 @@ def test_a_damaged_file_is_named_and_a_later_one_is_not_used(run, tmp_path):
     earlier = load(run / "checkpoints" / "ema_0000020.ckpt")
     assert len(earlier.made_of(0.1)) == 4
     assert earlier.average(None) == "narrow"
+    assert earlier.denoiser(0.1).network  # a checkpoint that has averages alone
     first = run / "checkpoints" / "ema_0000005.ckpt"
     content = first.read_bytes()
     try:

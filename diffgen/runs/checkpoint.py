@@ -129,7 +129,8 @@ class Checkpoint:
             return make()
         classes = len(self.classes)
         try:
-            outline(lambda: recipe.raw_network(self.shape, classes), self.states["raw"], self.path)
+            stored = self.states["raw"] | self.states[next(reversed(self.states))]
+            outline(lambda: recipe.raw_network(self.shape, classes), stored, self.path)
             return make()
         except UsageError:
             raise
