@@ -29,6 +29,11 @@ SIZE, CLASSES, AUGMENT = 8, 3, 9
 Shapes = dict[str, list[int]]
 
 
+def plain(network: nn.Module, x: Tensor, c_noise: Tensor, label: Tensor, _: Tensor) -> Tensor:
+    """What a network with labels, but without augmentation, is called with."""
+    return network(x, c_noise, label)
+
+
 @dataclass(frozen=True)
 class Case:
     """A network of another repository: where it is, how it is made and how it is called.
@@ -41,13 +46,60 @@ class Case:
     make: str
     settings: dict[str, Any]
     noise: tuple[float, float]
-    call: Callable[..., Tensor] = lambda network, x, c_noise, label, augment: network(
-        x, c_noise, label
-    )
+    call: Callable[..., Tensor] = plain
     channels: int = 3
     size: int = SIZE
     extra: dict[str, Any] = field(default_factory=dict)
 
+
+def edm(network: nn.Module, x: Tensor, c_noise: Tensor, label: Tensor, augment: Tensor) -> Tensor:
+    """EDM's networks take rows of classes."""
+    return network(x, c_noise, torch.eye(CLASSES)[label], augment_labels=augment)
+
+
+EDM = "NVlabs/edm@008a4e5316c8e3bfe61a62f874bddba254295afb", "training.networks"
+SONG = {
+    "img_resolution": SIZE,
+    "in_channels": 3,
+    "out_channels": 3,
+    "augment_dim": AUGMENT,
+    "model_channels": 16,
+    "channel_mult": [1, 2, 2],
+    "num_blocks": 2,
+    "attn_resolutions": [4],
+}
+NCSNPP = {
+    "embedding_type": "fourier",
+    "channel_mult_noise": 2,
+    "encoder_type": "residual",
+    "resample_filter": [1, 3, 3, 1],
+}
+SKIP = {"encoder_type": "skip", "decoder_type": "skip", "resample_filter": [1, 3, 3, 1]}
+ADM = SONG | {"label_dim": CLASSES, "model_channels": 64, "num_blocks": 1}
+
+GUIDED = (
+    "openai/guided-diffusion@22e0df8183507e13a7813f8d38d51b072ca1e67c",
+    "guided_diffusion.unet",
+)
+IMPROVED = (
+    "openai/improved-diffusion@1bc7bbbdc414d83d4abf2ad8cc1446dc36c4e4d5",
+    "improved_diffusion.unet",
+)
+LEVELS = {
+    "in_channels": 3,
+    "model_channels": 128,
+    "out_channels": 6,
+    "num_res_blocks": 1,
+    "attention_resolutions": (2,),
+    "channel_mult": (1, 2),
+    "num_classes": CLASSES,
+}
+GUIDED_ADM = {
+    "image_size": SIZE,
+    "num_head_channels": 64,
+    "use_scale_shift_norm": True,
+    "resblock_updown": True,
+}
 
 CASES: dict[str, Case] = {
     "dit": Case(
@@ -65,6 +117,18 @@ CASES: dict[str, Case] = {
         },
         (3.0, 998.0),
     ),
+    "ddpmpp": Case(*EDM, "SongUNet", SONG | {"label_dim": CLASSES}, (-1.5, 0.7), edm),
+    "ncsnpp": Case(*EDM, "SongUNet", SONG | NCSNPP, (-1.5, 0.7), edm),
+    "song_skip": Case(*EDM, "SongUNet", SONG | SKIP, (-1.5, 0.7), edm),
+    "adm": Case(*GUIDED, "UNetModel", LEVELS | GUIDED_ADM, (3.0, 998.0)),
+    "adm_new_order": Case(
+        *GUIDED,
+        "UNetModel",
+        LEVELS | GUIDED_ADM | {"use_new_attention_order": True},
+        (3.0, 998.0),
+    ),
+    "improved": Case(*IMPROVED, "UNetModel", LEVELS | {"num_heads": 4}, (3.0, 998.0)),
+    "edm_adm": Case(*EDM, "DhariwalUNet", ADM, (-1.5, 0.7), edm),
 }
 
 

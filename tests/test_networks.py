@@ -19,6 +19,7 @@ from diffgen.network.embedding import sinusoid
 from diffgen.network.layers import group_norm
 from diffgen.network.ncsn_refinenet import NCSNRefineNet
 from diffgen.network.refinenet import RefineNet
+from diffgen.network.song_unet import SongUNet
 from diffgen.network.unet import UNet
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "network"
@@ -26,11 +27,16 @@ N = TypeVar("N", bound=nn.Module)
 Make = Callable[..., nn.Module]
 
 unet = partial(UNet, width=8, multipliers=(1, 2), blocks=1)
+song = partial(SongUNet, width=8, multipliers=(1, 2), blocks=1)
 dit = partial(DiT, width=8, depth=2, heads=2)
 WITH_LEVEL: dict[str, Make] = {
     "unet-add": unet,
     "unet-scale_shift": partial(unet, embedding="scale_shift", head_width=4, attention=(8,)),
     "unet-maps": partial(unet, embedding="maps", downsample="pooled"),
+    "unet-residual": partial(unet, downsample="residual", frequencies="cosine"),
+    "song_unet": song,
+    "song_unet-ncsnpp": partial(song, embedding="fourier", encoder="residual", taps=(1, 3, 3, 1)),
+    "song_unet-skip": partial(song, encoder="skip", decoder="skip"),
     "dilated": partial(Dilated, width=8),
     "dit": dit,
     "ncsn_refinenet": partial(NCSNRefineNet, width=4, levels=10),
@@ -38,6 +44,7 @@ WITH_LEVEL: dict[str, Make] = {
 WITHOUT_LEVEL: dict[str, Make] = {
     "unet": partial(unet, has_noise_input=False),
     "dilated": partial(Dilated, width=8, has_noise_input=False),
+    "song_unet": partial(song, has_noise_input=False),
     "dit": partial(dit, has_noise_input=False),
     "refinenet": partial(RefineNet, width=4),
 }
@@ -176,3 +183,11 @@ def test_sizes_that_cannot_be_halved_name_the_ones_that_can() -> None:
         UNet(channels=3, size=30)
     with pytest.raises(UsageError, match="heads"):
         UNet(channels=1, size=8, width=8, heads=3)
+
+
+@pytest.mark.parametrize("make", [unet, song], ids=["unet", "song_unet"])
+def test_a_network_is_told_the_augmentation_and_none_is_no_augmentation(make: Make) -> None:
+    network, x, c_noise = small(make, augment_dim=9), images(2, 1, 8, 8), torch.ones(2)
+    plain = network(x, c_noise)
+    assert torch.equal(network(x, c_noise, None, torch.zeros(2, 9)), plain)
+    assert (network(x, c_noise, None, torch.ones(2, 9)) - plain).abs().max() > 1e-3

@@ -1,16 +1,21 @@
 """Networks equal the papers' own code, whose answers are in tests/data/originals."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from originals import CASES, CLASSES, SIZE, expected, inputs
+from originals import AUGMENT, CASES, CLASSES, SIZE, expected, inputs
 from torch import Tensor, nn
 
+from diffgen.interop.adm import adm_names, adm_state
+from diffgen.interop.edm import edm_names, edm_state
 from diffgen.interop.files import State, adopt
 from diffgen.interop.parameter_names import dit_names
 from diffgen.network.dit import DiT
+from diffgen.network.song_unet import SongUNet
+from diffgen.network.unet import UNet
 
 
 def dit() -> nn.Module:
@@ -19,15 +24,53 @@ def dit() -> nn.Module:
     )
 
 
-Adopted = Callable[[State, nn.Module], State]
-NETWORKS: dict[str, tuple[Callable[[], nn.Module], Adopted]] = {
+def song(**settings: Any) -> SongUNet:
+    blocks = {"width": 16, "multipliers": (1, 2, 2), "blocks": 2, "attention": (4,)}
+    shape = {"channels": 3, "size": SIZE, "augment_dim": AUGMENT}
+    return SongUNet(**shape, **blocks, **settings)
+
+
+COSINE = {"frequencies": "cosine", "norm_eps": 1e-5}
+LIKE_ADM = {"downsample": "residual", "embedding": "scale_shift", "head_width": 64, **COSINE}
+
+
+def unet(**settings: Any) -> UNet:
+    blocks = {"multipliers": (1, 2), "blocks": 1, "attention": (4,), "out_channels": 6}
+    return UNet(channels=3, size=SIZE, num_classes=CLASSES, **{**blocks, **settings})
+
+
+def edm_adm() -> UNet:
+    like_edm = {"width": 64, "multipliers": (1, 2, 2), "out_channels": 3}
+    return unet(**LIKE_ADM, **like_edm, augment_dim=AUGMENT)
+
+
+def adopted_adm(state: State, network: UNet, new_order: bool = False) -> State:
+    return adopt(adm_state(state, network, new_order), adm_names(network), network)
+
+
+def adopted_edm(state: State, network: UNet | SongUNet) -> State:
+    return adopt(edm_state(state), edm_names(network), network)
+
+
+FIR = (1, 3, 3, 1)
+NETWORKS: dict[str, tuple[Callable[..., Any], Callable[..., State]]] = {
     "dit": (dit, lambda state, network: adopt(state, dit_names(network.state_dict()), network)),
+    "ddpmpp": (partial(song, num_classes=CLASSES), adopted_edm),
+    "ncsnpp": (partial(song, embedding="fourier", encoder="residual", taps=FIR), adopted_edm),
+    "song_skip": (partial(song, encoder="skip", decoder="skip", taps=FIR), adopted_edm),
+    "edm_adm": (edm_adm, adopted_edm),
+    "adm": (partial(unet, **LIKE_ADM), adopted_adm),
+    "adm_new_order": (partial(unet, **LIKE_ADM), partial(adopted_adm, new_order=True)),
+    "improved": (partial(unet, heads=4, downsample="centered", **COSINE), adopted_adm),
 }
 
 
 def answer(network: nn.Module, name: str) -> Tensor:
-    x, c_noise, label, _ = inputs(CASES[name])
-    return network(x, c_noise, label)
+    """What a network of ours says to the inputs of a case, of which it takes what it knows."""
+    x, c_noise, label, augment = inputs(CASES[name])
+    told = [label if network.num_classes else None]
+    augmented = getattr(network.get_submodule("condition"), "augment", None)
+    return network(x, c_noise, *told, *([augment] if augmented else []))
 
 
 @pytest.mark.parametrize("name", NETWORKS)
@@ -57,3 +100,16 @@ def test_transformers_have_the_papers_sizes(settings: dict[str, Any], millions: 
     with torch.device("meta"):
         network = DiT(channels=4, size=32, num_classes=1000, out_channels=8, **settings)
     assert round(sum(p.numel() for p in network.parameters()) / 1e6) == millions
+
+
+@pytest.mark.parametrize(
+    ("settings", "count"),
+    [
+        ({}, 55_733_891),
+        ({"embedding": "fourier", "encoder": "residual", "taps": FIR}, 56_397_827),
+    ],
+)
+def test_song_unets_have_the_sizes_of_edm(settings: dict[str, Any], count: int) -> None:
+    with torch.device("meta"):
+        network = SongUNet(channels=3, size=32, augment_dim=AUGMENT, **settings)
+    assert sum(p.numel() for p in network.parameters()) == count

@@ -1,6 +1,7 @@
 """What conditions a network's layers: an embedding of the noise level and of the label."""
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,9 @@ def _angles(c_noise: Tensor, count: int, steps: int) -> Tensor:
     return c_noise[:, None] * torch.exp(-math.log(10_000) / steps * frequencies)
 
 
+Frequencies = Callable[[Tensor, int], Tensor]
+
+
 class LabelEmbedding(nn.Module):
     """(B, features): a learned vector per class and one, the last, for "no label"."""
 
@@ -49,14 +53,27 @@ class LabelEmbedding(nn.Module):
 class Condition(nn.Module):
     """(B, 4 width): the level through a two-layer perceptron, plus the label's vector, activated.
 
-    DDPM activates this sum inside each residual block; once here is the same.
+    DDPM activates this sum inside each residual block; once here is the same. `frequencies` embeds
+    the level. What an augmentation did to the image, `augment` (B, augment_dim) or None for
+    nothing, is told with the level (Karras et al. 2022, appendix F.2).
     """
 
-    def __init__(self, width: int, num_classes: int, has_noise_input: bool) -> None:
+    def __init__(
+        self,
+        width: int,
+        num_classes: int,
+        has_noise_input: bool,
+        frequencies: Frequencies = sinusoid,
+        augment_dim: int = 0,
+    ) -> None:
         super().__init__()
         self.width, self.features, self.num_classes = width, 4 * width, num_classes
+        self.frequencies = frequencies
         self.level = self._perceptron() if has_noise_input else None
         self.label = LabelEmbedding(num_classes, self.features) if num_classes else None
+        self.augment = nn.Linear(augment_dim, width, bias=False) if augment_dim else None
+        if self.augment:
+            nn.init.zeros_(self.augment.weight)
 
     def _perceptron(self) -> nn.Module:
         first = initialised(nn.Linear(self.width, self.features))
@@ -64,17 +81,31 @@ class Condition(nn.Module):
             first, nn.SiLU(), initialised(nn.Linear(self.features, self.features))
         )
 
-    def forward(self, x: Tensor, c_noise: Tensor | None, label: Tensor | None) -> Tensor | None:
+    def forward(
+        self,
+        x: Tensor,
+        c_noise: Tensor | None,
+        label: Tensor | None,
+        augment: Tensor | None = None,
+    ) -> Tensor | None:
         """None when there is neither a noise level nor classes."""
         label = known_label(label, self.num_classes, x)
         parts = []
         if self.level is not None:
-            if c_noise is None:
-                raise UsageError("this network needs the noise level (c_noise), and got None")
-            parts.append(self.level(sinusoid(c_noise, self.width)))
+            numbers = self.frequencies(known_level(c_noise), self.width)
+            if self.augment is not None and augment is not None:
+                numbers = numbers + self.augment(augment)
+            parts.append(self.level(numbers))
         if self.label is not None:
             parts.append(self.label(label, x))
         return F.silu(sum(parts[1:], parts[0])) if parts else None
+
+
+def known_level(c_noise: Tensor | None) -> Tensor:
+    """c_noise; UsageError where a network that needs it got none."""
+    if c_noise is None:
+        raise UsageError("this network needs the noise level (c_noise), and got None")
+    return c_noise
 
 
 def known_label(label: Tensor | None, num_classes: int, like: Tensor) -> Tensor | None:

@@ -1,4 +1,4 @@
-"""The smallest parts of a U-Net: initialised layers, group norms, resampling, the head.
+"""The smallest parts of a U-Net: initialised layers, group norms, the head.
 
 Ho et al., Denoising Diffusion Probabilistic Models (2020), appendix B; scale and shift from
 Dhariwal and Nichol, Diffusion Models Beat GANs on Image Synthesis (2021), section 3.
@@ -8,7 +8,6 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
@@ -40,7 +39,7 @@ class GroupNorm(nn.GroupNorm):
         return super().forward(input)
 
 
-def group_norm(channels: int, groups: int) -> nn.GroupNorm:
+def group_norm(channels: int, groups: int, eps: float = 1e-6) -> nn.GroupNorm:
     """GroupNorm of at most `groups` groups of at least four channels each.
 
     The papers' 32 groups stay 32 from 128 channels on. Below, one-channel groups would be an
@@ -48,15 +47,15 @@ def group_norm(channels: int, groups: int) -> nn.GroupNorm:
     """
     most = max(1, min(groups, channels // 4))
     fitting = next(g for g in range(most, 0, -1) if channels % g == 0)
-    return GroupNorm(fitting, channels, eps=1e-6)
+    return GroupNorm(fitting, channels, eps=eps)
 
 
 class PlainNorm(nn.Module):
     """A group norm that ignores the embedding."""
 
-    def __init__(self, channels: int, groups: int) -> None:
+    def __init__(self, channels: int, groups: int, eps: float = 1e-6) -> None:
         super().__init__()
-        self.norm = group_norm(channels, groups)
+        self.norm = group_norm(channels, groups, eps)
 
     def forward(self, x: Tensor, emb: Tensor | None) -> Tensor:
         return self.norm(x)
@@ -65,10 +64,10 @@ class PlainNorm(nn.Module):
 class AddedNorm(nn.Module):
     """A group norm of x plus a projection of the embedding `emb` (B, features) to its channels."""
 
-    def __init__(self, channels: int, groups: int, features: int) -> None:
+    def __init__(self, channels: int, groups: int, features: int, eps: float = 1e-6) -> None:
         super().__init__()
         self.emb_proj = initialised(nn.Linear(features, channels))
-        self.norm = group_norm(channels, groups)
+        self.norm = group_norm(channels, groups, eps)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         return self.norm(x + self.emb_proj(emb)[:, :, None, None])
@@ -77,48 +76,21 @@ class AddedNorm(nn.Module):
 class ScaledNorm(nn.Module):
     """A group norm scaled and shifted by a projection of the embedding `emb` (B, features)."""
 
-    def __init__(self, channels: int, groups: int, features: int) -> None:
+    def __init__(self, channels: int, groups: int, features: int, eps: float = 1e-6) -> None:
         super().__init__()
         self.emb_proj = initialised(nn.Linear(features, 2 * channels))
-        self.norm = group_norm(channels, groups)
+        self.norm = group_norm(channels, groups, eps)
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:
         scale, shift = self.emb_proj(emb)[:, :, None, None].chunk(2, dim=1)
         return self.norm(x) * (1 + scale) + shift
 
 
-class StridedDown(nn.Module):
-    """Half the resolution by a strided convolution, padded below and right as the paper's."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = conv3(channels, channels, stride=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.pad(x, (0, 1, 0, 1)))
-
-
-class PooledDown(nn.AvgPool2d):
-    """Half the resolution by the mean of 2 x 2 pixels; nothing to learn."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__(2)
-
-
-class Up(nn.Module):
-    """Twice the resolution: nearest neighbours, then a convolution."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = conv3(channels, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
-
-
 class Head(nn.Sequential):
-    """Norm, swish and a convolution to the image that starts at zero."""
+    """Norm, swish and a convolution to the image that starts at zero, or near it by `gain`."""
 
-    def __init__(self, inputs: int, outputs: int, groups: int) -> None:
-        norm = group_norm(inputs, groups)
-        super().__init__(norm, nn.SiLU(), conv3(inputs, outputs, gain=0.0))
+    def __init__(
+        self, inputs: int, outputs: int, groups: int, eps: float = 1e-6, gain: float = 0.0
+    ) -> None:
+        norm = group_norm(inputs, groups, eps)
+        super().__init__(norm, nn.SiLU(), conv3(inputs, outputs, gain=gain))

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffgen.errors import UsageError
-from diffgen.network.embedding import LabelEmbedding, cosines, known_label
+from diffgen.network.embedding import LabelEmbedding, cosines, known_label, known_level
 from diffgen.network.layers import initialised
 
 FREQUENCIES = 256  # numbers that tell the noise level
@@ -48,9 +47,7 @@ class TokenCondition(nn.Module):
         label = known_label(label, self.num_classes, x)
         emb = x.new_zeros(len(x), self.width)
         if self.level is not None:
-            if c_noise is None:
-                raise UsageError("this network needs the noise level (c_noise), and got None")
-            emb = emb + self.level(cosines(c_noise, FREQUENCIES))
+            emb = emb + self.level(cosines(known_level(c_noise), FREQUENCIES))
         if self.label is not None:
             emb = emb + self.label(label, x)
         return F.silu(emb)

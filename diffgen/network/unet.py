@@ -9,25 +9,26 @@ from functools import partial
 from itertools import repeat
 from typing import Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from diffgen.errors import UsageError
-from diffgen.network.blocks import Ascent, BlockStyle, Descent, Level, Middle
-from diffgen.network.embedding import Condition, InputMaps
-from diffgen.network.layers import (
-    AddedNorm,
-    Head,
-    PlainNorm,
+from diffgen.network.blocks import Ascent, BlockStyle, Descent, Middle, levels
+from diffgen.network.embedding import Condition, InputMaps, cosines, sinusoid
+from diffgen.network.layers import AddedNorm, Head, PlainNorm, ScaledNorm, conv3
+from diffgen.network.resample import (
+    BOX,
+    CenteredDown,
+    FilterDown,
+    FilterUp,
     PooledDown,
-    ScaledNorm,
     StridedDown,
     Up,
-    conv3,
 )
 
 NORMS = {"add": AddedNorm, "scale_shift": ScaledNorm}
-DOWNS = {"strided": StridedDown, "pooled": PooledDown}
+DOWNS = {"strided": StridedDown, "centered": CenteredDown, "pooled": PooledDown}
+FREQUENCIES = {"sine": sinusoid, "cosine": cosines}
 MAPS = 16
 
 
@@ -40,6 +41,9 @@ class UNet(nn.Module):
     that do not occur being ignored; the middle always has. A head is `head_width` channels wide,
     or there are `heads` of them. `embedding`: the level and the label reach the blocks added to
     their features, as scale and shift of them, or only as maps beside the input image.
+    `downsample`: with "residual", blocks halve and double the resolution. `frequencies` tells
+    which come first, and whether the last is reached (DDPM) or not (improved DDPM, ADM).
+    `augment_dim` numbers of a fourth argument, `augment`, say how an image was augmented.
     `has_noise_input=False` makes a network without a level input. An unlabelled image has label
     None or `num_classes`. UsageError for a size that cannot be halved often enough.
     """
@@ -61,31 +65,40 @@ class UNet(nn.Module):
         dropout: NonNegativeFloat = 0.0,
         groups: PositiveInt = 32,
         embedding: Literal["add", "scale_shift", "maps"] = "add",
-        downsample: Literal["strided", "pooled"] = "strided",
+        downsample: Literal["strided", "centered", "pooled", "residual"] = "strided",
+        frequencies: Literal["sine", "cosine"] = "sine",
+        norm_eps: PositiveFloat = 1e-6,
+        augment_dim: NonNegativeInt = 0,
     ) -> None:
         super().__init__()
-        _check(size, width, len(multipliers) - 1, dropout)
+        check_unet(size, width, len(multipliers) - 1, dropout)
         self.channels, self.size, self.num_classes = channels, size, num_classes
         self.out_channels = out_channels or channels
-        self.condition = Condition(width, num_classes, has_noise_input)
+        self.condition = Condition(
+            width, num_classes, has_noise_input, FREQUENCIES[frequencies], augment_dim
+        )
         conditioned = has_noise_input or num_classes > 0
         self.maps = InputMaps(4 * width, MAPS) if conditioned and embedding == "maps" else None
-        norm = _emb_norm(embedding, conditioned, groups, 4 * width)
-        style = BlockStyle(norm, groups, dropout, heads, head_width)
+        norm = _emb_norm(embedding, conditioned, groups, 4 * width, norm_eps)
+        style = BlockStyle(norm, groups, dropout, heads, head_width, norm_eps)
         attends = [size >> level in attention for level in range(len(multipliers))]
-        levels = _levels([width * m for m in (1, *multipliers)], blocks, attends)
+        ladder = levels([width * m for m in (1, *multipliers)], blocks, attends)
         stem = conv3(channels + (MAPS if self.maps else 0), width)
-        head = Head(levels[0].channels, self.out_channels, groups)
-        enters = [stem, *(DOWNS[downsample](level.above) for level in levels[1:])]
-        leaves = [head, *(Up(level.channels) for level in levels[1:])]
-        self.descents = nn.ModuleList(map(Descent, levels, repeat(style), enters))
-        self.middle = Middle(levels[-1].channels, style)
-        self.ascents = nn.ModuleList(map(Ascent, levels, repeat(style), leaves))
+        head = Head(ladder[0].channels, self.out_channels, groups, norm_eps)
+        enters = [stem, *(_down(level.above, downsample, style) for level in ladder[1:])]
+        leaves = [head, *(_up(level.channels, downsample, style) for level in ladder[1:])]
+        self.descents = nn.ModuleList(map(Descent, ladder, repeat(style), enters))
+        self.middle = Middle(ladder[-1].channels, style)
+        self.ascents = nn.ModuleList(map(Ascent, ladder, repeat(style), leaves))
 
     def forward(
-        self, x: Tensor, c_noise: Tensor | None = None, label: Tensor | None = None
+        self,
+        x: Tensor,
+        c_noise: Tensor | None = None,
+        label: Tensor | None = None,
+        augment: Tensor | None = None,
     ) -> Tensor:
-        emb = self.condition(x, c_noise, label)
+        emb = self.condition(x, c_noise, label, augment)
         x = self.maps(x, emb) if self.maps else x
         kept: list[Tensor] = []
         for descent in self.descents:
@@ -97,22 +110,27 @@ class UNet(nn.Module):
         return x
 
 
-def _levels(widths: list[int], blocks: int, attends: list[bool]) -> list[Level]:
-    """Levels from the widest image to the narrowest; widths[0] are the stem's channels."""
-    below = [*widths[2:], widths[-1]]
-    around = zip(widths, widths[1:], below, attends, strict=False)
-    return [Level(above, own, under, blocks, attend) for above, own, under, attend in around]
+def _down(channels: int, downsample: str, style: BlockStyle) -> nn.Module:
+    if downsample == "residual":
+        return style.block(channels, channels, resample=FilterDown(BOX))
+    return DOWNS[downsample](channels)
+
+
+def _up(channels: int, downsample: str, style: BlockStyle) -> nn.Module:
+    if downsample == "residual":
+        return style.block(channels, channels, resample=FilterUp(BOX))
+    return Up(channels)
 
 
 def _emb_norm(
-    embedding: str, conditioned: bool, groups: int, features: int
+    embedding: str, conditioned: bool, groups: int, features: int, eps: float
 ) -> Callable[[int], nn.Module]:
     if not conditioned or embedding not in NORMS:
-        return partial(PlainNorm, groups=groups)
-    return partial(NORMS[embedding], groups=groups, features=features)
+        return partial(PlainNorm, groups=groups, eps=eps)
+    return partial(NORMS[embedding], groups=groups, features=features, eps=eps)
 
 
-def _check(size: int, width: int, halvings: int, dropout: float) -> None:
+def check_unet(size: int, width: int, halvings: int, dropout: float) -> None:
     step = 2**halvings
     if size % step:
         near = " or ".join(str(n) for n in (size // step * step, -(-size // step) * step) if n)

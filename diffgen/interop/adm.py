@@ -1,0 +1,97 @@
+"""U-Nets of openai/guided-diffusion and openai/improved-diffusion, as those of ours."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from diffgen.interop.files import State
+from diffgen.network.attention import SelfAttention
+from diffgen.network.blocks import Block
+from diffgen.network.unet import UNet
+
+BLOCK = {
+    "norm": "in_layers.0",
+    "conv": "in_layers.2",
+    "emb_norm.emb_proj": "emb_layers.1",
+    "emb_norm.norm": "out_layers.0",
+    "last": "out_layers.3",
+    "shortcut": "skip_connection",
+}
+ATTENTION = {"attend.norm": "norm", "attend.qkv": "qkv", "attend.out": "proj_out"}
+
+
+def adm_names(network: UNet) -> dict[str, tuple[str, ...]]:
+    """Their name for each key of our U-Net.
+
+    They number the blocks through, those that change the resolution among them on the way down,
+    and within another block's number on the way up.
+    """
+    return {key: (_name(key, network),) for key in network.state_dict()}
+
+
+def _name(key: str, network: UNet) -> str:
+    stem, leaf = key.rsplit(".", 1)
+    depth = len(network.descents)
+    each = len(list(network.get_submodule("descents.0.blocks").children())) + 1
+
+    def up(level: str, index: int) -> str:
+        return f"output_blocks.{(depth - 1 - int(level)) * each + index}"
+
+    match stem.split("."):
+        case ["condition", "level", index]:
+            name = f"time_embed.{index}"
+        case ["condition", "label", "table"]:
+            name = "label_emb"
+        case ["descents", "0", "enter"]:
+            name = "input_blocks.0.0"
+        case ["descents", level, "enter", *part]:
+            name = f"input_blocks.{int(level) * each}.0.{_changed(network, part, 'op')}"
+        case ["descents", level, "blocks", index, *part]:
+            name = _part(f"input_blocks.{int(level) * each + 1 + int(index)}", part)
+        case ["middle", which, *part]:
+            name = _part("middle_block", part, "0" if which == "first" else "2")
+        case ["ascents", "0", "leave", index]:
+            name = f"out.{index}"
+        case ["ascents", level, "leave", *part]:
+            attends = f"ascents.{level}.blocks.0.attend.qkv.weight" in network.state_dict()
+            where = f"{up(level, each - 1)}.{2 if attends else 1}"
+            name = f"{where}.{_changed(network, part, 'conv')}"
+        case ["ascents", level, "blocks", index, *part]:
+            name = _part(up(level, int(index)), part)
+        case _:
+            raise KeyError(key)
+    return f"{name}.{leaf}"
+
+
+def _changed(network: UNet, part: list[str], convolution: str) -> str:
+    """A part of what changes the resolution: a block, or one convolution."""
+    residual = isinstance(network.get_submodule("descents.1.enter"), Block)
+    return BLOCK[".".join(part)] if residual else convolution
+
+
+def _part(where: str, part: list[str], block: str = "0") -> str:
+    name = ".".join(part)
+    if name in ATTENTION:
+        return f"{where}.1.{ATTENTION[name]}"
+    return f"{where}.{block}.{BLOCK[name]}"
+
+
+def adm_state(state: Mapping[str, Tensor], network: UNet, new_order: bool = False) -> State:
+    """Their state with a null label, the zero vector, and our order of heads.
+
+    They split channels into (heads, q k v, channels of a head), or in their new attention order as
+    we do.
+    """
+    ours = dict(state)
+    if "label_emb.weight" in ours:
+        rows = ours["label_emb.weight"]
+        ours["label_emb.weight"] = torch.cat((rows, torch.zeros_like(rows[:1])))
+    for key, (name,) in adm_names(network).items():
+        if ".qkv." in key and name in ours and not new_order:
+            attention = network.get_submodule(key[: key.index(".qkv")])
+            assert isinstance(attention, SelfAttention)
+            value = ours[name].flatten(1) if ours[name].ndim > 1 else ours[name]
+            parts = value.reshape(attention.heads, 3, -1, *value.shape[1:])
+            ours[name] = parts.transpose(0, 1).reshape(value.shape)
+    return ours
