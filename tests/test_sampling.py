@@ -16,6 +16,7 @@ from running import TINY, ended, here, there, tree, worked
 from diffgen.cli.config_files import config_dir
 from diffgen.config.recipe import ModelSettings
 from diffgen.errors import UsageError
+from diffgen.evaluation.rows import ESSENTIAL, collect
 from diffgen.files import expanded
 from diffgen.runs.cell import Cell
 from diffgen.sampler.ddim import DDIM
@@ -371,7 +372,7 @@ def test_labels_are_asked_for_by_name(word, labels, ddpm, tmp_path):
 def test_a_model_without_labels_gives_images_without(unlabelled, tmp_path):
     folder = sample(tmp_path, unlabelled, *ONLY_IMAGES, "num_samples=3")
     with np.load(folder / "samples.npz") as found:
-        assert found.files == ["arr_0"]
+        assert found.files == ["arr_0", "seal"]
 
 
 REFUSALS = {
@@ -590,6 +591,71 @@ def test_a_torn_cell_is_no_cell(tmp_path):
     assert not cell.done([])
     (tmp_path / "samples.npz").write_bytes(b"")
     assert cell.images() is None
+
+
+def changed_row(cell: Path) -> None:
+    row = json.loads((cell / "result.json").read_text())
+    (cell / "result.json").write_text(json.dumps({**row, "nfe": 1.0}))
+
+
+def row_without_seal(cell: Path) -> None:
+    row = json.loads((cell / "result.json").read_text())
+    del row["seal"]
+    (cell / "result.json").write_text(json.dumps(row))
+
+
+def changed_image(cell: Path) -> None:
+    with np.load(cell / "samples.npz") as file:
+        arrays = {name: file[name].copy() for name in file.files}
+    arrays["arr_0"][0, 0, 0] ^= 1
+    np.savez(cell / "samples.npz", **arrays)
+
+
+def images_without_seal(cell: Path) -> None:
+    with np.load(cell / "samples.npz") as file:
+        np.savez(cell / "samples.npz", file["arr_0"], file["arr_1"])
+
+
+def pickled_images(cell: Path) -> None:
+    np.savez(cell / "samples.npz", arr_0=np.array([object()], dtype=object))
+
+
+def deflated_zeros(cell: Path) -> None:
+    np.savez_compressed(cell / "samples.npz", arr_0=np.zeros((2**20, 8, 8, 1), np.uint8))
+
+
+def anothers(cell: Path) -> None:
+    other = Cell(cell.with_name("other"))
+    other.keep_images(torch.zeros(3, 1, 8, 8, dtype=torch.uint8), None)
+    shutil.move(other.folder / "samples.npz", cell / "samples.npz")
+
+
+TAMPERED = (changed_row, row_without_seal, changed_image, images_without_seal, pickled_images)
+
+
+@pytest.mark.parametrize("tamper", [*TAMPERED, deflated_zeros, anothers])
+def test_a_cell_that_was_changed_counts_for_nothing(tamper, tmp_path):
+    cell, images = Cell(tmp_path / "cell"), torch.arange(192, dtype=torch.uint8).view(3, 1, 8, 8)
+    cell.keep_images(images, torch.tensor([0, 1, 1]), ("猫", "dog"))
+    cell.keep_row({"metrics": ["fid"], "fid": 1.5, "labels": (1, 2), "nfe": 2.0})
+    assert cell.done(["fid"])
+    found = cell.images()
+    assert found is not None
+    assert torch.equal(found[0], images)
+    tamper(cell.folder)
+    assert not cell.done(["fid"])
+    assert cell.row is None or cell.images() is None
+
+
+def test_a_row_that_was_changed_is_left_out_of_tables(tmp_path, caplog):
+    cell = Cell(tmp_path / "cell")
+    cell.keep_row(dict.fromkeys(ESSENTIAL, "x") | {"n": 2})
+    assert [row["n"] for row in collect([tmp_path])] == [2]
+    assert "seal" not in collect([tmp_path])[0]
+    changed_row(cell.folder)
+    with caplog.at_level("WARNING"):
+        assert collect([tmp_path]) == []
+    assert "was changed after it was written" in caplog.text
 
 
 @pytest.fixture(scope="module")

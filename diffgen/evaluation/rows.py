@@ -12,6 +12,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from diffgen.errors import UsageError
+from diffgen.files import sha256_of_json
 
 log = logging.getLogger(__name__)
 
@@ -189,13 +190,37 @@ def collect(folders: Iterable[Path | str]) -> list[Row]:
     return [row for row in rows if row is not None]
 
 
-def _row(path: Path) -> Row | None:
+def seal_of(cell: str, row: Row) -> str:
+    """What tells that a row, plain data, is as it was written in the folder of this name."""
+    return sha256_of_json([cell, {key: value for key, value in row.items() if key != "seal"}])
+
+
+def read_row(path: Path, sealed: bool = False) -> Row:
+    """The row in a result.json; ValueError where it is damaged or was changed.
+
+    Rows of 0.1.0 have no seal; any other is none where it has to be `sealed`.
+    """
     try:
         row: Any = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except RecursionError:
+        raise ValueError("it is nested") from None
+    if not isinstance(row, dict):
+        raise ValueError("it is no row")
+    seal = row.pop("seal", None)
+    wanted = seal_of(path.parent.name, row)
+    earlier = dict(row.get("versions") or {}).get("diffgen") == "0.1.0"
+    if seal != wanted and (seal is not None or (sealed and not earlier)):
+        raise ValueError("it was changed after it was written")
+    return row
+
+
+def _row(path: Path) -> Row | None:
+    try:
+        row = read_row(path)
+    except (OSError, ValueError, TypeError) as error:
         log.warning("left out %s, which is damaged (%s)", path, error)
         return None
-    if not isinstance(row, dict) or any(row.get(key) is None for key in ESSENTIAL):
+    if any(row.get(key) is None for key in ESSENTIAL):
         log.warning("left out %s, which is no finished row of a table", path)
         return None
     for key in NUMBERS:

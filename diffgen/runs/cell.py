@@ -1,18 +1,24 @@
 """Cells of a sweep: one way of sampling one checkpoint, computed once and kept beside its run."""
 
 import json
-from collections.abc import Collection, Sequence
+import logging
+import zipfile
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from diffgen.dataset.pixels import by_class, save_sheet
-from diffgen.files import sha256_of_json, write_atomically
+from diffgen.evaluation.rows import read_row, seal_of
+from diffgen.files import sha256, sha256_of_json, write_atomically
+from diffgen.runs.torch_file import check_stored
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -28,29 +34,57 @@ class Cell:
 
     @property
     def row(self) -> dict[str, Any] | None:
-        """The row of figures, or None where the cell is not done."""
+        """The row of figures, or None where the cell is not done or its row was changed."""
         path = self.folder / "result.json"
         try:
-            return json.loads(path.read_text())
-        except (FileNotFoundError, ValueError):
+            return read_row(path, sealed=True)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, TypeError) as error:
+            log.warning("%s counts for nothing: %s", path, error)
             return None
 
     def done(self, metrics: Collection[str]) -> bool:
-        """Whether it holds its images and, in its row, these metrics."""
-        pictures = (self.folder / "samples.npz", self.folder / "samples.png")
-        row = self.row if all(path.is_file() for path in pictures) else None
+        """Whether it holds its images and, in its row, these metrics, all as they were written."""
+        sheet = self.folder / "samples.png"
+        row = self.row if sheet.is_file() and self.images() is not None else None
         return row is not None and set(metrics) <= set(row.get("metrics", ()))
 
     def images(self) -> tuple[Tensor, Tensor | None] | None:
         """Images uint8 (N, C, H, W) and labels (N,) as far as they were made, or None."""
         path = self.folder / "samples.npz"
         try:
-            with np.load(path) as arrays:
-                pixels = torch.from_numpy(arrays["arr_0"]).permute(0, 3, 1, 2).contiguous()
-                labels = torch.from_numpy(arrays["arr_1"]) if "arr_1" in arrays else None
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+            arrays = self._arrays(path)
+        except FileNotFoundError:
             return None
-        return pixels, labels
+        except Exception as error:  # damaged bytes fail in every possible way
+            log.warning("%s counts for nothing: %s", path, error)
+            return None
+        pixels = torch.from_numpy(arrays["arr_0"]).permute(0, 3, 1, 2).contiguous()
+        return pixels, torch.from_numpy(arrays["arr_1"]) if "arr_1" in arrays else None
+
+    def _arrays(self, path: Path) -> dict[str, NDArray[Any]]:
+        """The arrays of samples.npz; any exception where they are not as they were written."""
+        with zipfile.ZipFile(path) as archive:
+            check_stored(archive, path.stat().st_size)
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        pixels, labels = arrays["arr_0"], arrays.get("arr_1", np.zeros(0, np.int64))
+        seal = str(arrays.pop("seal", ""))
+        if seal != self._seal(arrays) and (seal or not self._of_0_1_0()):
+            raise ValueError("it was changed after it was written")
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or labels.dtype != np.int64:
+            raise ValueError("it holds no images")
+        return arrays
+
+    def _of_0_1_0(self) -> bool:
+        return ((self.row or {}).get("versions") or {}).get("diffgen") == "0.1.0"
+
+    def _seal(self, arrays: Mapping[str, NDArray[Any]]) -> str:
+        """What tells that these arrays are as they were written, and of this cell."""
+        told = {name: [str(array.dtype), *array.shape] for name, array in arrays.items()}
+        parts = [self.folder.name, json.dumps(told, sort_keys=True)]
+        return sha256([*parts, *(arrays[name].tobytes() for name in sorted(arrays))])
 
     def keep_images(
         self, images: Tensor, labels: Tensor | None, classes: Sequence[str] = ()
@@ -62,6 +96,7 @@ class Cell:
         arrays: dict[str, Any] = {"arr_0": images.permute(0, 2, 3, 1).contiguous().numpy()}
         if labels is not None:
             arrays |= {"arr_1": labels.numpy(), "classes": np.array(classes, dtype=np.str_)}
+        arrays["seal"] = np.array(self._seal(arrays))
         write_atomically(self.folder / "samples.npz", lambda file: np.savez(file, **arrays))
         chosen = list(by_class(images, labels, len(classes), rows=8))
         shown = 0 if labels is None else len(labels[chosen].unique())
@@ -70,5 +105,6 @@ class Cell:
 
     def keep_row(self, row: dict[str, Any]) -> None:
         """Write result.json, which marks the cell as done."""
-        text = json.dumps(row, indent=1, sort_keys=True)
+        sealed = {**row, "seal": seal_of(self.folder.name, json.loads(json.dumps(row)))}
+        text = json.dumps(sealed, indent=1, sort_keys=True)
         write_atomically(self.folder / "result.json", lambda file: file.write(text.encode()))
