@@ -3,6 +3,8 @@
 import shlex
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,8 @@ import yaml
 from running import Done, here, tree, worked
 
 from diffgen.commands.tune import show
+from diffgen.errors import UsageError
+from diffgen.runs import tuned_times
 from diffgen.sampling.request import request_of
 from diffgen.schedule import spacing
 
@@ -171,6 +175,14 @@ def test_times_of_other_weights_and_damaged_ones_are_refused(swept, run, tmp_pat
         done = sample(tmp_path, run, "sampler=dpmpp_2m", "steps=4")
         assert done.status == 2
         assert answer in done.line()
+    laughs = "".join(f"- &x{k} [{', '.join([f'*x{k - 1}'] * 9)}]\n" for k in range(1, 12))
+    key = {"sampler": {"name": "ddim"}, "steps": 2}
+    known: Any = SimpleNamespace(path=run / "x.ckpt", run=run, hash="h")
+    for text in (f"checkpoint: h\ntimes:\n- &x0 [1.0]\n{laughs}", "[" * 10**5, "x" * 10**7):
+        path = tuned_times.path_of(known, key)
+        path.write_text(text)
+        with pytest.raises(UsageError, match="is damaged; run remedy"):
+            tuned_times.read(known, key, "remedy")
 
 
 REFUSALS = {

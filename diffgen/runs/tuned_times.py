@@ -20,6 +20,17 @@ from diffgen.errors import UsageError
 from diffgen.files import sha256_of_json, write_atomically
 from diffgen.runs.checkpoint import Checkpoint
 
+LARGEST = 10**6  # bytes of a file of times
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader without aliases, by which a few lines may stand for any number of values."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("an alias")
+        return super().compose_node(parent, index)
+
 
 def path_of(checkpoint: Checkpoint, key: Mapping[str, Any]) -> Path:
     """Where the times stand for a key: {"sampler": {"name", ...}, "steps", ...}."""
@@ -57,11 +68,16 @@ def read(checkpoint: Checkpoint, key: Mapping[str, Any], remedy: str) -> Tensor:
     if not path.is_file():
         raise UsageError(f"no tuned times for this way of sampling; run {remedy}")
     try:
-        record = yaml.safe_load(path.read_text())
-        source, times = record["checkpoint"], torch.tensor(record["times"], dtype=torch.float64)
+        if path.stat().st_size > LARGEST:
+            raise ValueError
+        record = yaml.load(path.read_text(), _Loader)
+        source, stated = record["checkpoint"], record["times"]
+        if not all(type(value) is float for value in stated):
+            raise TypeError
+        times = torch.tensor(stated, dtype=torch.float64)
         sound = times.shape == (key["steps"] + 1,) and bool((times.diff() < 0).all())
         sound = sound and times[0] <= 1 and times[-1] == 0
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+    except (OSError, ValueError, TypeError, LookupError, RecursionError, yaml.YAMLError):
         raise UsageError(f"{path} is damaged; run {remedy}") from None
     if not sound:
         raise UsageError(f"{path} holds no falling times from 1 to 0; run {remedy}")
