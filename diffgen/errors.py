@@ -8,8 +8,16 @@ from typing import NoReturn
 class UsageError(ValueError):
     """A request that cannot be met as it stands; its text is one line with the remedy.
 
-    The command prints it on stderr and exits with status 2.
+    The command prints it on stderr and exits with status 2. Where several commands may meet it and
+    write the remedy differently, `remedy` holds that part, in the keys of `diffgen train`.
     """
+
+    def __init__(self, what: str, remedy: str = "") -> None:
+        super().__init__(what, remedy)  # both, for pickle
+        self.what, self.remedy = what, remedy
+
+    def __str__(self) -> str:
+        return f"{self.what}; {self.remedy}" if self.remedy else self.what
 
 
 def refuse(message: str) -> NoReturn:

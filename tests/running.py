@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 import subprocess
 import sys
 from argparse import Namespace
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from hydra import compose, initialize_config_dir
 
-from diffgen.cli.config_files import config_dir
+from diffgen.cli.config_files import config_dir, searched
 from diffgen.cli.main import main
 from diffgen.cli.recipe_choice import recipes
 from diffgen.config.build import find, names
@@ -97,12 +98,23 @@ def classes(room: str) -> dict[str, type]:
     return {name: find(room, name) for name in names(room)}
 
 
-def tree(command: str, *overrides: str) -> Any:
-    """The settings that a command would run with."""
+def tree(command: str, *overrides: str, configs: str | None = None) -> Any:
+    """The settings that a command would run with; `configs` is its --config-dir."""
     register()
-    words = recipes(command, Namespace(config_dir=None, config_name=None)).added(overrides)
+    args = Namespace(config_dir=configs, config_name=None)
+    words = [*searched(args), *recipes(command, args).added(overrides)]
     with initialize_config_dir(version_base="1.3", config_dir=config_dir()):
         return check(command, compose(command, overrides=words))
+
+
+def own_package(folder: Path) -> None:
+    """Writes the package `mine` of docs/extending.md into a folder, configs and all."""
+    page = Path(__file__).parents[1] / "docs/extending.md"
+    files = re.findall(r"^`(mine/\S+)`:\n\n```\w+\n(.*?)^```", page.read_text(), re.M | re.S)
+    for name, text in files:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
 
 
 def contents(path: Path) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """Objects from names and settings: what is refused, in which words, and what code may add."""
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import pytest
+import torch
 from pydantic import Field
 
 from diffgen.config.build import build, find, typed
@@ -95,11 +97,51 @@ def test_null_takes_away_a_key_of_another_class():
     assert typed(Thing, "thing", {"size": 1, "colour": None, "limit": None}) == Thing(1)
 
 
-def test_trusted_classes_are_found_by_their_full_name():
-    found = find("schedule", "collections:Counter", trust=["collections:Counter"])
-    assert found.__name__ == "Counter"
-    with pytest.raises(UsageError, match="outside diffgen"):
-        find("schedule", "collections:OrderedDict", trust=["collections:Counter"])
+FLATTEN = "torch.nn.modules.flatten:Flatten"
+
+
+@pytest.mark.parametrize("trust", ["torch", "torch.nn.modules", FLATTEN])
+def test_classes_of_a_trusted_package_are_found(trust):
+    assert find("network", FLATTEN, trust=[trust]) is torch.nn.Flatten
+
+
+FOREIGN = {
+    ("network", FLATTEN, "tor"): "is code outside diffgen; if you trust it, add trust=torch",
+    ("network", FLATTEN, "torch.nn.modules.flatten:Unflatten"): "is code outside diffgen",
+    ("network", "torch.nn.modules.flatten:Flaten", "torch"): "did you mean Flatten?",
+    ("network", "torch.nn.modules.flatten:Tuple", "torch"): "no class 'Tuple'",
+    ("network", "torch.nn.modules.flatten:_size", "torch"): "no class '_size'",
+    ("network", "torch.utils.data.dataloader:Any", "torch"): "comes from typing, which trust=",
+    ("network", "nowhere.nets:Net", "nowhere"): "no module nowhere for network=nowhere.nets:Net",
+    ("network", "torch.nowhere:Net", "torch"): "no module torch.nowhere for network=",
+    ("sampler", FLATTEN, "torch"): "is no Sampler",
+}
+
+
+@pytest.mark.parametrize(("foreign", "answer"), FOREIGN.items(), ids=map(str, FOREIGN))
+def test_another_packages_class_is_refused_in_one_line(foreign, answer):
+    room, name, trust = foreign
+    with pytest.raises(UsageError, match=re.escape(answer)):
+        find(room, name, trust=[trust])
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    {
+        "import torch\nx = 1 / 0": "ZeroDivisionError: division by zero (",
+        "class Net(": "SyntaxError: '(' was never closed (broken_0.py, line 1)",
+        "import no_such_thing": "ModuleNotFoundError: No module named 'no_such_thing' (",
+    }.items(),
+)
+def test_a_module_that_fails_names_its_line(text, answer, tmp_path, monkeypatch):
+    name = f"broken_{abs(hash(text))}"
+    (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UsageError) as caught:
+        find("network", f"{name}:Net", trust=[name])
+    answer = answer.replace("broken_0", name)
+    assert f"network={name}:Net cannot be imported: {answer}" in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_the_nearest_words_come_first():

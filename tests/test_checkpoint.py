@@ -12,7 +12,6 @@ import torch
 from running import assert_same, contents, here
 
 from diffgen import load
-from diffgen.config.recipe import recipe_of
 from diffgen.errors import UsageError
 from diffgen.files import write_atomically
 from diffgen.runs import checkpoint
@@ -227,10 +226,18 @@ def test_a_recipe_selects_no_code(key, value, answer, good, tmp_path):
         found.denoiser()
 
 
-def test_another_packages_class_needs_trust(good):
-    recipe = {**checkpoint.load(good).recipe, "network": {"name": "torch.nn:Flatten"}}
-    network = recipe_of(recipe, trust=["torch.nn:Flatten"]).denoiser((1, 8, 8), 10).network
-    assert isinstance(network, torch.nn.Flatten)
+def test_another_packages_class_needs_trust(good, tmp_path):
+    data = contents(good)
+    name = "torch.nn.modules.flatten:Flatten"
+    data["diffgen"]["recipe"] |= {"network": {"name": name}, "trust": ["torch"]}
+    seal_again(data)
+    path = saved(data, tmp_path / "x.ckpt")
+    with pytest.raises(
+        UsageError, match="Flatten is code outside diffgen; if you trust it, add trust=torch"
+    ):
+        checkpoint.load(path).denoiser_recipe()
+    recipe = checkpoint.load(path, trust=["torch"]).denoiser_recipe()
+    assert isinstance(recipe.denoiser((1, 8, 8), 10).network, torch.nn.Flatten)
 
 
 @pytest.mark.parametrize("words", [("sample", "checkpoint="), ("train", "resume=")], ids=str)

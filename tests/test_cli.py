@@ -140,6 +140,7 @@ MISTAKES = [
     ("train seed=1.5", "seed=1.5: Input should be a valid integer"),
     ("train --seed=1", "no flag '--seed=1'; keys are set without dashes, as key=value"),
     ("train --cfg", "argument --cfg/-c: expected one argument"),
+    ("train --config-dir nowhere", "no folder nowhere for --config-dir"),
     ("train --resolve", "The --resolve flag can only be used in conjunction with"),
     ("train seed=${oc.env:NOWHERE}", "KeyError raised while resolving interpolation"),
     ("train seed=[1", "cannot read 'seed=[1':"),
@@ -223,8 +224,8 @@ def test_a_reader_that_leaves_is_no_failure():
 
 def test_flags_stand_anywhere_and_paths_need_no_quotes(tmp_path):
     Path("a (1), b").touch()
-    _, words = parse(["-m", "checkpoint=e=1.ckpt,e=2.ckpt", "--config-dir", "x", "seed=1,2"])
-    assert words == ["-m", "--config-dir", "x", "checkpoint='e=1.ckpt','e=2.ckpt'", "seed=1,2"]
+    _, words = parse(["-m", "checkpoint=e=1.ckpt,e=2.ckpt", "--config-dir", ".", "seed=1,2"])
+    assert words == ["-m", "--config-dir", ".", "checkpoint='e=1.ckpt','e=2.ckpt'", "seed=1,2"]
     _, words = parse(["dataset.root=a (1), b", "--cfg", "job", "resume='e=1'"])
     assert words == ["--cfg", "job", "dataset.root='a (1), b'", "resume='e=1'"]
     for kept in ("seed=range(start=1,stop=3)", "labels=[1,2]", "runs=${oc.env:A,b=c}", "~seed"):

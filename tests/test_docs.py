@@ -18,11 +18,9 @@ from analytic import SCHEDULES, Gaussian, silent
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from PIL import Image
 from pydantic import Field
-from running import here, tree, worked
+from running import here, own_package, tree, worked
 from test_architecture import LEVEL
 
-import diffgen.dataset
-import diffgen.sampler
 from diffgen.cli.config_files import config_dir
 from diffgen.cli.recipe_choice import recipes
 from diffgen.cli.registry import COMMANDS
@@ -150,21 +148,24 @@ def jobs(words: list[str]) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("words", commands())
-def test_a_command_composes(words, tmp_path):
+def test_a_command_composes(words, tmp_path, monkeypatch):
     command, *words = words
     assert command in COMMANDS
     if not COMMANDS[command].composed:
         assert here(tmp_path, command, *words).line().startswith(f"no {nothing(command)}")
         return
+    monkeypatch.chdir(tmp_path)
+    own_package(tmp_path)
     if "--help" in words:
         assert worked(here(tmp_path, command, *words)).out
         return
+    configs = words[words.index("--config-dir") + 1] if "--config-dir" in words else None
     for flag in ("--cfg", "--info", "--config-dir"):
         if flag in words:
             del words[words.index(flag) : words.index(flag) + 2]
     sweep = "-m" in words
     for job in jobs([word for word in words if word != "-m"]):
-        settings = tree(command, *job)
+        settings = tree(command, *job, configs=configs and str(tmp_path / configs))
         if not sweep:
             assert recipes(command, Namespace(config_dir=None, config_name=None))
         assert settings.plain
@@ -317,11 +318,11 @@ EXTENDING = "docs/extending.md"
 
 @pytest.fixture
 def midpoint(tmp_path, monkeypatch):
-    """The page's sampler, its file put into the room, its row into the tests' list."""
-    (tmp_path / "midpoint.py").write_text(block(EXTENDING, "python", "class Midpoint"))
-    monkeypatch.setattr(diffgen.sampler, "__path__", [*diffgen.sampler.__path__, str(tmp_path)])
-    settings = yaml.safe_load(block(EXTENDING, "yaml", "name: midpoint"))
-    sampler = build("sampler", {"name": settings["name"]})
+    """The page's sampler, its row put into the tests' list."""
+    own_package(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = yaml.safe_load((tmp_path / "mine/configs/sampler/midpoint.yaml").read_text())
+    sampler = build("sampler", {"name": settings["name"]}, trust=["mine"])
     found = re.search(r'"midpoint": \(Midpoint\(\), (\d), (\d+)\)', PAGES[EXTENDING])
     assert found
     order, cost = map(int, found.groups())
@@ -345,12 +346,12 @@ def test_the_sampler_to_add_costs_what_it_claims(midpoint):
 
 
 def test_the_data_set_to_add_gives_all_images_once(tmp_path, monkeypatch):
-    (tmp_path / "npz.py").write_text(block(EXTENDING, "python", "class Npz"))
-    monkeypatch.setattr(diffgen.dataset, "__path__", [*diffgen.dataset.__path__, str(tmp_path)])
+    own_package(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     pixels = np.arange(20 * 4 * 4 * 3, dtype=np.int64).reshape(20, 4, 4, 3) % 256
     np.savez(tmp_path / "some.npz", pixels.astype(np.uint8), np.arange(20) % 2)
-    settings = yaml.safe_load(block(EXTENDING, "yaml", "name: npz"))
-    source = build("dataset", {**settings, "root": str(tmp_path / "some.npz")})
+    settings = yaml.safe_load((tmp_path / "mine/configs/dataset/npz.yaml").read_text())
+    source = build("dataset", {**settings, "root": str(tmp_path / "some.npz")}, trust=["mine"])
     train, test = source.split("train"), source.split("test")
     assert (len(train), len(test), train.classes) == (18, 2, ("0", "1"))
     assert test.labels.tolist() == [0, 1]

@@ -10,7 +10,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from running import TINY
+from running import own_package
 
 ROOT = Path(__file__).resolve().parents[1]
 PIP = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
@@ -56,11 +56,16 @@ def test_the_installed_command_needs_no_checkout(site, tmp_path):
 
 
 @pytest.mark.command
-def test_the_installed_command_trains_and_samples_in_an_empty_folder(site, tmp_path):
+def test_the_installed_command_trains_and_samples_with_classes_of_ones_own(site, tmp_path):
     diffgen = {"cwd": tmp_path, "PYTHONPATH": str(site), "OMP_NUM_THREADS": "1"}
-    run(str(site / "bin/diffgen"), "train", *TINY, "trainer.max_steps=1", **diffgen)
-    few = ("metrics=[]", "steps=1", "num_samples=2")
-    told = run(str(site / "bin/diffgen"), "sample", *few, **diffgen)
+    own_package(tmp_path)
+    own = ("--config-dir", "mine/configs", "trust=[mine]")
+    short = ("trainer.max_steps=1", "trainer.accelerator=cpu", "preview.every=0")
+    made = ("network=mlp", "schedule=trig")
+    run(str(site / "bin/diffgen"), "train", *own, *made, *short, **diffgen)
+    few = ("metrics=[]", "steps=2", "num_samples=2")
+    drawn = ("sampler=midpoint", "guidance=rising", "task=same_noise", "task.rows=1")
+    told = run(str(site / "bin/diffgen"), "sample", *own, *drawn, *few, **diffgen)
     assert (Path(told.splitlines()[-1]) / "samples.png").is_file()
 
 

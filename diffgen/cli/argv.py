@@ -36,6 +36,8 @@ def parse(words: list[str]) -> tuple[Namespace, list[str]]:
     args, unknown = parser.parse_known_intermixed_args(words)
     if unknown:
         refuse(f"no flag {unknown[0]!r}; keys are set without dashes, as key=value")
+    if args.config_dir and not os.path.isdir(args.config_dir):
+        refuse(f"no folder {args.config_dir} for --config-dir")
     args.topics = [o for o in args.overrides if args.help and sets_nothing(o)]
     flags = list(words)
     for override in args.overrides:

@@ -15,16 +15,17 @@ from omegaconf.errors import OmegaConfBaseException
 
 from diffgen.cli.config_files import config_dir, searched
 from diffgen.cli.job import JobFailed
+from diffgen.cli.registry import Command
 from diffgen.errors import UsageError, did_you_mean
 
 NO_KEY = re.compile(r"Could not (?:override|append to config|delete from config)\W+([\w./@-]+)")
 
 
-def explain(error: Exception, command: str, args: Namespace) -> tuple[int, str]:
+def explain(error: Exception, command: Command, args: Namespace) -> tuple[int, str]:
     """Exit status and line for an error: 2 where another command line would mend it, else 1."""
     match error:
         case UsageError():
-            return 2, str(error)
+            return 2, command.told(error)
         case JobFailed():
             return 1, str(error)
         case MissingConfigException(options=[*options], missing_cfg_file=str(name)):
@@ -33,7 +34,7 @@ def explain(error: Exception, command: str, args: Namespace) -> tuple[int, str]:
         case OverrideParseException():
             return 2, f"cannot read {error.override!r}: {flat(error.message)}"
         case HydraException() | OmegaConfBaseException() | ValueError():
-            return 2, composition(str(error) or str(error.__cause__), command, args)
+            return 2, composition(str(error) or str(error.__cause__), command.name, args)
     return 1, f"{type(error).__name__}: {flat(str(error))}"
 
 

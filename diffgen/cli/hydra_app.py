@@ -53,7 +53,7 @@ def run(command: Command, words: list[str]) -> int:
         error = carried.__cause__ if isinstance(carried, PastHydra) else carried
         if asked == "1" or not isinstance(error, Exception):
             raise
-        return report(error, command.name, args)
+        return report(error, command, args)
     return 0
 
 
@@ -83,7 +83,7 @@ def finish(command: Command) -> None:
             imported(command.finish)(folder)
 
 
-def report(error: Exception, command: str, args: Namespace) -> int:
+def report(error: Exception, command: Command, args: Namespace) -> int:
     """Print an error as one line and return its exit status."""
     from diffgen.cli.error_message import explain
 

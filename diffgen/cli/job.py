@@ -82,7 +82,8 @@ class Job:
             remove_job_dir()
         if HydraConfig.get().mode != RunMode.MULTIRUN:
             raise PastHydra from error
-        print(f"diffgen: job {HydraConfig.get().job.num}: {error}", file=sys.stderr)
+        line = self.command.told(error) if isinstance(error, UsageError) else str(error)
+        print(f"diffgen: job {HydraConfig.get().job.num}: {line}", file=sys.stderr)
         raise error
 
     def work(self, config: DictConfig) -> Any:

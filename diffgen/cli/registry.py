@@ -1,9 +1,12 @@
 """The commands of diffgen, all in one place."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
+
+from diffgen.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -15,6 +18,9 @@ class Command:
     with the list of words after its name. Of a sweep, `preflight` is called with the resolved
     configs of enough jobs to hold each value, before the first one starts, and `finish` with the
     sweep's folder when it has ended, also if jobs of it failed.
+
+    Remedies name keys of `diffgen train`. `keys` maps those that this command writes otherwise to
+    its own words, and `instead` has a remedy for each group that it does not have.
     """
 
     name: str
@@ -23,6 +29,18 @@ class Command:
     composed: bool = True
     preflight: str | None = None
     finish: str | None = None
+    keys: Mapping[str, str] = field(default_factory=dict)
+    instead: Mapping[str, str] = field(default_factory=dict)
+
+    def told(self, error: UsageError) -> str:
+        """The line of an error, its remedy as one that can be typed in this command."""
+        remedy = error.remedy
+        for theirs, ours in self.keys.items():
+            remedy = re.sub(rf"(?<![\w.]){re.escape(theirs)}", ours, remedy)
+        for group, ours in self.instead.items():
+            if re.search(rf"(?<![\w.]){group}\.", remedy):
+                remedy = ours
+        return str(UsageError(error.what, remedy))
 
 
 def imported(path: str) -> Callable[..., Any]:
@@ -50,6 +68,11 @@ COMMANDS = {
             "diffgen.commands.sample:sample",
             preflight="diffgen.commands.sample:preflight",
             finish="diffgen.commands.sample:finish_sweep",
+            keys={"dataset.root=": "root="},
+            instead={
+                "dataset": "root=FOLDER takes the images of the checkpoint's data set from "
+                "elsewhere, metrics=[] scores none"
+            },
         ),
         Command(
             "tune",
@@ -62,6 +85,7 @@ COMMANDS = {
             "turn a released checkpoint of another program into one of diffgen",
             "diffgen.commands.import_:main",
             composed=False,
+            keys={"size=": "--size ", "trust=": "--trust "},
         ),
         Command(
             "table",

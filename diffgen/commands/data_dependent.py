@@ -33,7 +33,7 @@ def followed(settings: T) -> T:
     name = settings.plain["model"].get("guides")
     if not name:
         return settings
-    recipe = opened(locate(name, Path(settings.runs))).recipe
+    recipe = opened(locate(name, Path(settings.runs)), settings.trust).recipe
     taken = {"range": recipe["model"].get("range", "symmetric"), "guides": None}
     model = {**settings.plain["model"], **taken}
     return settings.replaced(schedule=recipe["schedule"], model=model)

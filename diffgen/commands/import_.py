@@ -31,7 +31,7 @@ def main(words: Sequence[str]) -> int:
     """Write the checkpoint and print the folder that holds it."""
     options = _parser().parse_args(words)
     found = convert(options.kind, options.path, options.size)
-    dataset = _dataset(found, options.dataset)
+    dataset = _dataset(found, options.dataset, options.trust)
     recipe = {**found.recipe, "dataset": dataset}
     path = _target(options.out, found, dataset["name"], options.path)
     if path.exists():
@@ -64,13 +64,13 @@ def _plain(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key: value.detach().contiguous().clone() for key, value in state.items()}
 
 
-def _dataset(found: Imported, name: str | None) -> dict[str, Any]:
+def _dataset(found: Imported, name: str | None, trust: Sequence[str]) -> dict[str, Any]:
     """The data set's settings: as given, as the file tells, or a folder of such images."""
     channels, size, _ = found.shape
     if name is not None:
         stated = found.recipe.get("dataset", {})
         settings = stated if stated.get("name") == name else {"name": name}
-        build("dataset", settings)
+        build("dataset", settings, trust)
         return settings
     folder = {"name": "folder", "size": size, "channels": channels, "labels": False}
     return found.recipe.get("dataset", folder)
@@ -109,5 +109,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--size", type=int, help="of the images, where no file tells it")
     parser.add_argument("--dataset", help="what it learned, where no file tells it")
+    parser.add_argument(
+        "--trust",
+        action="append",
+        default=[],
+        metavar="PACKAGE",
+        help="one of your own, of whose classes --dataset may name one",
+    )
     parser.error = refuse  # one line in place of argparse's page
     return parser

@@ -51,13 +51,14 @@ def resumed(
         if found is None:
             return settings, folder, None
     else:
-        found = checkpoint.load(checkpoint.locate(settings.resume, Path(settings.runs)))
+        path = checkpoint.locate(settings.resume, Path(settings.runs))
+        found = checkpoint.load(path, settings.trust)
     merged: Mapping[str, Any] = found.recipe
     measured = settings.recipe.unmeasured()
     for key in map(_key, overrides):
         merged = _carried(merged, config, key, measured)
     _tell_if_finished(found, merged)
-    return Train.of(dict(merged)), found.run, found.path
+    return Train.of({**merged, "trust": settings.trust}), found.run, found.path
 
 
 def _newest_alike(config: Mapping[str, Any]) -> Checkpoint | None:

@@ -126,8 +126,8 @@ class Tuning:
 
 def _spacing(settings: Tune) -> str:
     """One that a sampler of any number of steps goes by, whatever the levels."""
-    checkpoint = opened(locate(settings.checkpoint, Path(settings.runs)))
-    sampler = settings.sampler.resolved(checkpoint.recipe).build()
+    checkpoint = opened(locate(settings.checkpoint, Path(settings.runs)), settings.trust)
+    sampler = settings.sampler.resolved(checkpoint.recipe, checkpoint.trust).build()
     return "log_snr" if sampler.takes_steps else "auto"
 
 

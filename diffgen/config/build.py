@@ -16,6 +16,7 @@ from typing import Any, get_type_hints
 
 from pydantic import ConfigDict, ValidationError, create_model
 
+from diffgen.config.trust import trusted_class
 from diffgen.errors import UsageError, did_you_mean
 
 
@@ -62,6 +63,7 @@ def choice(room: str, settings: Mapping[str, Any], trust: Collection[str] = ()) 
 # What the choices of a room are, where other files of it help them.
 BASES = {
     "guidance": "diffgen.denoiser.base:Denoiser",
+    "network": "torch.nn:Module",
     "sampler": "diffgen.sampler.base:Sampler",
     "schedule": "diffgen.schedule.base:Schedule",
     "task": "diffgen.task.base:Task",
@@ -127,7 +129,7 @@ def names(room: str) -> list[str]:
 
 
 def find(room: str, name: object, trust: Collection[str] = ()) -> type:
-    """The class that a room's choice stands for, or a trusted `package.module:Class`.
+    """The class that a room's choice stands for, or a trusted package's `package.module:Class`.
 
     It is the one public class of the file `name`; or, where choices share a file, the class of
     that name. Files that hold no such class help the others.
@@ -135,7 +137,10 @@ def find(room: str, name: object, trust: Collection[str] = ()) -> type:
     if name is None:
         raise UsageError(f"{room}.name is missing")
     if isinstance(name, str) and ":" in name:
-        return _foreign(room, name, trust)
+        found = trusted_class(f"{room}={name}", name, trust)
+        if not _is_a(room, {name: found}):
+            raise UsageError(f"{room}={name} is no {BASES[room].rpartition(':')[2]}")
+        return found
     found = _class_in(room, name) if isinstance(name, str) and name in _files(room) else None
     if found is None:
         raise UsageError(f"no {room}={name}{did_you_mean(str(name), names(room))}")
@@ -172,15 +177,6 @@ def _classes(module: ModuleType) -> dict[str, type]:
     """The public classes of a file by the names that configurations give them: MinSnr, min_snr."""
     found = [value for value in vars(module).values() if _is_public(value, module.__name__)]
     return {re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower(): cls for cls in found}
-
-
-def _foreign(room: str, name: str, trust: Collection[str]) -> type:
-    if name not in trust:
-        raise UsageError(
-            f"{room}={name} is code outside diffgen; allow your own with trust=['{name}']"
-        )
-    module, _, attribute = name.partition(":")
-    return getattr(importlib.import_module(module), attribute)
 
 
 def _is_public(value: object, module: str) -> bool:

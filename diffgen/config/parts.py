@@ -1,6 +1,6 @@
 """The typed parts of a tree whose keys are not those of a class that they build."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,16 +28,18 @@ class SamplerSettings:
     steps: int | None
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> "SamplerSettings":
+    def of(cls, settings: Mapping[str, Any], trust: Collection[str] = ()) -> "SamplerSettings":
         """From {"name": ..., "steps": ..., **settings of the sampler}."""
         options = dict(settings)
         steps = options.pop("steps", None)
         if options.get("name") == OWN:
             typed(_Own, "sampler", {k: v for k, v in options.items() if k != "name"})
             return cls(None, steps)
-        return cls(choice("sampler", options), steps)
+        return cls(choice("sampler", options, trust), steps)
 
-    def resolved(self, recipe: Mapping[str, Any]) -> "SamplerSettings":
+    def resolved(
+        self, recipe: Mapping[str, Any], trust: Collection[str] = ()
+    ) -> "SamplerSettings":
         """The same where a sampler is named, else the one that a checkpoint's recipe names."""
         if self.choice is not None:
             return self
@@ -46,7 +48,7 @@ class SamplerSettings:
                 "sampler=own: this checkpoint's recipe names no sampler; take one by its name, "
                 "such as sampler=ddim"
             )
-        own = SamplerSettings.of(recipe["sampler"])
+        own = SamplerSettings.of(recipe["sampler"], trust)
         return SamplerSettings(own.choice, self.steps or own.steps)
 
     @property
@@ -81,13 +83,14 @@ class GuidanceSettings:
     classifier_free: float
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> "GuidanceSettings":
+    def of(cls, settings: Mapping[str, Any], trust: Collection[str] = ()) -> "GuidanceSettings":
         """From {"name": ..., **settings}."""
         options = dict(settings)
         name = options.pop("checkpoint", None)
         below = typed(_Below, "guidance", {"classifier_free": options.pop("classifier_free", 0)})
         checkpoint = None if name in (None, "???") else str(name)
-        return cls(settings, choice("guidance", options), checkpoint, below.classifier_free)
+        chosen = choice("guidance", options, trust)
+        return cls(settings, chosen, checkpoint, below.classifier_free)
 
     @property
     def name(self) -> str:
@@ -162,8 +165,8 @@ class PreviewSettings:
     num_samples: PositiveInt = 64
 
     @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> "PreviewSettings":
+    def of(cls, settings: Mapping[str, Any], trust: Collection[str] = ()) -> "PreviewSettings":
         options = dict(settings)
         sampler = options.pop("sampler", None)
-        found = SamplerSettings.of(sampler) if sampler else None
+        found = SamplerSettings.of(sampler, trust) if sampler else None
         return typed(cls, "preview", {**options, "sampler": found})

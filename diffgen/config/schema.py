@@ -4,8 +4,8 @@ What a key is for stands beside its default in configs/. A key of a group (`data
 ...) is typed by the class that the group's choice names.
 """
 
-from collections.abc import Mapping
-from functools import cache
+from collections.abc import Callable, Collection, Mapping
+from functools import cache, partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from omegaconf import DictConfig
@@ -16,6 +16,7 @@ from pydantic import (
     Field,
     PrivateAttr,
     ValidationError,
+    ValidationInfo,
     create_model,
     model_validator,
 )
@@ -49,8 +50,17 @@ Part = dict[str, Any]  # of a recipe, which recipe_of reads
 Identity = "identity"  # marks the keys that tell two ways of sampling apart
 
 
+def _trusting(read: Callable[[Any, Collection[str]], Any]) -> BeforeValidator:
+    """What reads a group with the packages that the same tree trusts, in pydantic's context."""
+
+    def validate(given: Any, info: ValidationInfo) -> Any:
+        return read(given, info.context or ())
+
+    return BeforeValidator(validate)
+
+
 def _room(room: str) -> BeforeValidator:
-    return BeforeValidator(lambda given: choice(room, given))
+    return _trusting(partial(choice, room))
 
 
 def _generate() -> Choice:
@@ -73,8 +83,14 @@ def _averages(given: Mapping[str, Any]) -> "dict[str, EmaSettings]":
     return {name: typed(EmaSettings, f"ema.{name}", value) for name, value in given.items()}
 
 
-def _sampler(given: Mapping[str, Any] | None) -> SamplerSettings | None:
-    return None if given is None else SamplerSettings.of(given)
+def _sampler(
+    given: Mapping[str, Any] | None, trust: Collection[str] = ()
+) -> SamplerSettings | None:
+    return None if given is None else SamplerSettings.of(given, trust)
+
+
+def _listed(given: Any) -> Any:
+    return [given] if isinstance(given, str) else given
 
 
 class Settings(BaseModel):
@@ -82,19 +98,24 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, arbitrary_types_allowed=True)
 
+    trust: Annotated[list[str], BeforeValidator(_listed)] = Field(default_factory=list)
+
     _plain: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     @property
     def plain(self) -> dict[str, Any]:
-        """The configuration itself, plain data, as a checkpoint keeps it."""
-        return self._plain
+        """The configuration itself, plain data, as a checkpoint keeps it.
+
+        Without `trust`, which a file does not ask for itself.
+        """
+        return {key: value for key, value in self._plain.items() if key != "trust"}
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> Self:
         """The tree of a resolved configuration; UsageError about the first wrong value."""
         try:
             _without_groups(cls).model_validate(given)
-            found = cls.model_validate(given)
+            found = cls.model_validate(given, context=_listed(given.get("trust")))
         except ValidationError as error:
             raise complaint(cls, given, error) from None
         found._plain = given
@@ -138,9 +159,9 @@ class Train(Common):
     network: Part
     optimizer: Annotated[OptimizerSettings, BeforeValidator(_optimizer)]
     ema: Annotated[dict[str, EmaSettings], BeforeValidator(_averages)]
-    sampler: Annotated[SamplerSettings | None, BeforeValidator(_sampler)] = None
+    sampler: Annotated[SamplerSettings | None, _trusting(_sampler)] = None
     trainer: Annotated[TrainerSettings, BeforeValidator(_trainer)]
-    preview: Annotated[PreviewSettings, BeforeValidator(PreviewSettings.of)]
+    preview: Annotated[PreviewSettings, _trusting(PreviewSettings.of)]
 
     _recipe: Recipe = PrivateAttr()
 
@@ -158,7 +179,7 @@ class Train(Common):
             raise UsageError(
                 "sampler=own is that of a checkpoint: a training names the sampler itself"
             )
-        self._recipe = recipe_of({key: getattr(self, key) for key in parts})
+        self._recipe = recipe_of({key: getattr(self, key) for key in parts}, self.trust)
         self._recipe.check()
         return self
 
@@ -173,8 +194,8 @@ class Sampling(Settings):
 
     checkpoint: str
     ema: Annotated[str | float | None, Identity]
-    sampler: Annotated[SamplerSettings, BeforeValidator(SamplerSettings.of), Identity]
-    guidance: Annotated[GuidanceSettings, BeforeValidator(GuidanceSettings.of), Identity]
+    sampler: Annotated[SamplerSettings, _trusting(SamplerSettings.of), Identity]
+    guidance: Annotated[GuidanceSettings, _trusting(GuidanceSettings.of), Identity]
     steps: Annotated[Count | None, Identity] = None
     spacing: Annotated[str, Identity] = "auto"
     start: Annotated[str, Identity] = "auto"

@@ -125,7 +125,8 @@ class Streamed:
         if pixels.shape != into.shape:
             raise UsageError(
                 f"{self.names[number]} in {self.store.path} is {_size(*pixels.shape[1:])}, not "
-                f"{_size(*into.shape[1:])}; set dataset.size"
+                f"{_size(*into.shape[1:])}",
+                "set dataset.size=N to resize them",
             )
         into.copy_(pixels)
 
@@ -173,7 +174,8 @@ def survey(
         other = next(number for number, each in enumerate(sizes) if each != sizes[0])
         raise UsageError(
             f"the images in {store.path} differ in size: {names[0]} is {_size(*sizes[0])}, "
-            f"{names[other]} is {_size(*sizes[other])}; set dataset.size=N to resize them"
+            f"{names[other]} is {_size(*sizes[other])}",
+            "set dataset.size=N to resize them",
         )
     channels = channels or (3 if any(colour for _, _, colour in headers) else 1)
     return (channels, size, size) if size else (channels, *sizes[0])

@@ -45,6 +45,6 @@ def fetch(name: str, make: Callable[..., T], root: str, files: str) -> T:
             reason = error
     short = next(iter(str(reason).splitlines()), "").rstrip(":") or type(reason).__name__
     raise UsageError(
-        f"{name} can neither be read from {folder.resolve()} nor downloaded ({short}); "
-        f"put {files} there, or set dataset.root to the folder that holds them"
+        f"{name} can neither be read from {folder.resolve()} nor downloaded ({short})",
+        f"put {files} there, or set dataset.root=FOLDER to what holds them",
     ) from reason

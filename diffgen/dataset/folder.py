@@ -61,8 +61,8 @@ class Folder:
             chosen = train if which == "train" else test
         if not len(chosen):
             raise UsageError(
-                f"none of the {len(names)} images in {store.path} is left to {which}; "
-                "set dataset.test_root or another dataset.test_fraction"
+                f"none of the {len(names)} images in {store.path} is left to {which}",
+                "set dataset.test_root=FOLDER or another dataset.test_fraction",
             )
         names = [names[number] for number in chosen.tolist()]
         found = (None if labels is None else labels[chosen], classes)
@@ -75,7 +75,8 @@ class Folder:
         if found[1:] != (height, width):
             raise UsageError(
                 f"the images in {store.path} are {found[2]}x{found[1]}, those to train on "
-                f"{width}x{height}; set dataset.size"
+                f"{width}x{height}",
+                "set dataset.size=N",
             )
         classes = self._labels[1]
         labels = find_labels(store, names, classes) if classes else (None, ())

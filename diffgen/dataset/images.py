@@ -75,9 +75,9 @@ def shape_of(images: Images) -> tuple[int, int, int]:
     _, channels, height, width = images.pixels.shape
     if height != width:
         raise UsageError(
-            f"the images of {images.name} are {width}x{height}, and networks need square ones: "
+            f"the images of {images.name} are {width}x{height}, and networks need square ones",
             f"dataset.size={min(height, width)} keeps the middle square of each, any other N "
-            "resizes it as well"
+            "resizes it as well",
         )
     return channels, height, width
 

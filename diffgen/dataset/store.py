@@ -38,7 +38,9 @@ class Store(abc.ABC):
         """The names that end like an image's, hidden ones left out, sorted; at least one."""
         found = [name for name in self.names() if _is_image(name)]
         if not found:
-            raise UsageError(f"no images in {self.path}; set dataset.root to what holds them")
+            raise UsageError(
+                f"no images in {self.path}", "set dataset.root=FOLDER to what holds them"
+            )
         return found
 
 
@@ -109,7 +111,7 @@ def open_store(root: str) -> Store:
         return Directory(path)
     if path.is_file():
         return Zip(path)
-    raise UsageError(f"no folder or zip of images at {path.resolve()}; set dataset.root")
+    raise UsageError(f"no folder or zip of images at {path.resolve()}", "set dataset.root=PATH")
 
 
 def first_of(candidates: Sequence[Path], name: str) -> Store:
@@ -118,7 +120,7 @@ def first_of(candidates: Sequence[Path], name: str) -> Store:
         if path.exists():
             return open_store(str(path))
     places = " or ".join(str(path.resolve()) for path in candidates)
-    raise UsageError(f"{name} is not there: put it at {places}, or set dataset.root")
+    raise UsageError(f"{name} is not there", f"put it at {places}, or set dataset.root=FOLDER")
 
 
 def _is_image(name: str) -> bool:

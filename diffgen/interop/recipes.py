@@ -121,8 +121,8 @@ def _size(config: Mapping[str, Any], size: int | None) -> int:
     size = config.get("data", {}).get("image_size", size)
     if size is None:
         raise UsageError(
-            "the weights do not say the size of the images: give it (size=32), or put the "
-            "run's config.yml beside the file"
+            "the weights do not say the size of the images",
+            "give it, such as size=32, or put the run's config.yml beside the file",
         )
     return int(size)
 

@@ -32,7 +32,10 @@ PREFIX = "denoiser.network."
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds: `states` maps `raw` and the names of the averages to weights."""
+    """What a file holds: `states` maps `raw` and the names of the averages to weights.
+
+    trust: the packages whose classes its recipe may name, as the reader said.
+    """
 
     path: Path
     hash: str
@@ -42,6 +45,7 @@ class Checkpoint:
     shape: Shape
     classes: tuple[str, ...]
     states: dict[str, dict[str, Tensor]]
+    trust: tuple[str, ...] = ()
 
     @property
     def run(self) -> Path:
@@ -66,11 +70,11 @@ class Checkpoint:
 
     @cached_property
     def _parsed(self) -> Recipe:
-        return recipe_of(self.recipe)
+        return recipe_of(self.recipe, self.trust)
 
-    def denoiser_recipe(self, trust: Collection[str] = ()) -> DenoiserRecipe:
+    def denoiser_recipe(self) -> DenoiserRecipe:
         """The recipe of a model that makes images; UsageError where it is none."""
-        recipe = recipe_of(self.recipe, trust) if trust else self._parsed
+        recipe = self._parsed
         if not isinstance(recipe, DenoiserRecipe):
             raise UsageError(
                 f"{self.path} is a classifier and makes no images: it guides another model by "
@@ -102,11 +106,9 @@ class Checkpoint:
     def _plan(self, width: float) -> dict[Path, dict[str, float]]:
         return posthoc.plan(self.path, self.step, self.recipe["ema"], width)
 
-    def denoiser(
-        self, ema: str | float | None = None, trust: Collection[str] = ()
-    ) -> Preconditioned:
+    def denoiser(self, ema: str | float | None = None) -> Preconditioned:
         """The denoiser with these weights, ready to sample: in eval mode, without gradients."""
-        recipe = self.denoiser_recipe(trust)
+        recipe = self.denoiser_recipe()
         denoiser = self._made(recipe, lambda: recipe.denoiser(self.shape, len(self.classes)))
         self._fill(denoiser.network, ema)
         return denoiser.eval().requires_grad_(False)
@@ -155,13 +157,16 @@ class Checkpoint:
             )
 
 
-def load(path: str | Path) -> Checkpoint:
-    """Read a checkpoint; UsageError where it is missing, damaged, foreign or changed."""
+def load(path: str | Path, trust: Collection[str] = ()) -> Checkpoint:
+    """Read a checkpoint; UsageError where it is missing, damaged, foreign or changed.
+
+    trust: packages whose classes its recipe may name.
+    """
     path = Path(path)
     if not path.is_file():
         raise UsageError(f"no checkpoint at {path}")
     try:
-        return _checkpoint(path, contents(path))
+        return _checkpoint(path, contents(path), tuple(trust))
     except (LookupError, TypeError, AttributeError):
         raise UsageError(
             f"{path} is damaged: what a checkpoint says of itself is missing"
@@ -196,7 +201,7 @@ def _data(path: Path, numbers: bool = True) -> dict[str, Any]:
     return data
 
 
-def _checkpoint(path: Path, data: dict[str, Any]) -> Checkpoint:
+def _checkpoint(path: Path, data: dict[str, Any], trust: tuple[str, ...]) -> Checkpoint:
     header = data["diffgen"]
     raw = {k.removeprefix(PREFIX): v for k, v in data["state_dict"].items()}
     return Checkpoint(
@@ -208,6 +213,7 @@ def _checkpoint(path: Path, data: dict[str, Any]) -> Checkpoint:
         shape=tuple(header["shape"]),
         classes=tuple(header["classes"]),
         states={"raw": raw, **data["ema"]},
+        trust=trust,
     )
 
 
@@ -232,12 +238,12 @@ def locate(name: str, runs: Path) -> Path:
     return path / "checkpoints" / "last.ckpt" if path.is_dir() else path
 
 
-def opened(path: Path) -> Checkpoint:
+def opened(path: Path, trust: Collection[str] = ()) -> Checkpoint:
     """As `load`, read once per process while the file stays the same."""
     stamp = path.stat().st_mtime_ns if path.is_file() else 0
-    return _opened(path.resolve(), stamp)
+    return _opened(path.resolve(), stamp, tuple(trust))
 
 
 @functools.lru_cache(maxsize=4)
-def _opened(path: Path, stamp: int) -> Checkpoint:
-    return load(path)
+def _opened(path: Path, stamp: int, trust: tuple[str, ...]) -> Checkpoint:
+    return load(path, trust)

@@ -13,7 +13,6 @@ import torch
 import yaml
 from torch import Tensor
 
-from diffgen.config.build import find
 from diffgen.config.parts import SamplerSettings
 from diffgen.config.schema import Sampling
 from diffgen.errors import UsageError
@@ -100,7 +99,7 @@ def command(settings: Sampling, sampler: SamplerSettings, changed: Mapping[str, 
     guidance = settings.guidance
     if guidance.name != "classifier_free":
         words["guidance"] = guidance.name
-    taken = inspect.signature(find("guidance", guidance.name)).parameters
+    taken = inspect.signature(guidance.choice.cls).parameters
     own = {"name": guidance.name, "classifier_free": 0}
     own |= {k: v.default for k, v in taken.items()}
     words |= {f"guidance.{k}": v for k, v in guidance.given.items() if k not in own or v != own[k]}

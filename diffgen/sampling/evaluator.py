@@ -23,7 +23,6 @@ from diffgen.evaluation.reference import Reference, reference
 from diffgen.evaluation.scoring import floor, score
 from diffgen.runs.cell import Cell
 from diffgen.runs.checkpoint import Checkpoint
-from diffgen.sampling.inputs import of_a_checkpoint
 
 OWN_CLASSIFIER = ("digits", "mnist", "fashion_mnist")  # where features=auto takes a classifier
 
@@ -116,19 +115,20 @@ def evaluator_of(
     dataset = {**checkpoint.recipe["dataset"], **({"root": root} if root else {})}
     name = features_name(features, dataset["name"])
     options = name, tuple(sorted(features.settings.items()))
-    return _evaluator(tuple(sorted(dataset.items())), options, cache, device)
+    made_of = tuple(sorted(dataset.items())), checkpoint.trust
+    return _evaluator(*made_of, options, cache, device)
 
 
 @lru_cache(maxsize=2)
 def _evaluator(
     dataset: tuple[tuple[str, Any], ...],
+    trust: tuple[str, ...],
     features: tuple[str, tuple[tuple[str, Any], ...]],
     cache: str,
     device: str,
 ) -> Evaluator:
-    with of_a_checkpoint():
-        source = build("dataset", dict(dataset))
-        train, test = source.split("train"), source.split("test")
+    source = build("dataset", dict(dataset), trust)
+    train, test = source.split("train"), source.split("test")
     named = Named(features[0], dict(features[1]))
     extractor = _extractor(named, train, test, Path(cache), device)
     return Evaluator(extractor, reference(train, "train", extractor, Path(cache)), test)

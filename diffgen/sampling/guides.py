@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from diffgen.config.build import build, find
+from diffgen.config.build import build
 from diffgen.config.parts import GuidanceSettings
 from diffgen.denoiser.base import Denoiser, NoisyClassifier, Preconditioned
 from diffgen.denoiser.evaluations import RowCount
@@ -39,14 +39,14 @@ class Guides:
         self.settings, self.checkpoint, self.prepare = settings, checkpoint, prepare
         self.label_dropout, self.null = label_dropout, len(checkpoint.classes)
         roles = {"weak": self._weak, "classifier": self._classifier}
-        taken = inspect.signature(find("guidance", settings.name)).parameters
+        taken = inspect.signature(settings.choice.cls).parameters
         self.role = next((role for role in roles if role in taken), None)
         self.load = roles.get(self.role or "")
         self.other: Checkpoint | None = None
         if self.role:
             if settings.checkpoint is None:
                 raise UsageError(f"guidance={settings.name} needs guidance.checkpoint=PATH")
-            self.other = opened(locate(settings.checkpoint, runs))
+            self.other = opened(locate(settings.checkpoint, runs), checkpoint.trust)
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -1,8 +1,7 @@
 """LoadedImages to edit: files, and the test images of the data set that a checkpoint learned."""
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -86,20 +85,7 @@ def training_labels(checkpoint: Checkpoint, root: str | None) -> Tensor:
 
 def _split(checkpoint: Checkpoint, root: str | None, which: Split) -> Images:
     dataset = {**checkpoint.recipe["dataset"], **({"root": root} if root else {})}
-    with of_a_checkpoint():
-        return build("dataset", dataset).split(which)
-
-
-@contextmanager
-def of_a_checkpoint() -> Iterator[None]:
-    """Lets remedies about a data set name the keys of a command that samples."""
-    try:
-        yield
-    except UsageError as error:
-        text = re.sub(
-            r"set dataset\.test_root or .*", "take metrics=[], which scores none", str(error)
-        )
-        raise UsageError(text.replace("dataset.root", "root")) from error
+    return build("dataset", dataset, checkpoint.trust).split(which)
 
 
 def listed(names: Names) -> Sequence[str | int]:

@@ -98,7 +98,8 @@ class Request:
         """The checkpoint's denoiser on the CPU, in chunks of one shape if that was asked for."""
         denoiser = self.checkpoint.denoiser(self.ema)
         if self.settings.compile:
-            denoiser.network = _compiled(self.checkpoint.path, self.checkpoint.hash, self.ema)
+            made_of = self.checkpoint.path, self.checkpoint.hash, self.checkpoint.trust
+            denoiser.network = _compiled(*made_of, self.ema)
         denoiser.network = prepared(denoiser.network, self.settings.deterministic)
         return denoiser
 
@@ -137,11 +138,11 @@ class Request:
 def request_of(settings: Sampling) -> Request:
     """The request of a command's settings; UsageError where they do not fit the checkpoint."""
     runs = Path(settings.runs)
-    checkpoint = opened(locate(settings.checkpoint, runs))
+    checkpoint = opened(locate(settings.checkpoint, runs), settings.trust)
     recipe = checkpoint.denoiser_recipe()
     model, schedule = recipe.model, recipe.built_schedule
     ema = checkpoint.average(settings.ema)
-    chosen = settings.sampler.resolved(checkpoint.recipe)
+    chosen = settings.sampler.resolved(checkpoint.recipe, checkpoint.trust)
     sampler = chosen.build()
     _check_tolerance(sampler, settings.precision)
     prepare = partial(prepared, deterministic=settings.deterministic)
@@ -196,9 +197,9 @@ def prepared(network: nn.Module, deterministic: bool) -> nn.Module:
 
 
 @lru_cache(maxsize=2)
-def _compiled(path: Path, content: str, ema: str) -> Any:
+def _compiled(path: Path, content: str, trust: tuple[str, ...], ema: str) -> Any:
     """A checkpoint's network, compiled once for all jobs of a process."""
-    return torch.compile(opened(path).denoiser(ema).network)
+    return torch.compile(opened(path, trust).denoiser(ema).network)
 
 
 def _check_tolerance(sampler: Sampler, precision: str) -> None:
