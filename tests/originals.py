@@ -46,7 +46,7 @@ class Case:
     make: str
     settings: dict[str, Any]
     noise: tuple[float, float]
-    call: Callable[..., Tensor] = plain
+    call: Callable[..., Tensor | dict[str, Tensor]] = plain
     channels: int = 3
     size: int = SIZE
     extra: dict[str, Any] = field(default_factory=dict)
@@ -101,6 +101,26 @@ GUIDED_ADM = {
     "resblock_updown": True,
 }
 
+
+def edm2(network: Any, x: Tensor, c_noise: Tensor, label: Tensor, _: Tensor) -> dict[str, Tensor]:
+    """EDM2's network inside its preconditioning, and its uncertainty."""
+    log_variance = network.logvar_linear(network.logvar_fourier(c_noise))
+    out = network.unet(x, c_noise, torch.eye(CLASSES)[label])
+    return {"out": out, "log_variance": log_variance[:, 0]}
+
+
+EDM2 = "NVlabs/edm2@4bf8162f601bcc09472ce8a32dd0cbe8889dc8fc", "training.networks_edm2"
+MP = {
+    "img_resolution": SIZE,
+    "img_channels": 3,
+    "label_dim": CLASSES,
+    "model_channels": 16,
+    "channel_mult": [1, 2, 2],
+    "num_blocks": 1,
+    "attn_resolutions": [4],
+    "channels_per_head": 16,
+}
+
 CASES: dict[str, Case] = {
     "dit": Case(
         "facebookresearch/DiT@ed81ce2229091fd4ecc9a223645f95cf379d582b",
@@ -128,6 +148,7 @@ CASES: dict[str, Case] = {
         (3.0, 998.0),
     ),
     "improved": Case(*IMPROVED, "UNetModel", LEVELS | {"num_heads": 4}, (3.0, 998.0)),
+    "edm2": Case(*EDM2, "Precond", MP, (-1.5, 0.7), edm2),
     "edm_adm": Case(*EDM, "DhariwalUNet", ADM, (-1.5, 0.7), edm),
 }
 

@@ -17,6 +17,8 @@ from diffgen.network.dilated import Dilated
 from diffgen.network.dit import DiT
 from diffgen.network.embedding import sinusoid
 from diffgen.network.layers import group_norm
+from diffgen.network.mp_blocks import MPBlock
+from diffgen.network.mp_unet import MPUNet
 from diffgen.network.ncsn_refinenet import NCSNRefineNet
 from diffgen.network.refinenet import RefineNet
 from diffgen.network.song_unet import SongUNet
@@ -28,6 +30,9 @@ Make = Callable[..., nn.Module]
 
 unet = partial(UNet, width=8, multipliers=(1, 2), blocks=1)
 song = partial(SongUNet, width=8, multipliers=(1, 2), blocks=1)
+mp_unet = partial(
+    MPUNet, width=8, multipliers=(1, 2), blocks=1, attention=(4,), head_width=8, uncertainty=0
+)
 dit = partial(DiT, width=8, depth=2, heads=2)
 WITH_LEVEL: dict[str, Make] = {
     "unet-add": unet,
@@ -37,6 +42,7 @@ WITH_LEVEL: dict[str, Make] = {
     "song_unet": song,
     "song_unet-ncsnpp": partial(song, embedding="fourier", encoder="residual", taps=(1, 3, 3, 1)),
     "song_unet-skip": partial(song, encoder="skip", decoder="skip"),
+    "mp_unet": mp_unet,
     "dilated": partial(Dilated, width=8),
     "dit": dit,
     "ncsn_refinenet": partial(NCSNRefineNet, width=4, levels=10),
@@ -45,6 +51,7 @@ WITHOUT_LEVEL: dict[str, Make] = {
     "unet": partial(unet, has_noise_input=False),
     "dilated": partial(Dilated, width=8, has_noise_input=False),
     "song_unet": partial(song, has_noise_input=False),
+    "mp_unet": partial(mp_unet, has_noise_input=False),
     "dit": partial(dit, has_noise_input=False),
     "refinenet": partial(RefineNet, width=4),
 }
@@ -191,3 +198,23 @@ def test_a_network_is_told_the_augmentation_and_none_is_no_augmentation(make: Ma
     plain = network(x, c_noise)
     assert torch.equal(network(x, c_noise, None, torch.zeros(2, 9)), plain)
     assert (network(x, c_noise, None, torch.ones(2, 9)) - plain).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_mp_unet_holds_its_weights_and_activations_at_unit_magnitude() -> None:
+    """Training sets the weights, sampling does not; every layer's output is of their size."""
+    network = MPUNet(channels=3, size=16, width=32, multipliers=(1, 2), blocks=1, head_width=32)
+    for parameter in network.parameters():
+        parameter.data *= 1 if parameter.ndim == 0 else 3
+    weight = network.get_parameter("descents.0.0.conv.weight")
+    outputs: list[float] = []
+    for module in network.modules():
+        if isinstance(module, MPBlock):
+            module.register_forward_hook(lambda *seen: outputs.append(seen[-1].std().item()))
+    x, c_noise = images(8, 3, 16, 16), torch.linspace(-1, 1, 8)
+    network.eval()(x, c_noise)
+    assert weight.square().mean() > 8
+    assert outputs
+    assert all(0.7 < spread < 1.4 for spread in outputs)
+    network.train()(x, c_noise)
+    torch.testing.assert_close(weight.square().mean((1, 2, 3)), torch.ones(32), rtol=0, atol=1e-3)

@@ -10,10 +10,11 @@ from originals import AUGMENT, CASES, CLASSES, SIZE, expected, inputs
 from torch import Tensor, nn
 
 from diffgen.interop.adm import adm_names, adm_state
-from diffgen.interop.edm import edm_names, edm_state
+from diffgen.interop.edm import edm2_names, edm_names, edm_state
 from diffgen.interop.files import State, adopt
 from diffgen.interop.parameter_names import dit_names
 from diffgen.network.dit import DiT
+from diffgen.network.mp_unet import MPUNet
 from diffgen.network.song_unet import SongUNet
 from diffgen.network.unet import UNet
 
@@ -48,6 +49,11 @@ def adopted_adm(state: State, network: UNet, new_order: bool = False) -> State:
     return adopt(adm_state(state, network, new_order), adm_names(network), network)
 
 
+def edm2() -> MPUNet:
+    blocks = {"width": 16, "multipliers": (1, 2, 2), "blocks": 1, "attention": (4,)}
+    return MPUNet(channels=3, size=SIZE, num_classes=CLASSES, head_width=16, **blocks)
+
+
 def adopted_edm(state: State, network: UNet | SongUNet) -> State:
     return adopt(edm_state(state), edm_names(network), network)
 
@@ -61,6 +67,7 @@ NETWORKS: dict[str, tuple[Callable[..., Any], Callable[..., State]]] = {
     "edm_adm": (edm_adm, adopted_edm),
     "adm": (partial(unet, **LIKE_ADM), adopted_adm),
     "adm_new_order": (partial(unet, **LIKE_ADM), partial(adopted_adm, new_order=True)),
+    "edm2": (edm2, lambda state, network: adopt(state, edm2_names(network), network)),
     "improved": (partial(unet, heads=4, downsample="centered", **COSINE), adopted_adm),
 }
 
@@ -82,6 +89,9 @@ def test_a_network_equals_the_original(name: str) -> None:
     network.load_state_dict(adopted(state, network))
     assert out["out"].std() > 0.05
     torch.testing.assert_close(answer(network, name), out["out"], rtol=1e-5, atol=1e-5)
+    if "log_variance" in out:
+        found = network.log_variance(inputs(CASES[name])[1])
+        torch.testing.assert_close(found, out["log_variance"], rtol=1e-5, atol=1e-5)
 
 
 # Sizes that the papers print, in millions.

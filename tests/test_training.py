@@ -287,6 +287,22 @@ def test_edms_weight_makes_the_error_of_its_network_plain():
     assert Edm() == PREDICTIONS["edm"]()
 
 
+class Doubtful(Wave):
+    """A network that expects the more error the higher the level."""
+
+    def log_variance(self, told):
+        return told / 500 - 1
+
+
+def test_a_network_that_expects_its_error_is_weighed_by_it():
+    """Karras et al. 2024, equation 21: least where exp(u) is the error."""
+    options = {"schedule": Linear(), "prediction": "eps", "told": "level"}
+    plain, t = loss_of(**options)(images(), None, draws())
+    expected = (t * 1000 - 1) / 500 - 1
+    errors, _ = loss_of(**options, network=Doubtful())(images(), None, draws())
+    torch.testing.assert_close(errors, plain / expected.exp() + expected, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("times", TIMES.values(), ids=TIMES)
 def test_a_batch_may_share_one_level(times):
     """Another one at each step, in every part of the batch the same."""

@@ -75,6 +75,12 @@ class Preconditioned(Denoiser):
         c_noise = None if c_noise is None else c_noise.to(scaled)
         return self.network(scaled, c_noise, label).to(scaled)
 
+    def log_variance(self, t: Tensor) -> Tensor | None:
+        """ln of the error that a network expects of itself at t (b,); None where it has no say."""
+        said = getattr(self.network, "log_variance", None)
+        c_noise = self.noise_input(self.schedule, t)
+        return None if said is None or c_noise is None else said(c_noise.float())
+
     def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, ...]:
         """c_skip, c_out and c_in at t, shaped and cast to multiply `like`."""
         values = self.prediction.coefficients(self.schedule.alpha(t), self.schedule.sigma(t))

@@ -1,4 +1,4 @@
-"""Networks of NVlabs/edm: their parameters as those of ours."""
+"""Networks of NVlabs/edm and NVlabs/edm2: their parameters as those of ours."""
 
 import math
 import re
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from diffgen.interop.files import State
+from diffgen.network.mp_unet import MPUNet
 from diffgen.network.pyramid import ResidualPyramid
 from diffgen.network.song_unet import SongUNet
 from diffgen.network.unet import UNet
@@ -95,3 +96,56 @@ def edm_state(state: Mapping[str, Tensor]) -> State:
         rows = rows if bias is None else rows * math.sqrt(len(rows)) + bias
         ours["map_label.weight"] = torch.cat((rows, none))
     return ours
+
+
+MP_BLOCK = {
+    "shortcut": "conv_skip",
+    "conv": "conv_res0",
+    "emb_proj": "emb_linear",
+    "last": "conv_res1",
+    "attend.qkv": "attn_qkv",
+    "attend.out": "attn_proj",
+}
+MP_WHOLE = {
+    "gain": "unet.out_gain",
+    "head": "unet.out_conv",
+    "condition.fourier": "unet.emb_fourier",
+    "condition.level": "unet.emb_noise",
+    "condition.label": "unet.emb_label",
+    "uncertainty.fourier": "logvar_fourier",
+    "uncertainty.linear": "logvar_linear",
+}
+
+
+def edm2_names(network: MPUNet) -> dict[str, tuple[str, ...]]:
+    """EDM2's name for each key of our magnitude-preserving U-Net."""
+    return {key: (_mp_name(key, network),) for key in network.state_dict()}
+
+
+def _mp_name(key: str, network: MPUNet) -> str:
+    def at(side: str, level: str | int, part: str, rest: list[str]) -> str:
+        size = network.size >> int(level)
+        block = ".".join(rest)
+        return ".".join((f"unet.{side}.{size}x{size}_{part}", MP_BLOCK.get(block, block))).strip(
+            "."
+        )
+
+    stem, _, leaf = key.rpartition(".")
+    stem = stem if leaf in ("weight", "frequencies", "phases") else key
+    end = {"weight": ".weight", "frequencies": ".freqs", "phases": ".phases"}.get(leaf, "")
+    match stem.split("."):
+        case ["stem"]:
+            name = at("enc", 0, "conv", [])
+        case ["halvings", index, *part]:
+            name = at("enc", int(index) + 1, "down", part)
+        case ["descents", level, index, *part]:
+            name = at("enc", level, f"block{index}", part)
+        case ["middle", index, *part]:
+            name = at("dec", len(network.descents) - 1, f"in{index}", part)
+        case ["ascents", level, index, *part]:
+            name = at("dec", level, f"block{index}", part)
+        case ["doublings", index, *part]:
+            name = at("dec", index, "up", part)
+        case _:
+            name = MP_WHOLE[stem]
+    return name + end

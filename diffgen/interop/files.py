@@ -123,7 +123,8 @@ def adopt(state: Mapping[str, Tensor], names: Names, network: nn.Module) -> Stat
         missing = [name for name in names[key] if name not in rest]
         if missing:
             raise UsageError(f"the file lacks {missing[0]}: it holds another architecture")
-        whole = torch.cat([rest.pop(name) for name in names[key]])
+        parts = [rest.pop(name) for name in names[key]]
+        whole = parts[0] if len(parts) == 1 else torch.cat(parts)
         reshaped = whole.ndim != like.ndim and whole.numel() == like.numel()
         if not reshaped and whole.shape != like.shape:
             raise UsageError(

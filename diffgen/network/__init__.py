@@ -6,6 +6,7 @@
   emb = silu(MLP(sinusoid(c_noise)) + embedding(label)), added to their features or as their scale
   and shift (`embedding`, `blocks`, `layers`, `resample`).
 - song_unet: DDPM++ and NCSN++, of the same blocks, with scaled sums (`pyramid`).
+- mp_unet: EDM2's, whose layers keep magnitudes (`mp_blocks`, `mp_layers`).
 - dit: a transformer of image patches, scaled, shifted and gated by emb (`tokens`).
 - dilated: residual blocks of dilated convolutions at one resolution.
 - ncsn_refinenet, refinenet: the NCSN papers', with InstanceNorm++ (`refine_body`).

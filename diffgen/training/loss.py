@@ -68,6 +68,9 @@ class Loss:
         snr = snr_of(alpha, sigma)
         weight = self.weighting(snr, t, schedule) * torch.square(c_out) * snr
         error = weight.to(error) * error
+        expected = self.denoiser.log_variance(t)
+        if expected is not None:  # learned uncertainty (Karras et al. 2024, equation 21)
+            error = error / expected.exp() + expected
         if self.bound:
             mean = match(c_skip, x0) * x_t + match(c_out, x0) * raw
             error = error + self.reduced(self.bound(x0, mean, outputs, t))
