@@ -633,6 +633,112 @@ def test_the_rate_rises_evenly_and_falls_along_a_cosine():
     assert both.factor(24, 100) == pytest.approx(0.5 * math.cos(math.pi * 24 / 200) ** 2)
 
 
+def test_the_rate_falls_as_the_root_of_the_steps_after_they_are_held():
+    """EDM2's rate is alpha_ref / sqrt(max(t / t_ref, 1))."""
+    held = OptimizerSettings(decay="inverse_sqrt", hold=100, warmup=10)
+    found = [held.factor(k, 1000) for k in (4, 9, 99, 399, 899)]
+    assert found == pytest.approx([0.5, 1, 1, 1 / 2, 1 / 3])
+    after = OptimizerSettings(decay="inverse_sqrt", warmup=50)
+    assert [after.factor(k, 1000) for k in (24, 49, 199)] == pytest.approx([0.5, 1, 0.5])
+
+
+def test_a_warm_up_as_long_as_the_run_is_warned_of():
+    assert OptimizerSettings(warmup=99).warning(100) is None
+    warning = OptimizerSettings(warmup=5000).warning(4000)
+    assert warning is not None
+    assert "give optimizer.warmup=400 or fewer" in warning
+    assert OptimizerSettings(warmup=400).warning(4000) is None
+
+
+class Small(nn.Module):
+    """A layer of pixels, an inner kernel, a matrix, an embedding, biases."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.inner = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 24, 3)
+        self.matrix, self.embedding = nn.Linear(24, 12), nn.Embedding(10, 12)
+
+    def forward(self, x, label):
+        x = self.inner(self.first(x).relu()).mean((2, 3))
+        return (self.matrix(x) * self.embedding(label)).sum(1)
+
+
+def stepped(network, optimizer, steps=3):
+    for k in range(steps):
+        draws = torch.Generator().manual_seed(k)
+        x = torch.randn(8, 3, 8, 8, generator=draws)
+        optimizer.zero_grad()
+        network(x, torch.arange(8)).square().mean().backward()
+        optimizer.step()
+    return {name: p.detach().clone() for name, p in network.named_parameters()}
+
+
+def small(**settings):
+    torch.manual_seed(0)
+    network = Small()
+    return network, OptimizerSettings(lr=0.01, weight_decay=0.1, **settings).build(network)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_muon_is_torchs_on_matrices_and_flattened_kernels_and_adamw_on_the_rest(layout):
+    network, optimizer = small(momentum=0.95)
+    found = stepped(network.to(memory_format=layout), optimizer)
+    network, _ = small()
+    kernels = {
+        name: nn.Parameter(p.detach().flatten(1))
+        for name, p in network.named_parameters()
+        if name in ("inner.weight", "matrix.weight")
+    }
+    muon = torch.optim.Muon(kernels.values(), 0.01, 0.1, 0.95, adjust_lr_fn="match_rms_adamw")
+    others = [p for name, p in network.named_parameters() if name not in kernels]
+    adam = torch.optim.AdamW(others, 0.01, weight_decay=0.1)
+
+    class Both:
+        def zero_grad(self):
+            network.zero_grad()
+
+        def step(self):
+            for name, flat in kernels.items():
+                flat.grad = network.get_parameter(name).grad.flatten(1)
+            muon.step()
+            adam.step()
+            for name, flat in kernels.items():
+                parameter = network.get_parameter(name)
+                parameter.data = flat.detach().reshape(parameter.shape).clone()
+
+    torch.testing.assert_close(found, stepped(network, Both()), rtol=2e-2, atol=2e-4)
+    plain = stepped(*small())
+    assert not torch.allclose(found["inner.weight"], plain["inner.weight"], atol=1e-3)
+
+
+def test_muon_goes_on_from_its_state_to_the_bit():
+    unbroken = stepped(*small(momentum=0.9), steps=3)
+    network, optimizer = small(momentum=0.9)
+    stepped(network, optimizer, steps=2)
+    kept = optimizer.state_dict()
+    again, other = small(momentum=0.9)
+    again.load_state_dict(network.state_dict())
+    other.load_state_dict(kept)
+    draws = torch.Generator().manual_seed(2)
+    again(torch.randn(8, 3, 8, 8, generator=draws), torch.arange(8)).square().mean().backward()
+    other.step()
+    for name, parameter in again.named_parameters():
+        assert torch.equal(parameter, unbroken[name]), name
+
+
+def test_the_rate_of_both_follows_the_schedule():
+    network, optimizer = small(momentum=0.9)
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: 0.0)
+    after = stepped(network, optimizer, steps=1)
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
+
+
+def test_a_network_without_matrices_is_refused_for_muon():
+    with pytest.raises(UsageError, match="take optimizer=adam"):
+        OptimizerSettings(momentum=0.9).build(nn.Conv2d(1, 1, 3))
+
+
 def test_without_weight_decay_the_optimiser_is_adam():
     settings = OptimizerSettings(lr=0.1, betas=(0.8, 0.9), eps=1e-3)
     mine, theirs = (torch.ones(3, dtype=torch.float64, requires_grad=True) for _ in range(2))

@@ -1,5 +1,6 @@
 """`diffgen train`: a configuration in, checkpoints out."""
 
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from diffgen.training.module import Module
 from diffgen.training.preview import Preview, PreviewImages
 from diffgen.training.progress import Reporter
 from diffgen.training.saving import CheckpointSaver, SealedCheckpointIO
+
+log = logging.getLogger(__name__)
 
 
 def train(settings: Train) -> None:
@@ -60,6 +63,8 @@ class Run:
         by signal, the checkpoint written.
         """
         settings = self.settings.trainer
+        if warning := self.settings.optimizer.warning(settings.max_steps):
+            log.warning("%s", warning)
         fabric_of(asdict(settings), "trainer.")
         source: Source = self.settings.dataset.build()
         images = read or source.split("train")

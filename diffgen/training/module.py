@@ -122,9 +122,9 @@ class Module(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         settings, steps = self.optimizer_settings, self.trainer.max_steps
-        adam = settings.adam(self.denoiser.network.parameters())
-        rate = torch.optim.lr_scheduler.LambdaLR(adam, lambda k: settings.factor(k, steps))
-        return {"optimizer": adam, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
+        optimizer = settings.build(self.denoiser.network)
+        rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda k: settings.factor(k, steps))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": rate, "interval": "step"}}
 
     def on_train_end(self) -> None:
         """RuntimeError where the weights of the ranks differ."""

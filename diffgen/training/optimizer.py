@@ -1,13 +1,15 @@
 """The optimiser and the schedule of its learning rate."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
 from torch import nn
+
+from diffgen.training.muon import MuonAdamW
 
 Share = Annotated[float, Field(ge=0, lt=1)]
 
@@ -16,7 +18,10 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 class OptimizerSettings:
     """Adam (decoupled weight decay) with linear warm-up over `warmup` steps.
 
-    decay: constant keeps the rate; cosine lets it fall to zero at the last step of the run.
+    decay: constant keeps the rate; cosine lets it fall to zero at the last step of the run;
+    inverse_sqrt multiplies it by sqrt(hold / step) from step `hold` on, which is never before the
+    end of the warm-up (EDM2: Karras et al. 2024).
+    momentum: of Muon on matrices and kernels; None leaves these to Adam, too.
     """
 
     lr: PositiveFloat = 2e-4
@@ -24,7 +29,15 @@ class OptimizerSettings:
     eps: PositiveFloat = 1e-8
     weight_decay: NonNegativeFloat = 0.0
     warmup: NonNegativeInt = 0
-    decay: Literal["constant", "cosine"] = "constant"
+    decay: Literal["constant", "cosine", "inverse_sqrt"] = "constant"
+    hold: NonNegativeInt = 0
+    momentum: Share | None = None
+
+    def build(self, network: nn.Module) -> torch.optim.Optimizer:
+        """The optimiser of a network's parameters."""
+        if self.momentum is None:
+            return self.adam(network.parameters())
+        return MuonAdamW(network, self.adam, self.momentum)
 
     def adam(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """AdamW, which is Adam where weight_decay is 0."""
@@ -35,6 +48,24 @@ class OptimizerSettings:
     def factor(self, step: int, max_steps: int) -> float:
         """What the rate is multiplied by at step 0, 1, ..."""
         warmup = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
-        if self.decay == "constant":
-            return warmup
-        return warmup * 0.5 * (1 + math.cos(math.pi * min(1.0, step / max_steps)))
+        return warmup * DECAYS[self.decay](step, max_steps, max(self.hold, self.warmup, 1))
+
+    def warning(self, max_steps: int) -> str | None:
+        """What is wrong with the rate in a run of so many steps, with the remedy."""
+        if self.warmup < max_steps:
+            return None
+        return (
+            f"the warm-up of {self.warmup:,} steps is no shorter than the run of {max_steps:,}: "
+            f"the rate never reaches optimizer.lr={self.lr:g}; give optimizer.warmup="
+            f"{max_steps // 10} or fewer, or train for longer"
+        )
+
+
+# (step, max_steps, hold) -> factor of the rate
+DECAYS: dict[str, Callable[[int, int, int], float]] = {
+    "constant": lambda step, max_steps, hold: 1.0,
+    "cosine": lambda step, max_steps, hold: (
+        0.5 * (1 + math.cos(math.pi * min(1.0, step / max_steps)))
+    ),
+    "inverse_sqrt": lambda step, max_steps, hold: min(1.0, math.sqrt(hold / (step + 1))),
+}

@@ -54,17 +54,17 @@ def cost_of(module: Module, settings: TrainerSettings) -> Cost:
 
 
 def _step(module: Module, rows: int, settings: TrainerSettings) -> None:
-    """One step of training on noise, with the gradient's norm and Adam."""
+    """One step of training on noise, with the gradient's norm and the optimiser."""
     pixels, label = _batch(module, rows)
     draws = RandomNumbers(0, 0, rows, torch.arange(rows))
     network = module.denoiser.network.train()
-    adam = module.optimizer_settings.adam(network.parameters())
+    optimizer = module.optimizer_settings.build(network)
     with _autocast(pixels.device, settings.precision):
         errors, *_ = module.loss(module.images(pixels, draws), label, draws)
     errors.mean().backward()
     nn.utils.clip_grad_norm_(network.parameters(), settings.clip or 1.0)
-    adam.step()
-    adam.zero_grad()
+    optimizer.step()
+    optimizer.zero_grad()
 
 
 @torch.no_grad()

@@ -133,6 +133,7 @@ def explained(settings: Train, data: Data, recipe: str | None) -> Explanation:
         warnings=[
             *warnings_of(schedule, ladder, data.dimension, grey, apart),
             *ema_warnings(settings.ema, settings.trainer.max_steps),
+            *filter(None, [settings.optimizer.warning(settings.trainer.max_steps)]),
             *([sampler.warning] if sampler and sampler.warning else []),
         ],
     )
