@@ -1,10 +1,12 @@
 """Files that are written whole or not at all, and the hash of what they hold."""
 
+import errno
 import hashlib
 import json
 import os
+import shutil
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Set
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,7 +21,10 @@ class WriteError(UsageError, OSError):
     """A file that cannot be written: `cannot write PATH (reason)`, in one line."""
 
     def __init__(self, path: Path, error: OSError) -> None:
-        super().__init__(f"cannot write {path} ({error.strerror or error})")
+        reason = str(error.strerror or error)
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            reason = f"the disk of {path.parent} is full; free space there and go on"
+        super().__init__(f"cannot write {path} ({reason})")
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
@@ -41,6 +46,40 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     finally:
         with suppress(OSError):
             partial.unlink()
+
+
+def can_write(folder: Path) -> bool:
+    """Whether files can be made in a folder; WriteError where its disk is full."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+            return False
+        raise WriteError(folder / "file", error) from error
+
+
+def place(source: Path, target: Path, leave: Set[str] = frozenset()) -> None:
+    """Let a folder hold the files of another one, too, but hidden ones and those to `leave`.
+
+    They are linked, so that they take no room; or copied, where a file system knows no links.
+    """
+    for path in source.rglob("*"):
+        name = path.relative_to(source)
+        if path.is_file() and not leave & set(name.parts) and not path.name.startswith("."):
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            _place(path.resolve(), target / name)
+
+
+def _place(path: Path, new: Path) -> None:
+    for way in (os.link, os.symlink, shutil.copyfile):
+        try:
+            new.unlink(missing_ok=True)
+            way(path, new)
+            return
+        except OSError as error:
+            failed = error
+    raise WriteError(new, failed)
 
 
 def expanded(path: str | Path) -> Path:

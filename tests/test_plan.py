@@ -58,7 +58,8 @@ def job(run: Path, *words: str) -> Job:
 
 
 def folder_of(made: Job) -> Path:
-    return Cell.of(made.request.checkpoint.run, made.key(None)).folder
+    run, runs = made.request.checkpoint.run, Path(made.settings.runs)
+    return Cell.of(run, made.key(None), runs).folder
 
 
 def test_every_key_that_tells_ways_apart_is_held_here():

@@ -216,7 +216,7 @@ def test_a_repeated_sweep_computes_nothing_again(sweep, ddpm, tmp_path, monkeypa
 def test_a_repeated_sweep_does_what_is_missing(sweep, ddpm, tmp_path):
     before = cells(ddpm)
     (lost,) = {p.parent for p in before if p.name == "samples.npz"} & {
-        Path(json.loads((sweep.folder / "3" / "cells.json").read_text())["cells"][0])
+        publish.cells_of(sweep.folder / "3")[0]
     }
     row = json.loads((lost / "result.json").read_text())
     (lost / "samples.npz").write_bytes(b"PK torn")
@@ -478,7 +478,7 @@ def test_weights_of_one_branch_cost_one_and_are_its_bits(ddpm, tmp_path):
     weights = "guidance.weight=-1,0,1"
     done = worked(here(tmp_path, "sample", "-m", *words, weights))
     jobs = [tmp_path / done.folder / str(job) for job in range(3)]
-    told = [json.loads((job / publish.NOTE).read_text())["cells"][0] for job in jobs]
+    told = [publish.cells_of(job)[0] for job in jobs]
     found = [Cell(Path(cell)).row for cell in told]
     assert [(row["weight"], row["nfe"]) for row in found if row] == [(-1, 3), (0, 3), (1, 6)]
     free, conditional, _ = (torch.from_numpy(arrays(job)[0]).permute(0, 3, 1, 2) for job in jobs)

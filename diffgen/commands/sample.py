@@ -2,9 +2,8 @@
 
 import json
 import logging
-import os
 import platform
-import time
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,24 +11,27 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning.fabric import Fabric
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from diffgen import __version__
+from diffgen.commands.drawing import Drawing
 from diffgen.config.schema import Sample
 from diffgen.dataset.pixels import keep
 from diffgen.evaluation.metrics import check
-from diffgen.files import write_atomically
+from diffgen.files import place, write_atomically
 from diffgen.runs.cell import Cell
+from diffgen.runs.drawn_batches import DrawnBatches
 from diffgen.runtime.devices import fabric_of
 from diffgen.runtime.launch import quiet
 from diffgen.runtime.logger import ready
 from diffgen.sampling.evaluator import Evaluator, evaluator_of, features_name
-from diffgen.sampling.report import NOTE, publish
+from diffgen.sampling.report import NOTE, named_from, publish
 from diffgen.sampling.request import request_of
 
 log = logging.getLogger(__name__)
+
+BATCHES = "batches"  # of a cell that is being drawn
+COST = ("nfe", "seconds", "images_per_second")
 
 
 def sample(settings: Sample) -> None:
@@ -41,15 +43,28 @@ def sample(settings: Sample) -> None:
         ready(settings.logger)
     fabric = fabric_of(settings.plain)
     fabric.launch()
-    cells = Job(settings, fabric).cells()
+    job_on_devices = Job(settings, fabric)
+    try:
+        cells = job_on_devices.cells()
+    except (KeyboardInterrupt, SystemExit):
+        if job.mode != RunMode.MULTIRUN and fabric.global_rank == 0:
+            log.warning("go on with: %s", command(job_on_devices.request.checkpoint.path))
+        raise
     if fabric.global_rank:
         return
-    keep_links(cells[0], folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    place(cells[0].folder, folder, leave={"result.json", BATCHES})
     logger = {"name": settings.logger.name, **settings.logger.settings}
-    note = {"cells": [str(cell.folder.resolve()) for cell in cells], "logger": logger}
+    note = {"cells": [named_from(folder, cell) for cell in cells], "logger": logger}
     write_atomically(folder / NOTE, lambda file: file.write(json.dumps(note).encode()))
     if job.mode != RunMode.MULTIRUN:
         publish(folder, [folder])
+
+
+def command(checkpoint: Path) -> str:
+    """The words of the running command, as they are typed, with this checkpoint named."""
+    words = [word for word in HydraConfig.get().overrides.task if word[:11] != "checkpoint="]
+    return shlex.join(["diffgen", "sample", f"checkpoint={checkpoint}", *words])
 
 
 def preflight(settings: Sample) -> None:
@@ -78,14 +93,14 @@ class Job:
 
     def cells(self) -> list[Cell]:
         """The cell asked for, done, and that of the table's floor where there is one."""
-        run = self.request.checkpoint.run
+        run, runs = self.request.checkpoint.run, Path(self.settings.runs)
         evaluator = self.evaluator()
-        cell = Cell.of(run, self.key(evaluator))
-        if not cell.done(self.metrics):
+        cell = Cell.of(run, self.key(evaluator), runs)
+        if self.fabric.broadcast(not cell.done(self.metrics)):
             self.fill(cell, evaluator)
         floor = None
         if evaluator and self.task.scored and self.fabric.global_rank == 0:
-            floor = evaluator.floor(run, self.count(evaluator), self.metrics)
+            floor = evaluator.floor(run, runs, self.count(evaluator), self.metrics)
         return [cell] if floor is None else [cell, floor]
 
     def telling(self, metrics: list[str]) -> list[str]:
@@ -136,46 +151,42 @@ class Job:
         }
 
     def fill(self, cell: Cell, evaluator: Evaluator | None) -> None:
-        """Draw the images that are missing, score them, and write the cell."""
-        row, labels, kept = cell.row, self.labels, cell.images()
-        if row is None or kept is None:
-            images, cost = self.draw()
-            if self.fabric.global_rank:
-                return
-            cell.keep_images(images, labels, self.request.guides.classes)
-            keep(self.task.files(images), cell.folder)
-        else:
-            images, cost = kept[0], {k: row[k] for k in ("nfe", "seconds", "images_per_second")}
-        if self.fabric.global_rank:
+        """Draw the images that are missing, keep them, score them, and write the cell."""
+        row, kept = cell.row, cell.images()
+        drawn = row is not None and kept is not None
+        if not self.fabric.broadcast(drawn):
+            row, kept = self.draw(cell)
+        if self.fabric.global_rank or row is None or kept is None:
             return
+        images, counted = kept
+        if not cell.sheet.is_file():
+            cell.keep_images(images, counted, self.request.guides.classes)
         scores: dict[str, Any] = {}
         if evaluator:
             n = self.count(evaluator)
-            counted = None if labels is None else labels[:n]
+            counted = None if counted is None else counted[:n]
             scores = evaluator.row(images[:n], counted, self.metrics)
+        cost = {key: row[key] for key in COST}
         cell.keep_row({**self.columns(), **cost, **scores, "metrics": self.metrics})
 
-    def draw(self) -> tuple[Tensor, dict[str, float]]:
-        """Images uint8 (count, C, H, W), shared among the devices, and what they cost."""
-        total, ranks = self.task.count, self.fabric.world_size
-        share = -(-total // ranks)
-        mine = torch.arange(self.fabric.global_rank * share, share * (1 + self.fabric.global_rank))
+    def draw(self, cell: Cell) -> tuple[dict[str, Any], tuple[Tensor, Tensor | None]]:
+        """Draw the images and keep them in the cell with a row that has no scores; both.
+
+        Batches that an interrupted call finished are not drawn again.
+        """
         warning = self.request.plan.warning(self.request.schedule)
         if warning and self.fabric.global_rank == 0:
             log.warning(warning)
-        parts, start = [], time.monotonic()
-        batches = mine.clamp(max=total - 1).split(self.settings.batch_size)
-        console = Console(stderr=True)
-        for part in track(
-            batches, "sampling", console=console, transient=True, disable=not console.is_terminal
-        ):
-            with self.fabric.autocast():
-                parts.append(self.task(part.tolist(), self.fabric.device))
-        seconds = time.monotonic() - start
-        images: Any = self.fabric.all_gather(torch.cat(parts))
-        nfe = sum(counter.rows for counter in self.counters) / share
-        cost = {"seconds": seconds, "images_per_second": total / seconds, "nfe": round(nfe, 2)}
-        return images.reshape(-1, *self.task.shape)[:total].cpu(), cost
+        batches = DrawnBatches(cell.folder / BATCHES, self.task.shape)
+        drawing = Drawing(self.task, self.counters, self.fabric, batches)
+        images, cost = drawing(self.settings.batch_size)
+        row = {**self.columns(), **cost, "metrics": []}
+        if self.fabric.global_rank == 0:
+            cell.keep_row(row)  # before the images: without them it marks nothing as done
+            cell.keep_images(images, self.labels, self.request.guides.classes)
+            keep(self.task.files(images), cell.folder)
+            batches.remove()
+        return row, (images, self.labels)
 
     def columns(self) -> dict[str, Any]:
         """The columns of a row that say how its images were made."""
@@ -193,17 +204,3 @@ class Job:
                 "python": platform.python_version(),
             },
         }
-
-
-def keep_links(cell: Cell, folder: Path) -> None:
-    """Let the job's folder hold its cell's pictures, too, without a second copy on the disk."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for path in cell.folder.rglob("*"):
-        name = path.relative_to(cell.folder)
-        if path.is_file() and path.name != "result.json":
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).unlink(missing_ok=True)
-            try:
-                os.link(path, folder / name)
-            except OSError:  # another file system
-                (folder / name).symlink_to(path.resolve())

@@ -121,7 +121,8 @@ class Tuning:
             **{key: self.settings.plain[key] for key in KEPT},
             "versions": {"diffgen": __version__, "torch": str(torch.__version__)},
         }
-        return str(tuned_times.write(self.request.checkpoint, self.key, times, facts))
+        where = self.request.checkpoint, self.key, Path(self.settings.runs)
+        return str(tuned_times.write(*where, times, facts))
 
 
 def _spacing(settings: Tune) -> str:

@@ -5,6 +5,7 @@ import logging
 import zipfile
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from diffgen.dataset.pixels import by_class, save_sheet
 from diffgen.evaluation.rows import read_row, seal_of
-from diffgen.files import sha256, sha256_of_json, write_atomically
+from diffgen.files import can_write, place, sha256, sha256_of_json, write_atomically
 from diffgen.runs.torch_file import check_stored
 
 log = logging.getLogger(__name__)
@@ -28,9 +29,16 @@ class Cell:
     folder: Path
 
     @classmethod
-    def of(cls, run: Path, key: dict[str, Any]) -> "Cell":
-        """The cell of a key (commands/sample.py makes it) under the run of its checkpoint."""
-        return cls(run / "cells" / sha256_of_json(key)[:16])
+    def of(cls, run: Path, key: dict[str, Any], runs: Path) -> "Cell":
+        """The cell of a key (commands/sample.py makes it) under the run of its checkpoint.
+
+        Under `runs` where the run may only be read, with what the run's own cell holds.
+        """
+        name = sha256_of_json(key)[:16]
+        theirs, own = cls(run / "cells" / name), cls(home(run, "cells", runs) / name)
+        if own.folder != theirs.folder and theirs.row is not None and own.row is None:
+            place(theirs.folder, own.folder)
+        return own
 
     @property
     def row(self) -> dict[str, Any] | None:
@@ -44,10 +52,14 @@ class Cell:
             log.warning("%s counts for nothing: %s", path, error)
             return None
 
+    @property
+    def sheet(self) -> Path:
+        """The picture of its first images."""
+        return self.folder / "samples.png"
+
     def done(self, metrics: Collection[str]) -> bool:
         """Whether it holds its images and, in its row, these metrics, all as they were written."""
-        sheet = self.folder / "samples.png"
-        row = self.row if sheet.is_file() and self.images() is not None else None
+        row = self.row if self.sheet.is_file() and self.images() is not None else None
         return row is not None and set(metrics) <= set(row.get("metrics", ()))
 
     def images(self) -> tuple[Tensor, Tensor | None] | None:
@@ -101,10 +113,20 @@ class Cell:
         chosen = list(by_class(images, labels, len(classes), rows=8))
         shown = 0 if labels is None else len(labels[chosen].unique())
         columns = shown if 1 < shown <= 16 else None
-        save_sheet(images[chosen], self.folder / "samples.png", columns)
+        save_sheet(images[chosen], self.sheet, columns)
 
     def keep_row(self, row: dict[str, Any]) -> None:
         """Write result.json, which marks the cell as done."""
         sealed = {**row, "seal": seal_of(self.folder.name, json.loads(json.dumps(row)))}
         text = json.dumps(sealed, indent=1, sort_keys=True)
         write_atomically(self.folder / "result.json", lambda file: file.write(text.encode()))
+
+
+@cache
+def home(run: Path, kind: str, runs: Path) -> Path:
+    """The folder for what is kept of a run: `run/kind`, or `runs/kind` if one may only read it."""
+    folder = run / kind
+    if can_write(folder if folder.is_dir() else run):
+        return folder
+    log.info(f"{run} may only be read: its {kind} stand in {runs / kind}")
+    return runs / kind

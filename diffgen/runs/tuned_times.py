@@ -17,6 +17,7 @@ from diffgen.config.parts import SamplerSettings
 from diffgen.config.schema import Sampling
 from diffgen.errors import UsageError
 from diffgen.files import sha256_of_json, write_atomically
+from diffgen.runs.cell import home
 from diffgen.runs.checkpoint import Checkpoint
 
 LARGEST = 10**6  # bytes of a file of times
@@ -32,17 +33,28 @@ class _Loader(yaml.SafeLoader):
 
 
 def path_of(checkpoint: Checkpoint, key: Mapping[str, Any]) -> Path:
-    """Where the times stand for a key: {"sampler": {"name", ...}, "steps", ...}."""
+    """Where the times stand for a key, {"sampler": {"name", ...}, "steps", ...}, under the run."""
     digest = sha256_of_json(key)[:8]
     name = f"{checkpoint.path.stem}_{key['sampler']['name']}_{key['steps']}_{digest}.yaml"
     return checkpoint.run / "tuned" / name
 
 
+def own_path_of(checkpoint: Checkpoint, key: Mapping[str, Any], runs: Path) -> Path:
+    """The same, or a place under `runs` where the run may only be read."""
+    path = path_of(checkpoint, key)
+    folder = home(checkpoint.run, "tuned", runs)
+    return path if folder == path.parent else folder / checkpoint.hash[:12] / path.name
+
+
 def write(
-    checkpoint: Checkpoint, key: Mapping[str, Any], times: Tensor, facts: Mapping[str, Any]
+    checkpoint: Checkpoint,
+    key: Mapping[str, Any],
+    runs: Path,
+    times: Tensor,
+    facts: Mapping[str, Any],
 ) -> Path:
     """Write times with what they are for and where they come from, plain data; the file."""
-    path = path_of(checkpoint, key)
+    path = own_path_of(checkpoint, key, runs)
     record = {
         "checkpoint": checkpoint.hash,
         "step": checkpoint.step,
@@ -55,7 +67,7 @@ def write(
     return path
 
 
-def read(checkpoint: Checkpoint, key: Mapping[str, Any], remedy: str) -> Tensor:
+def read(checkpoint: Checkpoint, key: Mapping[str, Any], runs: Path, remedy: str) -> Tensor:
     """The times (steps + 1,) tuned for a key.
 
     UsageError where there are none, where they are damaged, and where the checkpoint has learned
@@ -63,7 +75,8 @@ def read(checkpoint: Checkpoint, key: Mapping[str, Any], remedy: str) -> Tensor:
     """
     if key["steps"] is None:
         raise UsageError("spacing=tuned needs a number of steps=")
-    path = path_of(checkpoint, key)
+    path = own_path_of(checkpoint, key, runs)
+    path = path if path.is_file() else path_of(checkpoint, key)
     if not path.is_file():
         raise UsageError(f"no tuned times for this way of sampling; run {remedy}")
     try:

@@ -3,13 +3,18 @@
 import contextlib
 import logging
 import os
+import signal
+import subprocess
 import sys
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import datetime
 
 from omegaconf import OmegaConf
 
+GRACE = 10  # seconds in which a process may end in order before it is killed
 RANKS = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 IGNORED_WARNINGS = (
     "Experiment logs directory",  # the run's folder, which Hydra made
@@ -52,18 +57,70 @@ def relaunch(child: Callable[[int], tuple[list[str], str]]) -> None:
     from lightning.pytorch.strategies.launchers import subprocess_script as pytorch
 
     for module in (fabric, pytorch):
-        if not hasattr(module, "_hydra_subprocess_cmd"):
-            raise RuntimeError("this version of lightning starts its processes in another way")
-        setattr(module, "_hydra_subprocess_cmd", child)  # noqa: B010 (private, so unknown to types)
+        for name, ours in (
+            ("_hydra_subprocess_cmd", child),
+            ("_launch_process_observer", _ended_together),
+        ):
+            if not hasattr(module, name):
+                raise RuntimeError("this version of lightning starts its processes in another way")
+            setattr(module, name, ours)
+
+
+_started: list[subprocess.Popen[bytes]] = []  # the other processes of the running job
+
+
+def _ended_together(children: "list[subprocess.Popen[bytes]]") -> None:
+    """Ends all processes of a job when one of them dies, in order if they can, and says which."""
+    _started[:] = children
+    threading.Thread(target=_watch, args=(children,), daemon=True).start()
+
+
+def _watch(children: "list[subprocess.Popen[bytes]]") -> None:
+    """Wait for children; lightning's own watch kills this process without a word."""
+    while _started == children and not any(child.poll() for child in children):
+        if all(child.poll() == 0 for child in children):
+            return
+        time.sleep(0.5)
+    dead = next((rank for rank, child in enumerate(children, 1) if child.returncode), None)
+    if _started != children or dead is None:  # the job has ended
+        return
+    reason = children[dead - 1].returncode
+    print(
+        f"diffgen: process {dead} of the job ended with status {reason}, so that all end now",
+        file=sys.stderr,
+    )
+    os.kill(os.getpid(), signal.SIGTERM)
+    _end(children)
+    time.sleep(GRACE)  # a daemon thread: it lives no longer than its process
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _end(children: "list[subprocess.Popen[bytes]]") -> None:
+    """Asks processes to end, and kills those that have not after a while."""
+    for child in children:
+        if child.poll() is None:
+            child.terminate()
+    limit = time.monotonic() + GRACE
+    for child in children:
+        try:
+            child.wait(max(0.0, limit - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            child.kill()
 
 
 @contextlib.contextmanager
 def isolated() -> Iterator[None]:
-    """Leaves no process group and no rank in the environment to the next job of a sweep."""
+    """Leaves no process, no process group and no rank to the next job of a sweep."""
     before = {name: os.environ.get(name) for name in RANKS}
+    _started.clear()
     try:
         yield
+    except BaseException:
+        children, _started[:] = list(_started), []
+        _end(children)
+        raise
     finally:
+        _started.clear()
         distributed = sys.modules.get("torch.distributed")
         if distributed and distributed.is_available() and distributed.is_initialized():
             distributed.destroy_process_group()

@@ -80,14 +80,14 @@ class Evaluator:
             say_once(f"rows count {n} of {num_samples} images, as many as are held out; or set n=")
         return n
 
-    def floor(self, run: Path, n: int, names: list[str]) -> Cell | None:
+    def floor(self, run: Path, runs: Path, n: int, names: list[str]) -> Cell | None:
         """The cell of the row `real (test)`, computed where it is missing.
 
         None where fewer than n images are held out.
         """
         if n > len(self.test):
             return None
-        cell = Cell.of(run, {"floor": n, **self.identity(), "metrics": names})
+        cell = Cell.of(run, {"floor": n, **self.identity(), "metrics": names}, runs)
         if cell.row is None:
             cell.keep_row(floor(self.test, n, self.extractor, self.reference, names))
         return cell

@@ -1,6 +1,8 @@
 """What a finished run or sweep shows: its table, and where the pictures are."""
 
 import json
+import logging
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +16,8 @@ from diffgen.evaluation import table
 from diffgen.evaluation.rows import blocks, collect, identity_of, setting, text, varying
 from diffgen.runs.cell import Cell
 from diffgen.runtime.logger import finish, logger_of
+
+log = logging.getLogger(__name__)
 
 NOTE = "cells.json"  # in a job's folder: where its cells stand, and its logger
 
@@ -37,10 +41,39 @@ def publish(folder: Path, jobs: Sequence[Path]) -> None:
 
 
 def cells_of(folder: Path) -> list[Path]:
-    """The folders of the cells that a job, a sweep or a run names or holds."""
+    """The folders of the cells that a job, a sweep or a run names or holds, each once."""
     notes = sorted(folder.rglob(NOTE), key=lambda path: (len(str(path)), str(path)))
-    named = [Path(cell) for note in notes for cell in json.loads(note.read_text())["cells"]]
-    return named or sorted(path.parent for path in folder.rglob("result.json"))
+    named = [cell for note in notes for cell in _named_in(note)]
+    held = sorted(path.parent.resolve() for path in folder.rglob("result.json"))
+    return list(dict.fromkeys([*named, *held]))
+
+
+def named_from(job: Path, cell: Cell) -> str:
+    """A cell as the note of a job names it, so that the folder of all runs may be moved."""
+    return os.path.relpath(cell.folder.resolve(), job.resolve())
+
+
+def _named_in(note: Path) -> list[Path]:
+    """The cells that a note names; those that are not there are left out, with a notice."""
+    try:
+        names = [str(name) for name in json.loads(note.read_text())["cells"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        log.warning("left out the cells of %s, which is damaged (%s)", note, error)
+        return []
+    found = {name: _moved(note.resolve(), name) for name in names}
+    for name, cell in found.items():
+        if cell is None:
+            log.warning("left out the cell %s of %s, which is not there", name, note.parent)
+    return [cell for cell in found.values() if cell]
+
+
+def _moved(note: Path, name: str) -> Path | None:
+    """Where a cell stands, also after the folder of all runs was moved; None if nowhere."""
+    cell = Path(os.path.normpath(note.parent / name))
+    # as sweeps/TIME/N/cells/KEY, DATASET_MODEL/TIME/cells/KEY or cells/KEY under that folder
+    tails = [Path(*cell.parts[-length:]) for length in (5, 4, 2)]
+    places = [cell, *(parent / tail for tail in tails for parent in note.parents)]
+    return next((place for place in places if place.is_dir()), None)
 
 
 def _log(

@@ -162,7 +162,7 @@ def request_of(settings: Sampling) -> Request:
         check_tunable(sampler.deterministic(), schedule, times_of(model, schedule, "log_snr", 3))
         key = tuned_key(make(plan(spacing="auto")))
         remedy = tuned_times.command(settings, chosen, changed(sampler.deterministic()))
-        return tuned_times.read(checkpoint, key, remedy)
+        return tuned_times.read(checkpoint, key, runs, remedy)
 
     return make(plan(spacing=settings.spacing, tuned=tuned))
 
