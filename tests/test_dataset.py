@@ -3,15 +3,21 @@
 import hashlib
 import io
 import json
+import os
 import pickle
+import signal
 import struct
 import sys
+import threading
+import time
 import warnings
 import zipfile
+import zlib
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
+from threading import Timer
 from types import SimpleNamespace
 from urllib.error import URLError
 
@@ -32,12 +38,14 @@ from diffgen.config.build import build, find
 from diffgen.dataset.batches import Batches
 from diffgen.dataset.celeba import Celeba
 from diffgen.dataset.datamodule import DataModule, Loader
+from diffgen.dataset.decode import Decoder
 from diffgen.dataset.digits import Digits
 from diffgen.dataset.ffhq import Ffhq
 from diffgen.dataset.folder import Folder
-from diffgen.dataset.images import in_memory
+from diffgen.dataset.images import in_memory, numbered_as
 from diffgen.dataset.lsun import Lsun
 from diffgen.dataset.random_choices import coins, holdout, permutation
+from diffgen.dataset.threads import in_threads
 from diffgen.dataset.torchvision_sets import Cifar10, Cifar100, FashionMnist, Mnist, Svhn
 from diffgen.errors import UsageError
 
@@ -81,6 +89,14 @@ def test_what_is_held_out_is_the_nearest_number(count, fraction, held):
     train, test = holdout(count, fraction)
     assert len(test) == held
     assert sorted([*train.tolist(), *test.tolist()]) == list(range(count))
+
+
+def test_every_class_keeps_an_image_to_train_on():
+    """Of ten classes of one image, none may go to the test set; of pairs, one each at most."""
+    assert [len(part) for part in holdout(10, 0.5, torch.arange(10))] == [10, 0]
+    train, test = holdout(20, 0.9, torch.arange(10).repeat(2))
+    assert (len(train), len(test)) == (10, 10)
+    assert (train % 10).sort().values.tolist() == list(range(10))
 
 
 def test_every_class_is_held_out_in_proportion():
@@ -518,6 +534,87 @@ def test_edm_labels(tmp_path):
                 source.split("train")
 
 
+def test_only_classes_with_images_count_and_are_called_by_their_number(tmp_path):
+    """Labels from 1, with gaps, and one of a thousand million, which is one class more."""
+    numbers = [1, 3, 10, 10**9, 1, 3]
+    files = {f"{n}.png": picture(noise(4, 4)) for n in range(6)}
+    listed = {"labels": [[f".\\{n}.png", number] for n, number in enumerate(numbers)]}
+    files["dataset.json"] = json.dumps(listed).encode()
+    for root in write_files(tmp_path / "set", files):
+        images = Folder(root, test_fraction=0).split("train")
+        assert images.classes == ("1", "3", "10", "1000000000")
+        assert [int(images.classes[label]) for label in images.labels] == numbers
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"labels": [["a.png", 1e3]]}', '{"labels": [[[], 0]]}', '{"labels": [["a.png", %s]]}',
+     "[" * 100_000, '{"labels": {"a": 1}}', "[]", '{"labels": 7}', " " * 2_000_000],
+    ids=["float", "no-path", "digits", "depth", "object", "list", "number", "length"],
+)  # fmt: skip
+def test_a_listing_that_cannot_be_meant_is_said_in_one_line(tmp_path, text):
+    text = text.replace("%s", "9" * 4000)
+    root = write_files(
+        tmp_path / "set", {"a.png": picture(noise(4, 4)), "dataset.json": text.encode()}
+    )[0]
+    with pytest.raises(
+        UsageError, match=r"dataset\.json in [^\n]*it should read [^\n]*$"
+    ) as caught:
+        Folder(root, test_fraction=0).split("train")
+    assert len(str(caught.value)) < 500 + len(root)
+
+
+def test_numbers_in_names_of_classes_count_by_their_value(tmp_path):
+    made = {f"{k}/x.png": picture(noise(4, 4)) for k in ("10", "2", "b12", "b3", "", "c")}
+    files = {name.lstrip("/"): content for name, content in made.items() if name[0] != "/"}
+    images = Folder(write_files(tmp_path / "set", files)[0], test_fraction=0).split("train")
+    assert images.classes == ("2", "10", "b3", "b12", "c")
+
+
+def test_labels_are_those_that_a_model_learned(tmp_path):
+    """Where a set counts its classes in another order; another class is refused."""
+    files = {f"{k}/x.png": picture(noise(4, 4)) for k in ("2", "10")}
+    images = Folder(write_files(tmp_path / "set", files)[0], test_fraction=0).split("train")
+    learned = numbered_as(images, ("10", "1", "2"))
+    assert learned.classes == ("10", "1", "2")
+    names = [images.classes[label] for label in images.labels]
+    assert [learned.classes[label] for label in learned.labels] == names
+    assert learned.fingerprint != images.fingerprint
+    assert numbered_as(images, images.classes) is images
+    with pytest.raises(UsageError, match="has images of 10, and the model learned 2, 3"):
+        numbered_as(images, ("2", "3"))
+
+
+@pytest.mark.parametrize("held", ["test", "Val"])
+def test_folders_of_splits_are_the_splits(tmp_path, held):
+    names = [f"set/Train/{c}/{n}.png" for c in ("cat", "dog") for n in range(2)]
+    names += [f"set/{held}/{c}/{n}.png" for c in ("dog", "cat") for n in range(3)]
+    files = {name: picture(noise(4, 4, seed=n)) for n, name in enumerate(names)}
+    others = {"set/cover.png": picture(noise(4, 4))} | (
+        {"set/validation/cat/x.png": picture(noise(4, 4))} if held == "test" else {}
+    )
+    for root in write_files(tmp_path / "set", files | others):
+        train, test = (Folder(root).split(which) for which in ("train", "test"))
+        assert train.classes == test.classes == ("cat", "dog")
+        assert train.labels.tolist() == [0, 0, 1, 1]
+        assert test.labels.tolist() == [0, 0, 0, 1, 1, 1]
+        assert_close(train.pixels[0, 0], torch.from_numpy(noise(4, 4, seed=0)))
+
+
+def test_a_flat_folder_of_test_images_has_no_labels(tmp_path):
+    names = ["train/cat/1.png", "train/dog/1.png", "test/1.png", "test/2.png"]
+    files = {name: picture(noise(4, 4)) for name in names}
+    source = Folder(write_files(tmp_path / "set", files)[0])
+    assert source.split("train").labels.tolist() == [0, 1]
+    assert source.split("test").labels is None
+
+
+def test_classes_called_like_splits_are_classes(tmp_path):
+    files = {f"{c}/{n}.png": picture(noise(4, 4)) for c in ("train", "car") for n in range(2)}
+    images = Folder(write_files(tmp_path / "set", files)[0], test_fraction=0).split("train")
+    assert images.classes == ("car", "train")
+
+
 def test_labels_are_left_out_where_there_are_none_or_none_are_wanted(tmp_path):
     flat = {f"{n}.png": picture(noise(4, 4)) for n in range(20)}
     mixed = {"a/1.png": picture(noise(4, 4)), **flat}
@@ -547,6 +644,187 @@ def test_a_test_set_of_its_own_has_the_training_sets_classes_and_shape(tmp_path)
         Folder(train, test_root=large).split("test")
     with pytest.raises(UsageError, match=r"set dataset.test_root"):
         Folder(train, test_fraction=0).split("test")
+
+
+def test_links_do_not_go_round(tmp_path):
+    """Links up, to one another and to the root of the file system: each folder is read once."""
+    files = {f"{c}/{n}.png": picture(noise(4, 4)) for c in ("cat", "dog") for n in range(2)}
+    root = Path(write_files(tmp_path / "set", files)[0])
+    other = Path(write_files(tmp_path / "other", {"x/1.png": picture(noise(4, 4))})[0])
+    for name, target in [("cat/up", ".."), ("dog/up", ".."), ("cat/dogs", "../dog"), ("all", "/")]:
+        (root / name).symlink_to(target)
+    (root / "owl").symlink_to(other / "x")
+    images = Folder(str(root), test_fraction=0).split("train")
+    assert images.labels.bincount().tolist() == [2, 2, 1]
+    assert images.classes == ("cat", "dog", "owl")
+
+
+def test_what_is_no_regular_file_is_left_out_and_counted(tmp_path, caplog):
+    root = Path(write_files(tmp_path / "set", {"a.png": picture(noise(4, 4)), "b.heic": b""})[0])
+    os.mkfifo(root / "pipe.png")
+    (root / "zeros.png").symlink_to("/dev/zero")
+    (root / "gone.png").symlink_to("nowhere")
+    (root / "self.png").symlink_to("self.png")
+    with caplog.at_level("INFO"):
+        assert len(Folder(str(root), test_fraction=0).split("train")) == 1
+    for counted in ("2 pipes, sockets or devices", "2 broken links", "1 .heic"):
+        assert counted in caplog.text
+    (root / "a.png").unlink()
+    with pytest.raises(UsageError, match=r"no images in .*1 \.heic.* left out"):
+        Folder(str(root)).split("train")
+
+
+def test_a_file_that_becomes_a_pipe_is_said_at_once(tmp_path):
+    root = Path(write_files(tmp_path / "set", {"a.png": picture(noise(4, 4))})[0])
+    images = Folder(str(root), test_fraction=0, memory_limit=0).split("train")
+    (root / "a.png").unlink()
+    os.mkfifo(root / "a.png")
+    with pytest.raises(UsageError, match="not a regular file"):
+        images.at(torch.tensor([0]))
+
+
+def member(name, **fields):
+    info = zipfile.ZipInfo("x")
+    info.filename = name
+    for key, value in fields.items():
+        setattr(info, key, value)
+    return info
+
+
+def test_names_of_every_kind_in_a_zip(tmp_path, caplog):
+    """From Windows, from a root or a drive; what leads out, links and doubles are left out."""
+    link = {"create_system": 3, "external_attr": 0o120777 << 16}
+    names = ["data\\cat\\1.png", "/data/dog/1.png", "C:\\data\\dog\\2.png", "./data/owl/1.png"]
+    members = [
+        member(name) for name in [*names, "../../x.png", "data/cat/../y.png", "data/cat/1.png"]
+    ]
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        for info in [*members, member("data/cat/link.png", **link)]:
+            archive.writestr(info, picture(noise(4, 4)))
+        archive.writestr(member("data\\empty\\"), b"")
+    with caplog.at_level("INFO"):
+        images = Folder(str(tmp_path / "set.zip"), test_fraction=0).split("train")
+    assert images.classes == ("cat", "dog", "owl")
+    assert images.labels.tolist() == [0, 1, 1, 2]
+    for counted in ("2 with names that lead out", "1 links", "1 of a name that comes again"):
+        assert counted in caplog.text
+
+
+def test_a_zip_with_a_password_or_a_huge_member_is_refused(tmp_path, monkeypatch):
+    raw = bytearray(
+        Path(write_files(tmp_path / "set", {"a.png": picture(noise(4, 4))})[1]).read_bytes()
+    )
+    raw[raw.index(b"PK\1\2") + 8] |= 1  # as written by an archiver with a password
+    (tmp_path / "locked.zip").write_bytes(raw)
+    with pytest.raises(UsageError, match=r"locked.zip is encrypted"):
+        Folder(str(tmp_path / "locked.zip")).split("train")
+    with zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.png", bytes(2**20))
+    monkeypatch.setattr("diffgen.dataset.store.LARGEST", 2**20 - 1)
+    with pytest.raises(UsageError, match=r"a.png has 1048576 bytes"):
+        Folder(str(tmp_path / "bomb.zip")).split("train")
+
+
+def claiming(side):
+    """A PNG whose header says that it has side x side pixels."""
+    raw = bytearray(picture(noise(4, 4)))
+    raw[16:24] = struct.pack(">II", side, side)
+    raw[29:33] = struct.pack(">I", zlib.crc32(raw[12:29]))
+    return bytes(raw)
+
+
+def test_a_bomb_of_pixels_is_refused_before_it_is_decoded(tmp_path):
+    thin = Image.new("L", (1, 170_000))
+    files = (picture(thin), "1x170000, of which the middle"), (claiming(40_000), "exceeds limit")
+    for file, reason in files:
+        root = write_files(tmp_path / "set", {"a.png": picture(noise(4, 4)), "z.png": file})[0]
+        with pytest.raises(UsageError, match=rf"z\.png .*{reason}.*on_error=skip"):
+            Folder(root, size=256, test_fraction=0).split("train")
+        assert len(Folder(root, size=256, test_fraction=0, on_error="skip").split("train")) == 1
+
+
+def test_a_long_picture_is_cut_before_it_would_grow_long(monkeypatch):
+    long = Image.fromarray(noise(4, 60))
+    whole = Decoder(1, 32).pixels(long)
+    monkeypatch.setattr("diffgen.dataset.decode.LONGEST", 1000)
+    cut = Decoder(1, 32).pixels(long)
+    assert cut.shape == whole.shape
+    assert_close(cut[:, :, 4:-4], whole[:, :, 4:-4], rtol=0, atol=1)
+
+
+def test_large_pictures_are_decoded_one_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr("diffgen.dataset.decode.LARGE", 15)
+    inside, most = [0], [0]
+
+    def counted(self, image):
+        inside[0] += 1
+        most[0] = max(most[0], inside[0])
+        time.sleep(0.002)
+        inside[0] -= 1
+        return np.zeros((1, 4, 4), np.uint8)
+
+    monkeypatch.setattr(Decoder, "pixels", counted)
+    files = {f"{n}.png": picture(noise(4, 4)) for n in range(20)}
+    Folder(write_files(tmp_path / "set", files)[0]).split("train")
+    assert most == [1]
+
+
+@pytest.mark.parametrize("memory_limit", [4.0, 0.0], ids=["in-memory", "streamed"])
+def test_damaged_files_are_left_out_where_that_is_wanted(tmp_path, memory_limit, caplog):
+    """In memory they are not there; streamed, the next image of the same class stands for them."""
+    made = [noise(32, 32, 3, seed=n) for n in range(8)]
+    files = {f"{'ab'[n % 2]}/{n}.png": picture(pixels) for n, pixels in enumerate(made)}
+    files["a/0.png"] = files["a/0.png"][:200]
+    files["b/7.png"] = b"rubbish"
+    root = write_files(tmp_path / "set", files)[0]
+    settings = {"size": 32, "channels": 3, "test_fraction": 0, "memory_limit": memory_limit}
+    images = Folder(root, **settings, on_error="skip").split("train")
+    names = sorted(files)
+    shown = [2, 2, 4, 6, 1, 3, 5, 1] if memory_limit == 0 else [2, 4, 6, 1, 3, 5]
+    assert_close(pixels_of(images), channels_first([made[n] for n in shown]))
+    assert images.labels.tolist() == [n % 2 for n in shown]
+    assert names[0] in caplog.text
+    with pytest.raises(UsageError, match=r"a/0.png .*; dataset.on_error=skip leaves such"):
+        pixels_of(Folder(root, **settings).split("train"))
+
+
+def test_a_set_of_which_nothing_can_be_read_is_refused(tmp_path):
+    root = write_files(tmp_path / "set", {f"{n}.png": b"rubbish" for n in range(3)})[0]
+    for settings in ({}, {"size": 4, "channels": 1}):
+        with pytest.raises(UsageError, match=r"none of 3 images can be read, .* 0.png"):
+            Folder(root, **settings, test_fraction=0, on_error="skip").split("train")
+    streamed = Folder(root, 4, 1, memory_limit=0, test_fraction=0, on_error="skip")
+    with pytest.raises(UsageError, match="nor any other"):
+        streamed.split("train").at(torch.tensor([1]))
+
+
+def test_an_error_ends_all_threads(tmp_path):
+    done = []
+
+    def work(number):
+        if number == 3:
+            raise UsageError("three")
+        done.append(number)
+        time.sleep(0.001)
+
+    with pytest.raises(UsageError, match="three"):
+        in_threads(work, 100_000)
+    assert len(done) < 50_000
+
+
+@pytest.mark.parametrize("delay", [0, 0.0005, 0.005, 0.05])
+def test_a_signal_while_images_are_decoded_ends_the_run(delay):
+    """Whenever it comes: each image once had a future, and a lock was left taken."""
+    begun, pool = threading.active_count(), Timer(delay, os.kill, (os.getpid(), signal.SIGINT))
+
+    def read() -> None:
+        pool.start()
+        in_threads(lambda number: time.sleep(0.0005), 100_000)
+
+    with pytest.raises(KeyboardInterrupt):
+        read()
+    pool.join()
+    assert threading.active_count() == begun
 
 
 def test_sizes_that_differ_are_named_with_the_remedy(tmp_path):
@@ -581,6 +859,46 @@ def test_bit_depths_and_palettes(tmp_path):
     assert_close(
         only(tmp_path, noise(2, 3), channels=3), torch.from_numpy(noise(2, 3)).expand(3, 2, 3)
     )
+
+
+@pytest.mark.parametrize("memory_limit", [4.0, 0.0], ids=["in-memory", "streamed"])
+@pytest.mark.parametrize(
+    ("white", "kind"), [(4095, np.uint16), (255, np.uint16), (255, np.int32), (1, np.uint8)]
+)
+def test_greys_in_a_corner_of_their_range_are_said_and_scaled(
+    tmp_path, caplog, white, kind, memory_limit
+):
+    ramp = np.linspace(0, 1, 64).reshape(8, 8)
+    (tmp_path / "set").mkdir()
+    Image.fromarray((white * ramp).astype(kind)).save(tmp_path / "set" / "a.tif")
+    settings = {"root": str(tmp_path / "set"), "test_fraction": 0, "memory_limit": memory_limit}
+    Folder(**settings).split("train")
+    assert (
+        f"nearly black: no byte is above {np.rint(white / 257):.0f}" in caplog.text or white == 1
+    )
+    assert f"dataset.window=[0,{white}] makes {white} white" in caplog.text
+    caplog.clear()
+    found = pixels_of(Folder(**settings, window=(0, white)).split("train"))
+    assert (
+        found.flatten().tolist()
+        == np.rint((white * ramp).astype(kind) / white * 255).flatten().tolist()
+    )
+    assert not caplog.text
+
+
+def test_a_window_opens_values_of_any_kind(tmp_path):
+    """Floats and negative numbers, as of X-rays; without one they are refused with the remedy."""
+    (tmp_path / "set").mkdir()
+    values = np.array([[-1000, -300, 400]])
+    for kind in (np.int32, np.float32):
+        Image.fromarray(values.astype(kind)).save(tmp_path / "set" / "a.tif")
+        with pytest.raises(UsageError, match=r"from -1000 to 400.*dataset.window=\[BLACK,WHITE\]"):
+            Folder(str(tmp_path / "set"), test_fraction=0).split("train")
+        scaled = Folder(str(tmp_path / "set"), window=(-300, 400), test_fraction=0)
+        assert scaled.split("train").pixels.tolist() == [[[[0, 0, 255]]]]
+    Image.fromarray(np.array([[np.nan]], np.float32)).save(tmp_path / "set" / "a.tif")
+    with pytest.raises(UsageError, match="not finite"):
+        Folder(str(tmp_path / "set"), window=(-300, 400), test_fraction=0).split("train")
 
 
 def test_transparency_lies_over_white_unless_it_is_wanted(tmp_path):
@@ -674,7 +992,14 @@ def test_a_fingerprint_in_memory_follows_pixels_shape_and_labels():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"test_fraction": 1.0}, {"test_fraction": -0.1}, {"size": 0}]
+    "settings",
+    [
+        {"test_fraction": 1.0},
+        {"test_fraction": -0.1},
+        {"size": 0},
+        {"size": 10**9},
+        {"window": (255, 255)},
+    ],
 )
 def test_impossible_settings_are_refused(settings):
     with pytest.raises(UsageError, match=f"dataset.{next(iter(settings))}="):

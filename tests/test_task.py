@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -909,7 +910,8 @@ def test_files_are_converted_only_when_asked(inputs, tmp_path):
 def test_grey_files_are_what_colorizing_wants(tmp_path):
     path = str(tmp_path / "a.png")
     Image.new("L", (8, 8), 77).save(path)
-    checkpoint = Checkpoint(Path("x"), "", 0, {}, Range(), (3, 8, 8), (), {"raw": {}})
+    recipe = {"dataset": {"name": "cifar10"}}
+    checkpoint = Checkpoint(Path("x"), "", 0, recipe, Range(), (3, 8, 8), (), {"raw": {}})
     inputs = CheckpointInputs(checkpoint)
     assert (inputs.load(path, False, grey=True).pixels == 77).all()
     with pytest.raises(UsageError, match="RGB"):
@@ -923,11 +925,64 @@ def test_masks_from_files(inputs, tmp_path):
     path = str(tmp_path / "mask.png")
     Image.fromarray(mask.numpy()).save(path)
     assert torch.equal(inputs.mask(path, False), mask > 0)
-    for picture in (Image.fromarray(mask.numpy()).resize((16, 16)), Image.new("L", (8, 8), 90)):
+    ramp = torch.arange(0, 256, 4, dtype=torch.uint8).reshape(8, 8)
+    for picture in (Image.fromarray(mask.numpy()).resize((16, 16)), Image.fromarray(ramp.numpy())):
         picture.save(path)
         with pytest.raises(UsageError, match=r"task\.resize=true"):
             inputs.mask(path, False)
         assert inputs.mask(path, True).shape == (8, 8)
+    assert torch.equal(inputs.mask(path, True), ramp > 127)
+
+
+def test_a_mask_covers_what_it_was_drawn_over(inputs, tmp_path):
+    """Of a wide picture, and of one that a tag turns: both files go through the same steps."""
+    wide, spot = torch.zeros(16, 48, dtype=torch.uint8), (slice(6, 10), slice(18, 22))
+    wide[spot] = 255
+    corner, tag = torch.zeros(8, 8, dtype=torch.uint8), Image.Exif()
+    corner[:3, :2] = 255
+    tag[0x112] = 6
+    for drawn, more in ((wide, {}), (corner, {"exif": tag})):
+        for name in ("picture.png", "mask.png"):
+            Image.fromarray(drawn.numpy()).save(tmp_path / name, **more)
+        shown = inputs.load(str(tmp_path / "picture.png"), True).pixels[0, 0]
+        lost = inputs.mask(str(tmp_path / "mask.png"), True)
+        assert torch.equal(shown > 127, lost)
+        assert lost.any()
+    assert lost.nonzero().tolist() == [[r, c] for r in (0, 1) for c in (5, 6, 7)]
+
+
+def test_a_mask_of_zeros_and_ones_is_black_and_white(inputs, tmp_path):
+    path, drawn = str(tmp_path / "mask.png"), np.zeros((8, 8), np.uint8)
+    drawn[:3, :3] = 1
+    for values in (drawn, drawn.astype(np.uint16), 255 * drawn, 65535 * drawn.astype(np.uint16)):
+        Image.fromarray(values).save(path)
+        for resize in (False, True):
+            assert torch.equal(inputs.mask(path, resize), torch.from_numpy(drawn > 0))
+
+
+def test_what_a_mask_cannot_mean_is_refused(inputs, tmp_path):
+    path, erased = str(tmp_path / "mask.png"), np.full((8, 8, 4), 255, np.uint8)
+    Image.fromarray(erased).save(path)
+    assert inputs.mask(path, False).all()  # nothing of it is transparent
+    erased[:, :4, 3] = 0
+    Image.fromarray(erased).save(path)
+    with pytest.raises(UsageError, match="transparent in places"):
+        inputs.mask(path, True)
+    Image.new("L", (8, 8)).save(path)
+    with pytest.raises(UsageError, match="loses nothing"):
+        inputs.mask(path, True)
+
+
+def test_pictures_that_never_end_are_refused_at_once(inputs, tmp_path):
+    """Pipes and devices; a range of numbers far beyond the test set."""
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "zeros.png").symlink_to("/dev/zero")
+    for name in ("pipe.png", "zeros.png"):
+        for read in (inputs.load, inputs.mask):
+            with pytest.raises(UsageError, match="not a regular file"):
+                read(str(tmp_path / name), True)
+    with pytest.raises(UsageError, match="has images 0 to 358"):
+        inputs.load("0:1000000000000", True)
 
 
 @pytest.mark.parametrize("task", ["inpaint", "inpaint_moments", "denoise_mean", "variations"])

@@ -28,6 +28,8 @@ FREE = (
     "compile",
     "channels_last",
     "dataset.root",
+    "dataset.memory_limit",
+    "dataset.on_error",
     "runs",
     "cache",
     "resume",

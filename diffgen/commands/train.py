@@ -16,8 +16,8 @@ from diffgen.config.recipe import DenoiserRecipe
 from diffgen.config.schema import Train
 from diffgen.dataset.batches import Batches
 from diffgen.dataset.datamodule import DataModule
-from diffgen.dataset.images import Images, Source, shape_of
-from diffgen.runs.checkpoint import contents
+from diffgen.dataset.images import Images, Source, described, numbered_as, shape_of
+from diffgen.runs.checkpoint import contents, load
 from diffgen.runs.checkpoint_format import header, seal
 from diffgen.runtime.devices import fabric_of, strategy_of
 from diffgen.runtime.launch import quiet
@@ -68,6 +68,9 @@ class Run:
         fabric_of(asdict(settings), "trainer.")
         source: Source = self.settings.dataset.build()
         images = read or source.split("train")
+        if checkpoint:
+            images = numbered_as(images, load(checkpoint).classes)
+        log.info("training on %s", described(images))
         module = self.module(images)
         ema = Ema(self.settings.ema)
         saver = CheckpointSaver(

@@ -6,10 +6,12 @@ from typing import Literal
 
 from torchvision.datasets import CelebA
 
-from diffgen.dataset.decode import Decoder, gather
+from diffgen.dataset.decode import Decoder
+from diffgen.dataset.directory import Directory
 from diffgen.dataset.download import fetch
+from diffgen.dataset.gather import gather
 from diffgen.dataset.images import Images, Split, check_split
-from diffgen.dataset.store import Directory
+from diffgen.dataset.streamed import OnError
 
 FILES = "celeba/{img_align_celeba/000001.jpg...,list_eval_partition.txt}"
 BOXES = {"ncsn": (19, 39, 159, 179), "ddim": (25, 57, 153, 185)}
@@ -28,6 +30,7 @@ class Celeba:
     root: str = "data"
     crop: Literal["ncsn", "ddim"] = "ddim"
     size: int = 64
+    on_error: OnError = "fail"
     memory_limit: float = 4.0
     flip: bool = True
 
@@ -39,7 +42,9 @@ class Celeba:
         names = [name for name, part in listed if part == PARTITION[which]]
         decoder = Decoder(3, self.size, BOXES[self.crop])
         store, shape = Directory(folder / "img_align_celeba"), (3, self.size, self.size)
-        return gather(store, names, decoder, shape, "celeba", self.memory_limit)
+        return gather(
+            store, names, decoder, shape, "celeba", self.memory_limit, on_error=self.on_error
+        )
 
 
 def _at_hand(folder: Path, download: bool) -> Path:

@@ -4,9 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from diffgen.dataset.decode import Decoder, gather
+from diffgen.dataset.decode import Decoder
+from diffgen.dataset.gather import gather
 from diffgen.dataset.images import Images, Split, check_split
-from diffgen.dataset.store import first_of
+from diffgen.dataset.root import first_of
+from diffgen.dataset.streamed import OnError
 from diffgen.files import expanded
 
 SEED = 2019
@@ -22,6 +24,7 @@ class Ffhq:
 
     root: str = "data"
     size: int = 256
+    on_error: OnError = "fail"
     memory_limit: float = 4.0
     flip: bool = True
 
@@ -36,4 +39,6 @@ class Ffhq:
         cut = int(0.9 * len(order))
         names = [every[number] for number in (order[:cut] if which == "train" else order[cut:])]
         decoder, shape = Decoder(3, self.size), (3, self.size, self.size)
-        return gather(store, names, decoder, shape, "ffhq", self.memory_limit)
+        return gather(
+            store, names, decoder, shape, "ffhq", self.memory_limit, on_error=self.on_error
+        )

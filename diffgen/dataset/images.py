@@ -1,8 +1,10 @@
 """A set of images as every room sees it: 8-bit pixels, labels, names and a fingerprint."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from diffgen.errors import UsageError
@@ -68,6 +70,46 @@ def in_memory(
 def fingerprint_of(*parts: str | Tensor) -> str:
     """The first 128 bits of the SHA-256 of what an image set holds, in hexadecimal."""
     return sha256(parts)[:32]
+
+
+def numbered_as(images: Images, classes: tuple[str, ...]) -> Images:
+    """The images with labels that count as in `classes`, those that a model learned.
+
+    UsageError where an image is of a class that the model never saw.
+    """
+    if not classes or images.labels is None or images.classes == classes:
+        return images
+    number = {name: index for index, name in enumerate(classes)}
+    present = [images.classes[label] for label in images.labels.unique().tolist()]
+    if unknown := [name for name in present if name not in number]:
+        raise UsageError(
+            f"{images.name} has images of {listed(unknown)}, and the model learned "
+            f"{listed(classes)}",
+            "set dataset.root=FOLDER to the images that it learned, or train anew",
+        )
+    new = torch.tensor([number.get(name, 0) for name in images.classes])
+    fingerprint = fingerprint_of(images.fingerprint, repr(classes))
+    return replace(images, labels=new[images.labels], classes=classes, fingerprint=fingerprint)
+
+
+LISTED = 12  # classes that one line names
+COLOURS = {1: "grey", 3: "in colour", 4: "in colour with transparency"}
+
+
+def described(images: Images) -> str:
+    """What a set holds, in one line: how many images, their shape, and how many of each class."""
+    count, channels, height, width = images.pixels.shape
+    text = f"{count} image{'s' * (count != 1)} of {width}x{height}, {COLOURS[channels]}"
+    if images.labels is None:
+        return f"{text}, without labels"
+    counts = images.labels.bincount(minlength=len(images.classes)).tolist()
+    each = [f"{name} ({n})" for name, n in zip(images.classes, counts, strict=True)]
+    return f"{text}, in {len(each)} class{'es' * (len(each) != 1)}: {listed(each)}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names, for a line of text."""
+    return ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")
 
 
 def shape_of(images: Images) -> tuple[int, int, int]:

@@ -1,17 +1,22 @@
 """LSUN (Yu et al. 2015): photographs of scenes, one category at a time."""
 
 import importlib
+import os
+from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from threading import Lock
 from typing import Any, BinaryIO, Literal
 
-from diffgen.dataset.decode import Decoder, gather
+from diffgen.dataset.decode import Decoder
+from diffgen.dataset.gather import gather
 from diffgen.dataset.images import Images, Split, check_split
-from diffgen.dataset.store import Store, first_of
+from diffgen.dataset.root import first_of
+from diffgen.dataset.store import Files, Store
+from diffgen.dataset.streamed import OnError
 from diffgen.errors import UsageError
 from diffgen.files import expanded
 
@@ -43,6 +48,7 @@ class Lsun:
     root: str = "data"
     category: Category = "church_outdoor"
     size: int = 256
+    on_error: OnError = "fail"
     memory_limit: float = 4.0
     flip: bool = True
 
@@ -52,7 +58,9 @@ class Lsun:
         store = _find(expanded(self.root) / "lsun", f"{self.category}_{PART[which]}")
         name, decoder = f"lsun_{self.category}", Decoder(3, self.size)
         shape = (3, self.size, self.size)
-        return gather(store, store.images(), decoder, shape, name, self.memory_limit)
+        return gather(
+            store, store.images(), decoder, shape, name, self.memory_limit, on_error=self.on_error
+        )
 
 
 def _find(folder: Path, part: str) -> Store:
@@ -78,28 +86,30 @@ class _Lmdb(Store):
                 f"{path} needs one more package: pip install 'diffgen[lsun]'"
             ) from error
 
-    def names(self) -> list[str]:
-        with self._reading() as reading:
-            return [key.decode() for key in reading.cursor().iternext(keys=True, values=False)]
+    def files(self) -> Files:
+        return Files(self.images(), Counter())
 
     def images(self) -> list[str]:
-        return self.names()
+        with self._reading() as reading:
+            return list(map(os.fsdecode, reading.cursor().iternext(keys=True, values=False)))
 
     def open(self, name: str) -> BinaryIO:
         with self._reading() as reading:
-            return BytesIO(reading.get(name.encode()))
+            return BytesIO(reading.get(os.fsencode(name)))
 
     def holds(self, name: str) -> bool:
-        return name in self.names()
+        return name in self.images()
 
     def stamp(self, name: str) -> str:
         return str((self.path / "data.mdb").stat().st_size)
 
     @contextmanager
     def _reading(self) -> Iterator[Any]:
-        with (
-            _LOCK,
-            self._open(str(self.path), readonly=True, lock=False, readahead=False) as database,
-            database.begin() as reading,
-        ):
+        with _LOCK, ExitStack() as stack:
+            try:
+                options = {"readonly": True, "lock": False, "readahead": False}
+                database = stack.enter_context(self._open(str(self.path), **options))
+                reading = stack.enter_context(database.begin())
+            except Exception as error:  # lmdb.Error, of a module that is not imported here
+                raise UsageError(f"{self.path} is not a readable database ({error})") from error
             yield reading

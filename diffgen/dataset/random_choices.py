@@ -32,12 +32,19 @@ def coins(count: int, *key: int) -> NDArray[np.bool_]:
 def holdout(count: int, fraction: float, labels: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """The indices (train, test), each in rising order, with round(fraction * count) in test.
 
-    With labels (count,) the split is stratified by class.
+    With labels (count,) the split is stratified by class, and one image of each class is left to
+    train on, also where test then has fewer.
     """
     order = torch.from_numpy(permutation(count, SEED))
-    if labels is not None:
-        order = order[depth_in_class(labels[order]).argsort(stable=True)]
     cut = round(fraction * count)
+    if labels is not None:
+        depth = depth_in_class(labels[order])
+        _, members = labels[order].unique(return_inverse=True)
+        last = torch.zeros(len(members.unique()), dtype=depth.dtype)
+        last.scatter_reduce_(0, members, depth, "amax")
+        only = depth == last[members]
+        order = order[torch.where(only, torch.inf, depth).argsort(stable=True)]
+        cut = min(cut, count - int(only.sum()))
     return order[cut:].sort().values, order[:cut].sort().values
 
 
@@ -46,11 +53,11 @@ def depth_in_class(labels: Tensor) -> Tensor:
 
     Sorting by it spreads every class evenly: any front part is stratified to within an image.
     """
+    _, members, counts = labels.unique(return_inverse=True, return_counts=True)
+    together = members.argsort(stable=True)
+    rank = torch.arange(len(labels)) - (counts.cumsum(0) - counts)[members[together]]
     depth = torch.empty(len(labels), dtype=torch.float64)
-    for label in labels.unique():
-        members = labels == label
-        count = int(members.sum())
-        depth[members] = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    depth[together] = (rank.double() + 0.5) / counts[members[together]]
     return depth
 
 

@@ -1,16 +1,31 @@
-"""Where the bytes of image files lie: a directory or a zip, read by name."""
+"""Where the bytes of image files lie, read by name: what directories and zips have in common."""
 
 import abc
-import os
-import zipfile
-from collections.abc import Sequence
-from pathlib import Path
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from diffgen.errors import UsageError
-from diffgen.files import expanded
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm"}
+SUFFIXES = {
+    *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".jp2", ".bmp", ".gif"),
+    *(".tif", ".tiff", ".pbm", ".pgm", ".ppm", ".pnm"),
+}
+LISTING = "dataset.json"
+COMPANIONS = {LISTING, "thumbs.db", "desktop.ini"}  # beside images, and not missed among them
+LARGEST = 2**30  # bytes that one file may have, and one of an archive unpack to
+KINDS = 6  # kinds of file that one line names
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Files:
+    """The names of the regular files, and how many of other kinds are left out."""
+
+    names: list[str]
+    left_out: Counter[str]
 
 
 class Store(abc.ABC):
@@ -19,12 +34,12 @@ class Store(abc.ABC):
     path: Path
 
     @abc.abstractmethod
-    def names(self) -> list[str]:
-        """The names of everything inside, sorted."""
+    def files(self) -> Files:
+        """Everything inside, sorted by name."""
 
     @abc.abstractmethod
     def open(self, name: str) -> BinaryIO:
-        """The file of that name, to read."""
+        """The file of that name, to read; UsageError for one beyond LARGEST."""
 
     @abc.abstractmethod
     def holds(self, name: str) -> bool:
@@ -35,94 +50,43 @@ class Store(abc.ABC):
         """What changes when the file does, found without reading it."""
 
     def images(self) -> list[str]:
-        """The names that end like an image's, hidden ones left out, sorted; at least one."""
-        found = [name for name in self.names() if _is_image(name)]
+        """The names that end like an image's, hidden ones left out, sorted; at least one.
+
+        The log counts what else is left out.
+        """
+        files = self.files()
+        shown = [name for name in files.names if not _hidden(name)]
+        found = [name for name in shown if _suffix(name) in SUFFIXES]
+        left_out = files.left_out + Counter(map(_kind, set(shown).difference(found)))
+        del left_out[""]
+        counts = [f"{count} {kind}" for kind, count in left_out.most_common()]
+        listed = ", ".join(counts[:KINDS]) + (", ..." if len(counts) > KINDS else "")
         if not found:
+            seen = f" ({listed} left out)" if listed else ""
             raise UsageError(
-                f"no images in {self.path}", "set dataset.root=FOLDER to what holds them"
+                f"no images in {self.path}{seen}", "set dataset.root=FOLDER to what holds them"
             )
+        if listed:
+            log.info("left out of %s: %s", self.path, listed)
         return found
 
 
-class Directory(Store):
-    """The files below a directory; links are followed."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def names(self) -> list[str]:
-        walk = os.walk(self.path, followlinks=True)
-        return sorted(
-            Path(folder, name).relative_to(self.path).as_posix()
-            for folder, _, names in walk
-            for name in names
-        )
-
-    def open(self, name: str) -> BinaryIO:
-        return (self.path / name).open("rb")
-
-    def holds(self, name: str) -> bool:
-        return (self.path / name).is_file()
-
-    def stamp(self, name: str) -> str:
-        status = (self.path / name).stat()
-        return f"{status.st_size} {status.st_mtime_ns}"
+def check_size(name: str, size: int) -> None:
+    """UsageError where a file of `size` bytes is too large for a picture."""
+    if size > LARGEST:
+        raise UsageError(f"{name} has {size} bytes, and a picture at most {LARGEST}")
 
 
-class Zip(Store):
-    """The files in a zip archive, read in place."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._archive, self._process = self._opened(), os.getpid()
-
-    def names(self) -> list[str]:
-        return sorted(info.filename for info in self._archive.infolist() if not info.is_dir())
-
-    def open(self, name: str) -> BinaryIO:
-        if self._process != os.getpid():  # a forked handle would share its file position
-            self._archive, self._process = self._opened(), os.getpid()
-        return self._archive.open(name)  # type: ignore[return-value]
-
-    def holds(self, name: str) -> bool:
-        return name in self._archive.NameToInfo
-
-    def stamp(self, name: str) -> str:
-        info = self._archive.getinfo(name)
-        return f"{info.file_size} {info.CRC:08x}"
-
-    def _opened(self) -> zipfile.ZipFile:
-        try:
-            return zipfile.ZipFile(self.path)
-        except (zipfile.BadZipFile, OSError) as error:
-            raise UsageError(f"{self.path} is not a readable zip ({error})") from error
-
-    def __getstate__(self) -> dict[str, object]:
-        return {"path": self.path}
-
-    def __setstate__(self, state: dict[str, Path]) -> None:
-        self.__init__(state["path"])
+def _hidden(name: str) -> bool:
+    return any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
 
 
-def open_store(root: str) -> Store:
-    """The directory or zip at `root`; UsageError where there is neither."""
-    path = expanded(root)
-    if path.is_dir():
-        return Directory(path)
-    if path.is_file():
-        return Zip(path)
-    raise UsageError(f"no folder or zip of images at {path.resolve()}", "set dataset.root=PATH")
+def _suffix(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
 
 
-def first_of(candidates: Sequence[Path], name: str) -> Store:
-    """The first candidate that exists; UsageError naming all of them where none does."""
-    for path in candidates:
-        if path.exists():
-            return open_store(str(path))
-    places = " or ".join(str(path.resolve()) for path in candidates)
-    raise UsageError(f"{name} is not there", f"put it at {places}, or set dataset.root=FOLDER")
-
-
-def _is_image(name: str) -> bool:
-    hidden = any(part.startswith((".", "__MACOSX")) for part in name.split("/"))
-    return not hidden and Path(name).suffix.lower() in SUFFIXES
+def _kind(name: str) -> str:
+    """How a file that is no image is counted, "" where it is not."""
+    if PurePosixPath(name).name.lower() in COMPANIONS:
+        return ""
+    return _suffix(name) or "without an ending"

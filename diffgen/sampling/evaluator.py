@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffgen.config.build import build, typed
 from diffgen.config.parts import Named
-from diffgen.dataset.images import Images
+from diffgen.dataset.images import Images, numbered_as
 from diffgen.errors import UsageError
 from diffgen.evaluation.class_shares import differ, rows_in_shares
 from diffgen.evaluation.features import Extractor
@@ -113,10 +113,11 @@ def evaluator_of(
     Features are taken on `device`.
     """
     dataset = {**checkpoint.recipe["dataset"], **({"root": root} if root else {})}
+    frozen = {k: tuple(v) if isinstance(v, list) else v for k, v in dataset.items()}
     name = features_name(features, dataset["name"])
     options = name, tuple(sorted(features.settings.items()))
-    made_of = tuple(sorted(dataset.items())), checkpoint.trust
-    return _evaluator(*made_of, options, cache, device)
+    made_of = tuple(sorted(frozen.items())), checkpoint.trust
+    return _evaluator(*made_of, options, cache, device, checkpoint.classes)
 
 
 @lru_cache(maxsize=2)
@@ -126,9 +127,11 @@ def _evaluator(
     features: tuple[str, tuple[tuple[str, Any], ...]],
     cache: str,
     device: str,
+    classes: tuple[str, ...],
 ) -> Evaluator:
     source = build("dataset", dict(dataset), trust)
-    train, test = source.split("train"), source.split("test")
+    train = numbered_as(source.split("train"), classes)
+    test = numbered_as(source.split("test"), classes)
     named = Named(features[0], dict(features[1]))
     extractor = _extractor(named, train, test, Path(cache), device)
     return Evaluator(extractor, reference(train, "train", extractor, Path(cache)), test)

@@ -4,17 +4,16 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from diffgen.config.build import build
-from diffgen.dataset.decode import FORMATS, MODES, Decoder
-from diffgen.dataset.images import Images, Split
-from diffgen.dataset.store import Directory
+from diffgen.dataset.decode import MODES, Decoder, opened
+from diffgen.dataset.directory import Directory
+from diffgen.dataset.images import Images, Split, numbered_as
 from diffgen.errors import UsageError
 from diffgen.files import expanded
 from diffgen.runs.checkpoint import Checkpoint
@@ -30,7 +29,7 @@ class CheckpointInputs:
 
     def load(self, names: Names, resize: bool, grey: bool = False) -> LoadedImages:
         """Files and test images by number (3, or 0:5 for five), in the model's shape."""
-        wanted = [each for name in listed(names) for each in numbers(name)]
+        wanted = [each for name in listed(names) for each in self._within(numbers(name))]
         if not wanted:
             raise UsageError(f"task.image={names} names no picture")
         pixels = torch.stack([self._one(name, resize, grey) for name in wanted])
@@ -39,16 +38,14 @@ class CheckpointInputs:
         return LoadedImages(pixels, self.test.labels[torch.tensor(wanted)])
 
     def mask(self, path: str, resize: bool) -> Tensor:
-        """Where a black and white file is white, bool (H, W)."""
-        (height, width), image = self.checkpoint.shape[1:], opened(path, "task.mask")
+        """Where a black and white file is white, bool (H, W), by the steps of the pictures."""
+        (height, width), image = self.checkpoint.shape[1:], upright(path, "task.mask")
         if image.size != (width, height) and not resize:
             raise UsageError(_misfit("task.mask", path, image, f"{width}x{height}"))
-        values = np.asarray(image.convert("L").resize((width, height), Image.Resampling.NEAREST))
-        if not resize and not np.isin(values, (0, 255)).all():
-            raise UsageError(
-                f"task.mask={path} is not only black and white: task.resize=true parts it at 128"
-            )
-        return torch.from_numpy(values > 127)
+        lost = Decoder(1, height).pixels(_black_and_white(image, path, resize))[0] > 127
+        if not lost.any():
+            raise UsageError(f"task.mask={path} loses nothing: white is lost, black is kept")
+        return torch.from_numpy(lost)
 
     @cached_property
     def test(self) -> Images:
@@ -59,20 +56,28 @@ class CheckpointInputs:
         """One picture, uint8 (C, H, W)."""
         if isinstance(name, str):
             return self._file(name, resize, grey)
-        if not 0 <= name < len(self.test):
-            raise UsageError(
-                f"task.image={name}: the test set has images 0 to {len(self.test) - 1}"
-            )
+        self._within([name])
         return self.test.at(torch.tensor([name]))[0]
+
+    def _within(self, names: Sequence[str | int]) -> Sequence[str | int]:
+        """The names; UsageError where one is a number that no test image has."""
+        if names and not isinstance(last := names[-1], str) and not 0 <= last < len(self.test):
+            raise UsageError(
+                f"task.image={last}: the test set has images 0 to {len(self.test) - 1}"
+            )
+        return names
 
     def _file(self, path: str, resize: bool, grey: bool) -> Tensor:
         channels, height, width = self.checkpoint.shape
-        image, wanted = opened(path, "task.image"), MODES[channels]
+        image, wanted = upright(path, "task.image"), MODES[channels]
         fits = image.size == (width, height) and image.mode in (wanted, *(("L",) if grey else ()))
         if not fits and not resize:
             raise UsageError(_misfit("task.image", path, image, f"{width}x{height} {wanted}"))
-        folder = Directory(expanded(path).parent)
-        return torch.from_numpy(Decoder(channels, height)(folder, Path(path).name))
+        try:
+            window = self.checkpoint.recipe["dataset"].get("window")
+            return torch.from_numpy(Decoder(channels, height, window=window).pixels(image))
+        except ValueError as error:
+            raise UsageError(f"task.image={path} cannot be converted: {error.args[0]}") from error
 
 
 def training_labels(checkpoint: Checkpoint, root: str | None) -> Tensor:
@@ -85,7 +90,8 @@ def training_labels(checkpoint: Checkpoint, root: str | None) -> Tensor:
 
 def _split(checkpoint: Checkpoint, root: str | None, which: Split) -> Images:
     dataset = {**checkpoint.recipe["dataset"], **({"root": root} if root else {})}
-    return build("dataset", dataset, checkpoint.trust).split(which)
+    images = build("dataset", dataset, checkpoint.trust).split(which)
+    return numbered_as(images, checkpoint.classes)
 
 
 def listed(names: Names) -> Sequence[str | int]:
@@ -100,16 +106,39 @@ def numbers(name: str | int) -> Sequence[str | int]:
     return [int(name)] if isinstance(name, str) and name.isdecimal() else [name]
 
 
-def opened(path: str, key: str) -> Image.Image:
-    """The header of an image file; UsageError where there is none."""
+def upright(path: str, key: str) -> Image.Image:
+    """A picture from a file, turned as its tag says; UsageError where there is none."""
+    place = expanded(path)
+    if not place.exists():
+        raise UsageError(f"no file {key}={path}")
     try:
-        with Image.open(expanded(path), formats=FORMATS) as image:
+        with opened(Directory(place.parent), place.name) as image:
             image.load()
-            return image
-    except FileNotFoundError:
-        raise UsageError(f"no file {key}={path}") from None
-    except (OSError, UnidentifiedImageError) as error:
-        raise UsageError(f"{key}={path} is not a picture that can be read ({error})") from None
+            return ImageOps.exif_transpose(image)
+    except UsageError as error:
+        reason = error.what.partition(f" in {place.parent}: ")[2]
+        raise UsageError(f"{key}={path} is not a picture that can be read ({reason})") from None
+
+
+def _black_and_white(image: Image.Image, path: str, greys: bool) -> Image.Image:
+    """A mask with white where it is lost: of two values 0 is black and the other white.
+
+    UsageError for transparency, which may mean either, and for greys unless `greys` are wanted.
+    """
+    if image.has_transparency_data and image.convert("RGBA").getextrema()[3][0] < 255:  # type: ignore[index]
+        raise UsageError(
+            f"task.mask={path} is transparent in places, which may mean lost or kept: "
+            "save it in black and white, white where lost"
+        )
+    values = np.asarray(image if image.mode.startswith(("I", "F")) else image.convert("L"))
+    found = np.unique(values).tolist()
+    if found in ([0], [1], [255], [65535]) or (len(found) == 2 and found[0] == 0):
+        return Image.fromarray(np.where(values, 255, 0).astype(np.uint8))
+    if not greys:
+        raise UsageError(
+            f"task.mask={path} is not only black and white: task.resize=true parts it at half"
+        )
+    return image
 
 
 def _misfit(key: str, path: str, image: Image.Image, wanted: str) -> str:

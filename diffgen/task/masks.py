@@ -68,12 +68,12 @@ MASKS: dict[str, Callable[[int, int, Stream], Tensor]] = {
 
 def named(name: str) -> Callable[[int, int, Stream], Tensor] | None:
     """The mask of a name, `every_K` among them; None for what must be a file."""
-    found = re.fullmatch(r"every_(\d+)", name)
+    found = re.fullmatch(r"every_([0-9]{1,9})", name)
     if not found:
         return MASKS.get(name)
-    if int(found[1]) < 2:
+    if (k := int(found[1])) < 2:
         raise UsageError(f"task.mask={name} loses nothing: take every_2 or more")
-    return every(int(found[1]))
+    return every(k)
 
 
 def masks(name: str, seed: int, count: int, height: int, width: int) -> Tensor | None:
