@@ -24,7 +24,7 @@ from diffgen.runs.drawn_batches import DrawnBatches
 from diffgen.runtime.devices import fabric_of
 from diffgen.runtime.launch import quiet
 from diffgen.runtime.logger import ready
-from diffgen.sampling.evaluator import Evaluator, evaluator_of, features_name
+from diffgen.sampling.evaluator import Evaluator, check_features, evaluator_of, features_name
 from diffgen.sampling.report import NOTE, named_from, publish
 from diffgen.sampling.request import request_of
 
@@ -71,7 +71,10 @@ def preflight(settings: Sample) -> None:
     """Make all that a job of sampling calls; UsageError where something does not fit."""
     check(settings.metrics)
     ready(settings.logger)
-    task, _ = request_of(settings).task(torch.device("cpu"))
+    request = request_of(settings)
+    if settings.metrics:
+        check_features(settings.features, request.checkpoint)
+    task, _ = request.task(torch.device("cpu"))
     task.content  # noqa: B018 (it opens the pictures)
 
 

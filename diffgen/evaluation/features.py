@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.backends import cudnn
+from torch.nn import functional as F
 
 from diffgen.dataset.images import Pixels
 from diffgen.errors import UsageError
@@ -33,7 +34,7 @@ class Extractor(abc.ABC):
     An image's features depend on that image alone, to the bit: the network always sees `batch`
     images (the last call is padded), in evaluation mode, without autocast or reduced
     precision. `hash` names the weights; the features of two extractors compare only where `name`
-    and `hash` agree.
+    and `hash` agree. `knows_labels`: its logits are for the classes of the data set.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Extractor(abc.ABC):
     dim: int
     batch: int
     module: nn.Module
+    knows_labels: bool = False
 
     @abc.abstractmethod
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -72,6 +74,28 @@ def extract(extractor: Extractor, pixels: Pixels, rows: Tensor | None = None) ->
     """The features of the images at `rows` (n,) int64, by default all, a few batches at a time."""
     rows = torch.arange(pixels.shape[0]) if rows is None else rows
     return _joined([extractor(pixels[part]) for part in rows.split(8 * extractor.batch)])
+
+
+IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def three_channels(images: Tensor, network: str) -> Tensor:
+    """Grey or colour images (B, C, H, W) with three channels; UsageError for others."""
+    channels = images.shape[1]
+    if channels not in (1, 3):
+        raise UsageError(
+            f"{network} sees grey or colour, not {channels} channels; use features=classifier"
+        )
+    return images.expand(-1, 3, -1, -1)
+
+
+def resized(images: Tensor, size: int, mode: str) -> Tensor:
+    """uint8 to float (B, 3, size, size), antialiased, ImageNet's mean and deviation at 0 and 1."""
+    x = three_channels(images, "this network").float() / 255
+    if x.shape[-2:] != (size, size):
+        x = F.interpolate(x, (size, size), mode=mode, antialias=True)
+    mean, deviation = (x.new_tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_DEVIATION))
+    return (x - mean) / deviation
 
 
 def described(tensors: Mapping[str, Tensor]) -> list[str | Tensor]:

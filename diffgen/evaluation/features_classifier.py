@@ -135,6 +135,7 @@ class ClassifierExtractor(Extractor):
     """
 
     name = "classifier"
+    knows_labels = True
 
     def __init__(self, network: Classifier, *, device: str = "cpu", batch: int = 250) -> None:
         self.module = copy.deepcopy(network).eval().requires_grad_(False).to(device)

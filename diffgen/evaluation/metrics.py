@@ -27,6 +27,7 @@ class Scored:
     images: Tensor
     features: Features
     labels: Tensor | None
+    knows_labels: bool = True  # whether the logits are for the classes of the labels
 
 
 def evaluate(names: Sequence[str], scored: Scored, reference: Reference) -> Row:
@@ -97,7 +98,7 @@ def kid(scored: Scored, reference: Reference) -> Row:
 def accuracy(scored: Scored, reference: Reference) -> Row:
     """The share of images that the extractor's classifier gives the label asked for."""
     logits, labels = scored.features.logits, scored.labels
-    if logits is None or labels is None:
+    if logits is None or labels is None or not scored.knows_labels:
         return {"accuracy": None}
     return {"accuracy": (logits.argmax(1) == labels.cpu()).double().mean().item()}
 

@@ -47,7 +47,7 @@ def score(
     names: Sequence[str],
 ) -> Row:
     """The columns of metrics, and of how many images were scored, on what, against what."""
-    scored = Scored(images, extractor(images), labels)
+    scored = Scored(images, extractor(images), labels, extractor.knows_labels)
     return {
         "n": len(images),
         "features": extractor.name,

@@ -14,16 +14,28 @@ from diffgen.config.parts import Named
 from diffgen.dataset.images import Images, numbered_as
 from diffgen.errors import UsageError
 from diffgen.evaluation.class_shares import differ, rows_in_shares
+from diffgen.evaluation.clip import ClipExtractor
+from diffgen.evaluation.dinov2 import Dinov2Extractor
 from diffgen.evaluation.features import Extractor
 from diffgen.evaluation.features_classifier import ClassifierExtractor, FeaturesClassifier
 from diffgen.evaluation.features_classifier_cache import cached
 from diffgen.evaluation.inception import InceptionExtractor
 from diffgen.evaluation.metrics import too_few
+from diffgen.evaluation.random_network import RandomExtractor
 from diffgen.evaluation.reference import Reference, reference
 from diffgen.evaluation.scoring import floor, score
+from diffgen.evaluation.torchvision_network import TorchvisionExtractor
 from diffgen.runs.cell import Cell
 from diffgen.runs.checkpoint import Checkpoint
 
+CLASSIFIER = "classifier"
+EXTRACTORS: dict[str, type[Extractor]] = {
+    "inception": InceptionExtractor,
+    "dinov2": Dinov2Extractor,
+    "clip": ClipExtractor,
+    "torchvision": TorchvisionExtractor,
+    "random": RandomExtractor,
+}
 OWN_CLASSIFIER = ("digits", "mnist", "fashion_mnist")  # where features=auto takes a classifier
 
 
@@ -120,6 +132,15 @@ def evaluator_of(
     return _evaluator(*made_of, options, cache, device, checkpoint.classes)
 
 
+def check_features(features: Named, checkpoint: Checkpoint) -> None:
+    """UsageError, before anything is drawn, where the weights of features cannot be had."""
+    name = features_name(features, checkpoint.recipe["dataset"]["name"])
+    if name == CLASSIFIER:
+        typed(FeaturesClassifier, "features", features.settings)
+    else:
+        _pretrained(name, tuple(sorted(features.settings.items())), "cpu")
+
+
 @lru_cache(maxsize=2)
 def _evaluator(
     dataset: tuple[tuple[str, Any], ...],
@@ -129,11 +150,12 @@ def _evaluator(
     device: str,
     classes: tuple[str, ...],
 ) -> Evaluator:
+    name, options = features
+    known = None if name == CLASSIFIER else _pretrained(name, options, device)
     source = build("dataset", dict(dataset), trust)
     train = numbered_as(source.split("train"), classes)
     test = numbered_as(source.split("test"), classes)
-    named = Named(features[0], dict(features[1]))
-    extractor = _extractor(named, train, test, Path(cache), device)
+    extractor = known or _classifier(options, train, test, Path(cache), device)
     return Evaluator(extractor, reference(train, "train", extractor, Path(cache)), test)
 
 
@@ -144,13 +166,17 @@ def features_name(features: Named, dataset: str) -> str:
     return "classifier" if dataset in OWN_CLASSIFIER else "inception"
 
 
-def _extractor(
-    features: Named, train: Images, test: Images, cache: Path, device: str
+@lru_cache(maxsize=2)
+def _pretrained(name: str, options: tuple[tuple[str, Any], ...], device: str) -> Extractor:
+    """An extractor that needs no images of the data set."""
+    if name not in EXTRACTORS:
+        known = ["auto", CLASSIFIER, *EXTRACTORS]
+        raise UsageError(f"no features={name}; there is {', '.join(known)}")
+    return typed(EXTRACTORS[name], "features", dict(options), device=device)
+
+
+def _classifier(
+    options: tuple[tuple[str, Any], ...], train: Images, test: Images, cache: Path, device: str
 ) -> Extractor:
-    if features.name == "classifier":
-        settings = typed(FeaturesClassifier, "features", features.settings)
-        network = cached(settings, train, test, cache, device).network
-        return ClassifierExtractor(network, device=device)
-    if features.name == "inception":
-        return typed(InceptionExtractor, "features", features.settings, device=device)
-    raise UsageError(f"no features={features.name}; there is auto, classifier, inception")
+    settings = typed(FeaturesClassifier, "features", dict(options))
+    return ClassifierExtractor(cached(settings, train, test, cache, device).network, device=device)
