@@ -33,7 +33,7 @@ def run(tmp_path_factory):
     for k, (sampler, steps, weight) in enumerate(WAYS):
         cell = Cell.of(run, {"k": k})
         cell.folder.mkdir(parents=True)
-        cell.keep_images(DIGITS[k * 40 : k * 40 + 40], None, 0)
+        cell.keep_images(DIGITS[k * 40 : k * 40 + 40], None)
         figures = {"fid": 10.0 / steps + weight, "sampler": sampler, "steps": steps, "nfe": steps}
         cell.keep_row(row(n=40, weight=weight, scale=1 + weight, **figures))
     floor = Cell.of(run, {"k": "real"})

@@ -54,6 +54,7 @@ from diffgen.task.interpolate import Interpolate
 from diffgen.task.interpolation import MixedNoise, slerp
 from diffgen.task.masks import masks
 from diffgen.task.mmps import MMPSDenoiser
+from diffgen.task.trajectory import Trajectory
 from diffgen.task.variations import Variations
 
 CPU = torch.device("cpu")
@@ -111,7 +112,7 @@ def task_of(
 ) -> Any:
     """A task on `pixels` uint8 (N, C, H, W)."""
     own = None if sampler.spacing == "ends" else steps
-    context = {} if task is Generate else {"inputs": OneImage(pixels), "image": 0}
+    context = {} if task in (Generate, Trajectory) else {"inputs": OneImage(pixels), "image": 0}
     return task(
         denoiser=denoiser,
         sampler=sampler,
@@ -659,6 +660,7 @@ SETTINGS: dict[str, tuple[type, dict[str, Any]]] = {
     "encode": (Interpolate, {"frames": 3}),
     "variations": (Variations, {"strength": [0.2, 0.9], "results": 3}),
     "denoise": (Denoise, {"sigma": 0.1, "add_noise": True}),
+    "trajectory": (Trajectory, {"ways": 2, "frames": 3}),
 }
 
 
@@ -673,6 +675,7 @@ def test_an_image_does_not_depend_on_its_company(name):
         assert torch.equal(task([image], CPU)[0], together[image])
     assert torch.equal(task([4, 0], CPU), together[[4, 0]])
     shared = task.count // 3 - 1 if kind is Interpolate else 0  # ends of two strips
+    shared += 2 if kind is Trajectory else 0  # at the end the estimate is the image
     assert len(together.unique(dim=0)) == task.count - shared
 
 
@@ -690,7 +693,25 @@ def test_what_is_shown(name):
     assert ("samples.png" in files) == (name != "generate")
     assert ("mask.png" in files) == (kind is Inpaint)
     strips = [key for key in files if key.endswith(".gif")]
-    assert len(strips) == (task.count // 3 if kind is Interpolate else 0)
+    assert len(strips) == {Interpolate: task.count // 3, Trajectory: 2}.get(kind, 0)
+
+
+def test_the_way_goes_from_the_noise_to_the_generated_image():
+    """Its states are those of generation, shown with the deviation of the range."""
+    denoiser, pictures = Gaussian(Geometric(sigma_max=50), 0.3), noise_pixels(1, 1, 16, 16)
+    shared = {"num_classes": 2, "seed": 3}
+    way = task_of(Trajectory, DDIM(), denoiser, pictures, 6, ways=2, frames=3, **shared)
+    made = task_of(Generate, DDIM(), denoiser, pictures, 6, num_samples=2, **shared)
+    frames = way(range(way.count), CPU).unflatten(0, (2, 2, 3))
+    images = made([0, 1], CPU)
+    assert torch.equal(frames[:, 0, -1], images)  # the state at the end
+    assert torch.equal(frames[:, 1, -1], images)  # and the estimate
+    drawn = way.draw(range(12), CPU).unflatten(0, (2, 2, 3))
+    first = way.begin(way.blank([0, 1], CPU), way.noise([0, 1]))
+    estimate = denoiser(first, way.times[0], torch.tensor([0, 1]))
+    torch.testing.assert_close(drawn[:, 1, 0], estimate)
+    assert drawn[:, 0, 0].std().item() == pytest.approx(1, abs=0.1)  # sigma is 50 there
+    assert drawn[:, 0, 0].mean().item() == pytest.approx(0, abs=0.1)
 
 
 REFUSED = {
@@ -708,6 +729,8 @@ REFUSED = {
     "one_frame": (Interpolate, DDPM(), {"frames": 1}, "frames=1"),
     "strength_of_none": (Interpolate, DDPM(), {"image": None, "strength": 0.5}, "task.image"),
     "no_goes": (Inpaint, DDPM(), {"resample": 0}, "resample=0"),
+    "adaptive_way": (Trajectory, RK45(), {}, "sampler=heun"),
+    "one_state": (Trajectory, DDPM(), {"frames": 1}, "frames=1"),
     "no_mask": (Inpaint, DDPM(), {"mask": "lft"}, "left"),
     "grey_model": (Colorize, DDPM(), {}, "3 channels"),
 }
@@ -740,6 +763,7 @@ TASKS = {
     "variations": ("task.results=1",),
     "denoise": ("task.results=1",),
     "denoise_mean": ("task.results=0",),
+    "trajectory": ("task.ways=1", "task.frames=3"),
 }
 MODELS = ("ddpm", "ncsnv2", "flow")
 SAMPLERS = (*ODE, "rk45", *RANDOM, "pc", "heun_churn")
@@ -747,6 +771,7 @@ CANNOT = {
     "inpaint": {"rk45"},
     "inpaint_moments": {"rk45"},
     "interpolate_labels": {"rk45"},
+    "trajectory": {"rk45"},
     "interpolate_encoded": {*RANDOM, "pc", "heun_churn"},
     "denoise": {*ODE, "rk45", "langevin", "consistent", "pc", "heun_churn"},
 }
