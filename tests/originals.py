@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -23,7 +24,11 @@ from torch import Tensor, nn
 from waves import waves
 
 FOLDER = Path(__file__).parent / "data/originals"
-OWN = ("resample_filter", "pos_embed")  # what the original computes, and no file overwrites
+OWN = (
+    "resample_filter",
+    "pos_embed",
+    "sigmas",
+)  # what the original computes, and no file overwrites
 SIZE, CLASSES, AUGMENT = 8, 3, 9
 
 Shapes = dict[str, list[int]]
@@ -121,6 +126,43 @@ MP = {
     "channels_per_head": 16,
 }
 
+
+def told(network: nn.Module, x: Tensor, c_noise: Tensor, *_: Tensor) -> Tensor:
+    """score_sde's network of images in [0, 1]; its answer is a score, here times sigma."""
+    return network(x / 2 + 0.5, c_noise) * c_noise[:, None, None, None]
+
+
+# Its CUDA extension (op/) was replaced by the native function in the same file.
+SCORE_SDE = "yang-song/score_sde_pytorch@cb1f359f4aadf0ff9a5e122fe8fffc9451fd6e44", "models.ncsnpp"
+SDE_CONFIG = SimpleNamespace(
+    data=SimpleNamespace(image_size=SIZE, num_channels=3, centered=False),
+    training=SimpleNamespace(continuous=True),
+    model=SimpleNamespace(
+        nf=16,
+        ch_mult=(1, 2, 2),
+        num_res_blocks=2,
+        attn_resolutions=(4,),
+        dropout=0.0,
+        resamp_with_conv=True,
+        conditional=True,
+        fir=True,
+        fir_kernel=[1, 3, 3, 1],
+        skip_rescale=True,
+        resblock_type="biggan",
+        progressive="none",
+        progressive_input="residual",
+        progressive_combine="sum",
+        embedding_type="fourier",
+        init_scale=0.0,
+        fourier_scale=16,
+        scale_by_sigma=True,
+        nonlinearity="swish",
+        sigma_max=50,
+        sigma_min=0.01,
+        num_scales=10,
+    ),
+)
+
 CASES: dict[str, Case] = {
     "dit": Case(
         "facebookresearch/DiT@ed81ce2229091fd4ecc9a223645f95cf379d582b",
@@ -148,6 +190,7 @@ CASES: dict[str, Case] = {
         (3.0, 998.0),
     ),
     "improved": Case(*IMPROVED, "UNetModel", LEVELS | {"num_heads": 4}, (3.0, 998.0)),
+    "score_sde": Case(*SCORE_SDE, "NCSNpp", {"config": SDE_CONFIG}, (0.3, 20.0), told),
     "edm2": Case(*EDM2, "Precond", MP, (-1.5, 0.7), edm2),
     "edm_adm": Case(*EDM, "DhariwalUNet", ADM, (-1.5, 0.7), edm),
 }

@@ -46,7 +46,9 @@ class ModelSettings:
     """
 
     name: str
-    noise_input: Literal["level", "index", "log_sigma", "nothing"] = "level"
+    noise_input: Literal[
+        "level", "thousandths", "index", "log_sigma", "log_half_sigma", "nothing"
+    ] = "level"
     range: RangeName = "symmetric"
     level_per: Literal["sample", "batch"] = "sample"
     reduction: Literal["mean", "sum"] = "mean"

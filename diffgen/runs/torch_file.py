@@ -9,6 +9,7 @@ most a few times the file's size, or it is refused.
 import math
 import zipfile
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
 
@@ -138,6 +139,25 @@ def _read_legacy(file: BinaryIO, size: int) -> Any:
             raise ValueError
         found[storage] = _numbers(file, storage)
     return _Filling(found.__getitem__, size).fill(data)
+
+
+def read_storage(data: bytes) -> Tensor:
+    """The numbers (n,) of one storage that torch.save wrote into bytes, as pickled tensors are.
+
+    Refused, or any other exception, where they are damaged or something else.
+    """
+    file = BytesIO(data)
+    bounded = Bounded(file)
+    magic, protocol, system = (Unpickler(bounded).load() for _ in range(3))
+    if magic != LEGACY or protocol != 1001 or not system["little_endian"]:
+        raise ValueError
+    storage = Unpickler(bounded).load()
+    if type(storage) is not Storage or Unpickler(bounded).load() != [storage.key]:
+        raise ValueError
+    count = int.from_bytes(file.read(8), "little")
+    if count != storage.count or count * storage.dtype.itemsize > len(data):
+        raise ValueError
+    return _numbers(file, storage)
 
 
 def _numbers(file: Any, storage: Storage) -> Tensor:

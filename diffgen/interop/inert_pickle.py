@@ -1,0 +1,183 @@
+"""Pickles of whole networks, such as EDM's, read as records without their code.
+
+NVlabs' files pickle objects with the source of their classes, which their own program runs when it
+reads them. Here a class is a name, an object a dict of what it holds, and a text of Python is no
+more than a text: only the names in KNOWN may occur, none of which is looked up anywhere, and every
+other name and operation is refused.
+"""
+
+import io
+import pickle
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffgen.errors import UsageError
+from diffgen.runs.plain_pickle import DTYPES, Refused
+from diffgen.runs.torch_file import read_storage
+
+MODULES = 10_000  # of a network
+LARGEST = 2**40  # numbers of a tensor
+Record = dict[str, Any]
+
+
+def _persistent(meta: Any, *_: Any) -> Record:
+    """An object of NVlabs' torch_utils.persistence: the name of its class and what it holds."""
+    if type(meta) is not dict or type(meta.get("state")) is not dict:
+        raise ValueError
+    return {**meta["state"], "class_name": meta.get("class_name")}
+
+
+def _tensor(storage: Tensor, offset: int, size: Any, stride: Any, *_: Any) -> Tensor:
+    numbers = [offset, *size, *stride]
+    if not isinstance(storage, Tensor) or len(size) != len(stride):
+        raise TypeError
+    if any(type(n) is not int or not 0 <= n < LARGEST for n in numbers):
+        raise ValueError
+    view = storage.as_strided(size, stride, offset)
+    if view.numel() > storage.numel():
+        raise Refused("is not read: a tensor in it is larger than what is stored of it")
+    return view
+
+
+def _ignored(*_: Any) -> Record:
+    return {}
+
+
+CALLS: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): _ignored,
+    ("torch_utils.persistence", "_reconstruct_persistent_obj"): _persistent,
+    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
+    ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
+    ("torch.storage", "_load_from_bytes"): read_storage,
+    ("numpy", "dtype"): _ignored,
+    ("numpy.core.multiarray", "scalar"): _ignored,
+    ("numpy._core.multiarray", "scalar"): _ignored,
+    ("torch", "device"): _ignored,
+}
+CLASSES = {
+    ("dnnlib.util", "EasyDict"),
+    ("torch.nn.modules.container", "ModuleDict"),
+    ("torch.nn.modules.container", "ModuleList"),
+}
+OPERATIONS = (
+    "PROTO FRAME STOP MARK POP POP_MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 "
+    "BINFLOAT BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 "
+    "EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS "
+    "EMPTY_SET ADDITEMS BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL STACK_GLOBAL REDUCE "
+    "NEWOBJ BUILD"
+)
+
+
+class Unpickler(pickle._Unpickler):  # in Python, so that its operations can be chosen
+    """Makes numbers, texts, lists, dicts and tensors; an object is a dict of what it holds."""
+
+    stack: list[Any]
+    pop_mark: Callable[[], list[Any]]
+
+    def find_class(self, module: str, name: str) -> Any:
+        where = module, name
+        if where in CALLS:
+            return CALLS[where]
+        if where in CLASSES or (module == "torch" and name in DTYPES):
+            return where
+        raise Refused(f"names {module}.{name}, which no released network does, and is not read")
+
+    def load_newobj(self) -> None:
+        self.stack.pop()  # its arguments, of which dicts and containers have none
+        if self.stack[-1] not in CLASSES:
+            raise TypeError
+        self.stack[-1] = {}
+
+    def load_reduce(self) -> None:
+        arguments, call = self.stack.pop(), self.stack[-1]
+        if call not in CALLS.values():
+            raise TypeError
+        self.stack[-1] = call(*arguments)
+
+    def load_build(self) -> None:
+        state, into = self.stack.pop(), self.stack[-1]
+        if type(into) is not dict:
+            raise TypeError
+        into |= state if type(state) is dict else {}
+
+    def load_appends(self) -> None:
+        values = self.pop_mark()
+        self._top(list).extend(values)
+
+    def load_append(self) -> None:
+        value = self.stack.pop()
+        self._top(list).append(value)
+
+    def load_setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._put([key, value])
+
+    def load_setitems(self) -> None:
+        self._put(self.pop_mark())
+
+    def load_additems(self) -> None:
+        values = self.pop_mark()
+        self._top(set).update(value for value in values if type(value) is str)
+
+    def _put(self, items: list[Any]) -> None:
+        into = self._top(dict)
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if type(key) is not str:
+                raise TypeError
+            into[key] = value
+
+    def _top(self, kind: type) -> Any:
+        if type(self.stack[-1]) is not kind:
+            raise TypeError
+        return self.stack[-1]
+
+
+Unpickler.dispatch = {
+    getattr(pickle, name)[0]: getattr(
+        Unpickler, pickle._Unpickler.dispatch[getattr(pickle, name)[0]].__name__
+    )
+    for name in OPERATIONS.split()
+}
+
+
+def read_records(path: Path) -> Record:
+    """The dict in a pickle of NVlabs; UsageError where it is damaged or holds anything else."""
+    if not path.is_file():
+        raise UsageError(f"no file at {path}")
+    try:
+        data = Unpickler(io.BytesIO(path.read_bytes())).load()
+    except Refused as error:
+        raise UsageError(f"{path} {error}") from None
+    except (MemoryError, PermissionError):
+        raise UsageError(f"{path} cannot be read") from None
+    except Exception:  # damaged bytes fail in every possible way
+        raise UsageError(f"{path} is truncated, damaged or no pickle of a network") from None
+    if type(data) is not dict:
+        raise UsageError(f"{path} holds no network")
+    return data
+
+
+def tensors(record: Record, path: Path) -> dict[str, Tensor]:
+    """The state_dict of a record of a network: its parameters and buffers by their full names."""
+    state: dict[str, Tensor] = {}
+    for count, (prefix, module) in enumerate(_modules(record)):
+        if count > MODULES:
+            raise UsageError(f"{path} holds more modules than a network has")
+        for group in ("_parameters", "_buffers"):
+            own = module.get(group)
+            found = own if isinstance(own, Mapping) else {}
+            state |= {prefix + key: v for key, v in found.items() if isinstance(v, Tensor)}
+    return {key: value.to(torch.float32) for key, value in state.items()}
+
+
+def _modules(record: Record, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Record]]:
+    yield prefix, record
+    inside = record.get("_modules")
+    if isinstance(inside, Mapping) and depth < 20:
+        for name, module in inside.items():
+            if isinstance(module, Mapping):
+                yield from _modules(dict(module), f"{prefix}{name}.", depth + 1)

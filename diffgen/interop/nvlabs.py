@@ -1,0 +1,154 @@
+"""Pickles of NVlabs/edm and NVlabs/edm2: their networks' settings as recipes.
+
+The classes that wrap a network tell what it was trained as (Karras et al. 2022, table 1).
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from diffgen.errors import UsageError
+from diffgen.interop.edm import edm2_names, edm_names, edm_state
+from diffgen.interop.inert_pickle import Record, read_records, tensors
+from diffgen.interop.nvlabs_networks import (
+    MP,
+    adm_network,
+    renamed,
+    settings_of,
+    song_network,
+)
+from diffgen.interop.release import Release, Settings, recipe_of
+
+
+def read_edm(path: Path, size: int | None, settings: Settings) -> Release:
+    """A pickle of EDM's training, or of its releases: the average of its weights."""
+    wrapper = _network(path)
+    inner = _inside(wrapper, "model", path)
+    networks = {"SongUNet": song_network, "DhariwalUNet": adm_network}
+    network = _of(networks, inner, path)(settings_of(inner, path), path)
+    recipe = _of(WRAPPERS, wrapper, path)(wrapper, network)
+    state = {k: v for k, v in tensors(wrapper, path).items() if k != "u"}
+    state = {key.removeprefix("model."): value for key, value in state.items()}
+    return Release(
+        recipe,
+        _shape(wrapper, path),
+        edm_state(state),
+        edm_names,
+        classes=_number(wrapper, "label_dim", path),
+        assumed=_assumed(recipe),
+    )
+
+
+def read_edm2(path: Path, size: int | None, settings: Settings) -> Release:
+    """A snapshot of EDM2 on pixels: an average of its weights."""
+    wrapper = _network(path)
+    if wrapper.get("class_name") != "Precond":
+        raise UsageError(f"no import of {path}: {wrapper.get('class_name')} is not EDM2's Precond")
+    inner = _inside(wrapper, "unet", path)
+    found = settings_of(inner, path, MP)
+    clip = None if found["clip_act"] is None else float(found["clip_act"])
+    network = {"name": "mp_unet", **renamed(found), "clip": clip}
+    state = tensors(wrapper, path)
+    shape, classes = _shape(wrapper, path), _number(wrapper, "label_dim", path)
+    if shape[0] == 4:
+        raise UsageError(
+            f"no import of {path}: its 4 channels are those of an autoencoder, and diffgen makes "
+            "pixels"
+        )
+    network["uncertainty"] = len(state.get("logvar_fourier.freqs", ()))
+    recipe = _edm(wrapper, network)
+    return Release(recipe, shape, state, edm2_names, classes=classes, assumed=_assumed(recipe))
+
+
+def _network(path: Path) -> Record:
+    data = read_records(path)
+    for key in ("ema", "net"):
+        if isinstance(data.get(key), dict):
+            return data[key]
+    raise UsageError(f"{path} holds no network under ema")
+
+
+def _inside(wrapper: Record, name: str, path: Path) -> Record:
+    modules = wrapper.get("_modules")
+    found = modules.get(name) if isinstance(modules, dict) else None
+    if not isinstance(found, dict):
+        raise UsageError(f"{path} holds no {name} in its {wrapper.get('class_name')}")
+    return found
+
+
+def _of(choices: dict[str, Any], record: Record, path: Path) -> Callable[..., Any]:
+    name = record.get("class_name")
+    if name not in choices:
+        raise UsageError(f"no import of {path}: {name} is none of {', '.join(choices)}")
+    return choices[name]
+
+
+def _edm(wrapper: Record, network: Record) -> Record:
+    prediction = {"name": "edm", "sigma_data": float(wrapper.get("sigma_data", 0.5))}
+    schedule = {"name": "edm", "sigma_max": 80.0, "sigma_min": 0.002}
+    return recipe_of(
+        "edm", schedule=schedule, prediction=prediction, noise_input="log_sigma", network=network
+    )
+
+
+def _vp(wrapper: Record, network: Record) -> Record:
+    least = float(wrapper.get("beta_min", 0.1))
+    most = least + float(wrapper.get("beta_d", 19.9))
+    schedule = {"name": "vp", "beta_min": least, "beta_max": most}
+    eps = {"name": "eps"}
+    return recipe_of(
+        "ddpm", schedule=schedule, prediction=eps, noise_input="level", network=network
+    )
+
+
+def _ve(wrapper: Record, network: Record) -> Record:
+    ends = {key: float(wrapper[key]) for key in ("sigma_max", "sigma_min")}
+    return recipe_of(
+        "ncsnv2",
+        schedule={"name": "ve", **ends},
+        prediction={"name": "score"},
+        noise_input="log_half_sigma",
+        network=network,
+    )
+
+
+def _iddpm(wrapper: Record, network: Record) -> Record:
+    cosine = {"name": "cosine", "levels": int(wrapper.get("M", 1000))}
+    cosine |= {"offset": float(wrapper.get("C_2", 0.008))}
+    cosine |= {"beta_max": 1 - float(wrapper.get("C_1", 0.001))}
+    return recipe_of(
+        "ddpm",
+        schedule=cosine,
+        prediction={"name": "eps"},
+        noise_input="level",
+        network=network,
+        variance="learned",
+    )
+
+
+WRAPPERS = {"EDMPrecond": _edm, "VPPrecond": _vp, "VEPrecond": _ve, "iDDPMPrecond": _iddpm}
+
+
+def _shape(wrapper: Record, path: Path) -> tuple[int, int, int]:
+    size = _number(wrapper, "img_resolution", path)
+    return _number(wrapper, "img_channels", path), size, size
+
+
+def _number(record: Record, key: str, path: Path) -> int:
+    value = record.get(key)
+    if type(value) is not int or not 0 <= value <= 10**6:
+        raise UsageError(f"{path} does not say its {key}")
+    return value
+
+
+def _assumed(recipe: Record) -> tuple[str, ...]:
+    model, schedule = recipe["model"], recipe["schedule"]
+    ends = ", ".join(f"{key} {value:g}" for key, value in schedule.items() if key != "name")
+    said = (
+        "the file holds one state of the weights, an average, which is ema=raw here",
+        f"images in [-1, 1], prediction {recipe['prediction']['name']}, and the network is given "
+        f"{model['noise_input']}",
+    )
+    if recipe["model"]["name"] == "edm":
+        return (*said, f"schedule edm with the paper's ends ({ends}), which no file says")
+    return (*said, f"schedule {schedule['name']} ({ends})")

@@ -1,0 +1,193 @@
+"""Weights of openai/guided-diffusion (ADM) and openai/improved-diffusion, as recipes.
+
+Their files are bare weights. What these do not tell stands in the flags of their programs: a
+config.yml beside the file may hold flags by their names, and else those of the released network
+of these shapes are assumed, and said.
+"""
+
+import re
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from diffgen.errors import UsageError
+from diffgen.interop.adm import adm_names, adm_state
+from diffgen.interop.files import State, read_weights
+from diffgen.interop.release import Release, Settings, recipe_of
+
+# Flags that no weight betrays, as the programs have them, and as released networks were made.
+ADM = {
+    "num_heads": 4,
+    "num_head_channels": 64,
+    "use_new_attention_order": False,
+    "noise_schedule": "linear",
+    "diffusion_steps": 1000,
+    "rescale_timesteps": False,
+    "dropout": 0.0,
+}
+IMPROVED = ADM | {
+    "num_head_channels": -1,
+    "noise_schedule": "cosine",
+    "diffusion_steps": 4000,
+    "rescale_timesteps": True,
+}
+ADM_64 = {"use_new_attention_order": True, "noise_schedule": "cosine", "dropout": 0.1}
+ADM_128 = {"num_head_channels": -1}  # 4 heads
+IMPROVED_LSUN = {
+    "num_heads": 1,
+    "noise_schedule": "linear",
+    "diffusion_steps": 1000,
+    "rescale_timesteps": False,
+}
+MULTIPLIERS = {
+    (1, 2, 2, 2): 32,
+    (1, 2, 3, 4): 64,
+    (1, 1, 2, 3, 4): 128,
+    (1, 1, 2, 2, 4, 4): 256,
+}
+NEVER = {"predict_xstart": False, "dims": 2, "num_heads_upsample": -1}
+BLOCK = re.compile(r"input_blocks\.(\d+)\.0\.in_layers\.2\.weight$")
+
+
+def read_adm(path: Path, size: int | None, settings: Settings) -> Release:
+    """A network of guided-diffusion; its classifiers are no denoisers and are refused."""
+    state = _weights(path)
+    shapes = _shapes(state, path)
+    released = {(1, 2, 3, 4): ADM_64, (1, 1, 2, 3, 4): ADM_128}
+    known = ADM | released.get(tuple(shapes["multipliers"]), {})
+    return _release(state, shapes, known, path, size, settings)
+
+
+def read_improved(path: Path, size: int | None, settings: Settings) -> Release:
+    """A network of improved-diffusion."""
+    state = _weights(path)
+    shapes = _shapes(state, path)
+    lsun = shapes["multipliers"] == [1, 1, 2, 2, 4, 4]
+    known = IMPROVED | (IMPROVED_LSUN if lsun else {})
+    return _release(state, shapes, known, path, size, settings)
+
+
+def _weights(path: Path) -> State:
+    state = read_weights(path)
+    if not isinstance(state, dict) or "time_embed.0.weight" not in state:
+        raise UsageError(f"{path} holds no weights of guided-diffusion or improved-diffusion")
+    if not any(key.startswith("output_blocks.") for key in state):
+        raise UsageError(
+            f"no import of {path}: it is a classifier of theirs, whose network diffgen does not "
+            "have"
+        )
+    if len(state["input_blocks.0.0.weight"][0]) == 6:
+        raise UsageError(f"no import of {path}: it makes images larger, out of smaller ones")
+    return state
+
+
+def _shapes(state: State, path: Path) -> dict[str, Any]:
+    """What the weights themselves tell of the network."""
+    width = state["time_embed.0.weight"].shape[1]
+    found = {int(m[1]): value for key, value in state.items() if (m := BLOCK.match(key))}
+    residual = not any(key.endswith(".op.weight") for key in state)
+    last = max(found)
+    blocks = _blocks(state, residual, found)
+    each = blocks + 1
+    levels = last // each + 1
+    widths = [len(found[level * each + 1]) for level in range(levels)]
+    if len(state["input_blocks.0.0.weight"]) != width or any(w % width for w in widths):
+        raise UsageError(f"no import of {path}: channels of {widths} at a width of {width}")
+    places = [f"input_blocks.{level * each + 1}.1.qkv.weight" for level in range(levels)]
+    emb, conv = "emb_layers.1.weight", "in_layers.2.weight"
+    scaled = len(state[f"middle_block.0.{emb}"]) == 2 * len(state[f"middle_block.0.{conv}"])
+    return {
+        "width": width,
+        "multipliers": [w // width for w in widths],
+        "blocks": blocks,
+        "attends": [place in state for place in places],
+        "embedding": "scale_shift" if scaled else "add",
+        "downsample": "residual" if residual else "centered",
+    }
+
+
+def _blocks(state: State, residual: bool, found: dict[int, Any]) -> int:
+    """Residual blocks of a level, before the first that halves the resolution."""
+    if not residual:
+        halving = min(int(key.split(".")[1]) for key in state if key.endswith(".op.weight"))
+        return halving - 1
+    ups = sorted(
+        int(key.split(".")[1])
+        for key in state
+        if re.match(r"output_blocks\.\d+\.[12]\.in_layers\.2\.weight$", key)
+    )
+    return ups[0] if ups else max(found)
+
+
+def _release(
+    state: State,
+    shapes: dict[str, Any],
+    known: Settings,
+    path: Path,
+    size: int | None,
+    settings: Settings,
+) -> Release:
+    _check(settings, known, path)
+    flags = {key: settings.get(key, value) for key, value in known.items()}
+    size = settings.get("image_size", size) or MULTIPLIERS.get(tuple(shapes["multipliers"]))
+    if not size:
+        raise UsageError(f"{path} does not tell the size of the images: give it (--size 64)")
+    channels = state["input_blocks.0.0.weight"].shape[1]
+    learned = len(state["out.2.weight"]) == 2 * channels
+    classes = len(state["label_emb.weight"]) if "label_emb.weight" in state else 0
+    own = {k: shapes[k] for k in ("width", "multipliers", "blocks", "embedding", "downsample")}
+    head_width = flags["num_head_channels"] if flags["num_head_channels"] > 0 else None
+    network = {
+        "name": "unet",
+        **own,
+        "attention": [size >> level for level, has in enumerate(shapes["attends"]) if has],
+        "heads": flags["num_heads"],
+        "head_width": head_width,
+        "dropout": float(flags["dropout"]),
+        "frequencies": "cosine",
+        "norm_eps": 1e-5,
+    }
+    recipe = recipe_of(
+        "ddpm",
+        schedule={"name": flags["noise_schedule"], "levels": flags["diffusion_steps"]},
+        prediction={"name": "eps"},
+        noise_input="thousandths" if flags["rescale_timesteps"] else "level",
+        network=network,
+        variance="learned" if learned else "fixed",
+        clip=True,
+    )
+    rewrite = partial(adm_state, new_order=bool(flags["use_new_attention_order"]))
+    return Release(
+        recipe,
+        (channels, size, size),
+        state,
+        adm_names,
+        rewrite=rewrite,
+        classes=classes,
+        assumed=_assumed(flags, settings, size, classes),
+    )
+
+
+def _check(settings: Settings, known: Settings, path: Path) -> None:
+    for key, value in NEVER.items():
+        if settings.get(key, value) != value:
+            raise UsageError(f"no import of {path} with {key}={settings[key]}, only {value}")
+    schedule = settings.get("noise_schedule", known["noise_schedule"])
+    if schedule not in ("linear", "cosine"):
+        raise UsageError(f"no import of {path} with noise_schedule={schedule}")
+    for key, value in known.items():
+        given = settings.get(key, value)
+        if type(given) is not type(value) and not (key == "dropout" and type(given) is int):
+            raise UsageError(f"no import of {path} with {key}={given}")
+
+
+def _assumed(flags: Settings, settings: Settings, size: int, classes: int) -> tuple[str, ...]:
+    silent = {key: value for key, value in flags.items() if key not in settings}
+    said = [f"--{key} {value}" for key, value in silent.items()]
+    lines = [f"flags of the released network of these shapes: {' '.join(said)}"] if said else []
+    if "image_size" not in settings:
+        lines.append(f"images of {size} pixels")
+    lines.append("images in [-1, 1], prediction eps")
+    if classes:
+        lines.append("no label is the zero vector, which this network never learned")
+    return tuple(lines)

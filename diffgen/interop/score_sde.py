@@ -1,0 +1,179 @@
+"""Checkpoints of yang-song/score_sde_pytorch: its NCSN++ and DDPM++ as our SongUNet.
+
+A file holds weights, and their average as a list in the order of the parameters. Its networks are
+one list of modules (`all_modules.N`), in the order in which they are called; most of their
+settings are read from these, and the others are those of the released configurations.
+"""
+
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from diffgen.errors import UsageError
+from diffgen.interop.files import State, read_weights
+from diffgen.interop.release import Release, Settings, recipe_of
+from diffgen.interop.score_sde_modules import ATTENTION_AT, outline_of
+from diffgen.network.pyramid import ResidualPyramid
+from diffgen.network.song_unet import SongUNet
+
+PARTS = {
+    "norm": ("GroupNorm_0",),
+    "conv": ("Conv_0",),
+    "emb_norm.emb_proj": ("Dense_0",),
+    "emb_norm.norm": ("GroupNorm_1",),
+    "last": ("Conv_1",),
+    "shortcut": ("Conv_2",),
+}
+ATTENTION = {"norm": ("GroupNorm_0",), "qkv": ("NIN_0", "NIN_1", "NIN_2"), "out": ("NIN_3",)}
+LEAVES = {"weight": "W", "bias": "b"}
+SDES = {"vesde": "ve", "vpsde": "vp"}
+
+
+def score_sde_names(network: SongUNet) -> dict[str, tuple[str, ...]]:
+    """The names in score_sde of each key of our SongUNet."""
+    modules = dict(network.named_modules())
+    places = {ours: f"all_modules.{n}" for n, ours in enumerate(_in_order(network, modules))}
+    aside = "Conv2d_0" if isinstance(network.pyramid, ResidualPyramid) else "Conv_0"
+    return {key: _names(key, places, aside) for key in network.state_dict()}
+
+
+def _names(key: str, places: dict[str, str], aside: str) -> tuple[str, ...]:
+    stem, leaf = key.rsplit(".", 1)
+    where = max((p for p in places if f"{stem}.".startswith(f"{p}.")), key=len)
+    part = stem.removeprefix(where).strip(".")
+    if where.endswith(".attend"):
+        leaf = leaf if part == "norm" else LEAVES[leaf]
+        return tuple(f"{places[where]}.{theirs}.{leaf}" for theirs in ATTENTION[part])
+    if where.startswith("pyramid."):
+        return (f"{places[where]}.{aside}.{leaf}",)
+    if not part:
+        return (f"{places[where]}.{'W' if leaf == 'frequencies' else leaf}",)
+    return tuple(f"{places[where]}.{theirs}.{leaf}" for theirs in PARTS[part])
+
+
+def _in_order(network: SongUNet, modules: Collection[str]) -> Iterator[str]:
+    """Our modules as their list has them, those that are not there left out."""
+    depth = len(network.descents)
+
+    def blocks(where: str) -> Iterator[str]:
+        count = len(list(network.get_submodule(where).children()))
+        for index in range(count):
+            yield f"{where}.{index}"
+            if f"{where}.{index}.attend.qkv" in modules:
+                yield f"{where}.{index}.attend"
+
+    def heads(levels: Iterable[int]) -> Iterator[str]:
+        return (f"heads.{level}.{part}" for level in levels for part in (0, 2))
+
+    everywhere = "heads.1" in modules
+    wanted = ["condition.fourier", "condition.level.0", "condition.level.2", "stem"]
+    for level in range(depth):
+        wanted += [*blocks(f"descents.{level}.blocks")]
+        wanted += [f"halvings.{level}", f"pyramid.convs.{level}"]
+    wanted += ["middle.first", "middle.first.attend", "middle.second"]
+    for level in reversed(range(depth)):
+        wanted += [*blocks(f"ascents.{level}.blocks")]
+        wanted += [*(heads([level]) if everywhere else ()), f"doublings.{level - 1}"]
+    wanted += [] if everywhere else heads([0])
+    return (name for name in wanted if name in modules)
+
+
+def score_sde_state(state: State, network: SongUNet) -> State:
+    """Their state with matrices of outputs by inputs."""
+    return {k: v.T if k.endswith(".W") and v.ndim == 2 else v for k, v in state.items()}
+
+
+def read_score_sde(path: Path, size: int | None, settings: Settings) -> Release:
+    """A checkpoint_N.pth of NCSN++ or DDPM++, trained on continuous times."""
+    data = read_weights(path)
+    held = data.get("model") if isinstance(data, dict) else None
+    if not isinstance(held, dict) or not all(isinstance(v, Tensor) for v in held.values()):
+        raise UsageError(f"{path} does not hold weights under model, as score_sde saves them")
+    state = {key.removeprefix("module."): value for key, value in held.items()}
+    sigmas = state.pop("sigmas", None)
+    if sigmas is None or not all(key.startswith("all_modules.") for key in state):
+        raise UsageError(f"{path} holds no NCSN++ or DDPM++ of score_sde")
+    found = outline_of(state, settings, path)
+    network = found.network
+    side = settings.get("data", {}).get("image_size", size) or found.side(path)
+    network["attention"] = [side >> level for level, has in enumerate(found.attends) if has]
+    sde, step = _sde(network, settings, path), data.get("step", 0)
+    recipe = _recipe(sde, network, sigmas)
+    return Release(
+        recipe,
+        (found.channels, side, side),
+        state,
+        score_sde_names,
+        average=_average(data, state, path),
+        rewrite=score_sde_state,
+        step=step if type(step) is int and step > 0 else 0,
+        assumed=_assumed(sde, recipe, settings, size),
+    )
+
+
+def _average(data: dict[str, Any], state: State, path: Path) -> State:
+    """Their list, which leaves out what is not learned, under the names of the weights."""
+    ema = data.get("ema")
+    listed = ema.get("shadow_params") if isinstance(ema, dict) else None
+    if listed is None:
+        return {}
+    learned = [key for key in state if not (key.endswith(".W") and state[key].ndim == 1)]
+    right = isinstance(listed, list) and len(listed) == len(learned)
+    if not right or any(
+        not isinstance(v, Tensor) or v.shape != state[k].shape
+        for k, v in zip(learned, listed, strict=True)
+    ):
+        raise UsageError(f"the average in {path} is not a list of its parameters in their order")
+    return state | dict(zip(learned, listed, strict=True))
+
+
+def _sde(network: Settings, settings: Settings, path: Path) -> str:
+    """ve or vp: as the configuration says, else as the embedding of the level has it."""
+    training, model = settings.get("training", {}), settings.get("model", {})
+    fourier = network["embedding"] == "fourier"
+    stated = training.get("sde", "vesde" if fourier else "vpsde")
+    if stated not in SDES or (SDES[stated] == "ve") != fourier:
+        kind = "Fourier features" if fourier else "a sinusoid"
+        raise UsageError(f"no import of {path}: training.sde={stated} with {kind} of the level")
+    if training.get("continuous", True) is not True and fourier:
+        raise UsageError(f"no import of {path}: training.continuous=false")
+    if model.get("nonlinearity", "swish") != "swish":
+        raise UsageError(f"no import of {path}: model.nonlinearity={model['nonlinearity']}")
+    if model.get("skip_rescale", True) is not True:
+        raise UsageError(f"no import of {path}: model.skip_rescale=false")
+    return SDES[stated]
+
+
+def _recipe(sde: str, network: dict[str, Any], sigmas: Tensor) -> dict[str, Any]:
+    """Images in [-1, 1] in place of [0, 1], where sigma is twice as large (Karras et al. 2022)."""
+    if sde == "vp":
+        eps, vp = {"name": "eps"}, {"name": "vp", "beta_min": 0.1, "beta_max": 20.0}
+        return recipe_of("ddpm", schedule=vp, prediction=eps, noise_input="level", network=network)
+    ends = (2 * float(f"{sigmas[n].item():.6g}") for n in (0, -1))
+    schedule = {"name": "ve", **dict(zip(("sigma_max", "sigma_min"), ends, strict=True))}
+    return recipe_of(
+        "ncsnv2",
+        schedule=schedule,
+        prediction={"name": "score"},
+        noise_input="log_half_sigma",
+        network=network,
+    )
+
+
+def _assumed(
+    sde: str, recipe: dict[str, Any], settings: Settings, size: int | None
+) -> tuple[str, ...]:
+    network, said = recipe["network"], []
+    if "sde" not in settings.get("training", {}):
+        said.append(f"training.sde={sde}sde on continuous times, as its embedding of the level")
+    if sde == "vp":
+        said.append("betas from 0.1 to 20")
+    else:
+        said.append("images in [-1, 1], where sigma is twice that of its images in [0, 1]")
+    if "fir" not in settings.get("model", {}):
+        said.append(f"resampling by weights {network['taps']}, which no weight tells")
+    if size is None and "image_size" not in settings.get("data", {}):
+        said.append(f"attention at {ATTENTION_AT} pixels, and so the size of the images")
+    return tuple(said)
