@@ -22,7 +22,7 @@ from diffgen.cli.registry import COMMANDS as REGISTERED
 from diffgen.config.build import find
 from diffgen.config.parts import OWN
 from diffgen.config.schema import SETTINGS, check
-from diffgen.evaluation.metrics import METRICS
+from diffgen.evaluation.metrics import GROUPS, METRICS
 from diffgen.runtime.launch import register
 from diffgen.schedule.spacing import SPACINGS
 
@@ -255,7 +255,7 @@ def words(hint: Any) -> Iterator[object]:
 
 def test_metrics_and_spacings_are_listed():
     about = Explanations((CONFIGS,))
-    assert re.findall(r"\w+", about.key("sample", "metrics")) == list(METRICS)
+    assert re.findall(r"\w+", about.key("sample", "metrics")) == [*METRICS, *GROUPS]
     listed = re.findall(r"\w+", about.key("sample", "spacing"))
     assert listed == ["auto", *SPACINGS, "or", "tuned"]
 

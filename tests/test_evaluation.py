@@ -30,13 +30,13 @@ from diffgen.dataset.digits import Digits
 from diffgen.dataset.images import Images
 from diffgen.dataset.random_choices import stratified_subset, subset
 from diffgen.errors import UsageError
-from diffgen.evaluation import cache, inception, metrics
+from diffgen.evaluation import cache, inception, kernel_distance, neighbours
 from diffgen.evaluation.features import Features, described, extract
 from diffgen.evaluation.features_classifier import ClassifierExtractor, FeaturesClassifier, shifted
 from diffgen.evaluation.features_classifier_cache import cached
 from diffgen.evaluation.frechet import FeatureStats, frechet
 from diffgen.evaluation.inception import InceptionExtractor
-from diffgen.evaluation.metrics import LEAST, METRICS, Scored, evaluate, too_few
+from diffgen.evaluation.metrics import METRICS, Scored, evaluate
 from diffgen.evaluation.reference import Reference, identity_of, reference
 from diffgen.evaluation.rows import FLOOR, collect
 from diffgen.evaluation.scoring import floor
@@ -121,8 +121,8 @@ def test_precision_and_recall_of_points_on_a_line():
     # with k = 1 the real balls are [-1, 1], [0, 2], [1, 5], [3, 9]: together [-1, 9]
     generated = torch.tensor([[-1.5], [-0.5], [9.5], [9.0]]).double()
     # and the generated ones [-2.5, -.5], [-1.5, .5], [9, 10], [8.5, 9.5]: 0 is in, 1, 3, 6 are not
-    assert metrics.share_on_manifold(generated, real, k=1) == 0.5
-    assert metrics.share_on_manifold(real, generated, k=1) == 0.25
+    assert neighbours.share_on_manifold(generated, real, k=1) == 0.5
+    assert neighbours.share_on_manifold(real, generated, k=1) == 0.25
 
 
 def brute_force(points, centres, k=3):
@@ -134,11 +134,11 @@ def brute_force(points, centres, k=3):
 
 @pytest.mark.parametrize("at_once", [2**24, 1000], ids=["one block", "many blocks"])
 def test_precision_and_recall_agree_with_brute_force_and_torch_fidelity(at_once, monkeypatch):
-    monkeypatch.setattr(metrics, "NUMBERS_AT_ONCE", at_once)
+    monkeypatch.setattr(neighbours, "NUMBERS_AT_ONCE", at_once)
     generated, real = 0.8 * normal(150, 5) + 0.3, normal(230, 5, seed=1)
     found = (
-        metrics.share_on_manifold(generated, real),
-        metrics.share_on_manifold(real, generated),
+        neighbours.share_on_manifold(generated, real),
+        neighbours.share_on_manifold(real, generated),
     )
     pairs = ((generated.numpy(), real.numpy()), (real.numpy(), generated.numpy()))
     assert found == pytest.approx([brute_force(*pair) for pair in pairs], abs=1e-12)
@@ -149,7 +149,7 @@ def test_precision_and_recall_agree_with_brute_force_and_torch_fidelity(at_once,
 
 def test_precision_and_recall_need_more_points_than_neighbours():
     with pytest.raises(UsageError, match="more than 3"):
-        metrics.share_on_manifold(normal(9, 2), normal(3, 2))
+        neighbours.share_on_manifold(normal(9, 2), normal(3, 2))
 
 
 # --- the metrics by name --------------------------------------------------------------------
@@ -203,7 +203,7 @@ def test_kid_of_the_whole_set_is_torch_fidelitys_mmd():
 
 
 def test_kid_repeats_itself_and_leaves_the_global_generator_alone(monkeypatch):
-    monkeypatch.setattr(metrics, "KID_SUBSET", 50)
+    monkeypatch.setattr(kernel_distance, "SUBSET", 50)
     mine, real = scored(normal(120, 3) + 0.2), reference_of(normal(110, 3, seed=1))
     before = torch.get_rng_state()
     first = evaluate(["kid"], mine, real)
@@ -217,18 +217,8 @@ def test_precision_compares_equal_numbers():
     mine, real = normal(40, 3), normal(400, 3, seed=1)
     few = real[subset(400, 40)]
     found = evaluate(["precision", "recall"], scored(mine), reference_of(real))
-    truth = (metrics.share_on_manifold(mine, few), metrics.share_on_manifold(few, mine))
+    truth = (neighbours.share_on_manifold(mine, few), neighbours.share_on_manifold(few, mine))
     assert (found["precision"], found["recall"]) == truth
-
-
-@pytest.mark.parametrize(("n", "few"), {1: 5, 2: 2, 3: 2, 4: 0}.items(), ids=str)
-def test_metrics_that_need_more_images_are_left_empty(n, few):
-    names = [*LEAST, "saturation"]
-    assert len(too_few(names, n)) == few
-    mine, real = scored(normal(n, 2), torch.zeros(n).long()), torch.zeros(9).long()
-    found = evaluate(names, mine, reference_of(normal(9, 2), real))
-    assert {name for name in names if found[name] is None} == set(too_few(names, n))
-    assert found["saturation"] == 1
 
 
 def test_an_unknown_metric_is_answered_with_the_nearest():

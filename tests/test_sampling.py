@@ -735,8 +735,9 @@ def test_remedies_about_a_data_set_name_the_keys_of_sample(tmp_path, cache):
     Image.new("L", (8, 8)).save(tmp_path / "one" / "a.png")
     words = ("dataset=folder", "dataset.root=one", "trainer.max_steps=1", *TINY)
     run = worked(here(tmp_path, "train", *words)).folder
-    scored = here(tmp_path, "sample", f"checkpoint={run}", "num_samples=2", "steps=1")
-    assert scored.line().endswith("; take metrics=[], which scores none")
+    coarse = ("features=random",)
+    scored = here(tmp_path, "sample", f"checkpoint={run}", "num_samples=2", "steps=1", *coarse)
+    assert scored.line().endswith("metrics=[] scores none")
     (tmp_path / "one").rename(tmp_path / "two")
-    moved = here(tmp_path, "sample", f"checkpoint={run}", "num_samples=2", "steps=1")
-    assert moved.line().endswith("; set root")
+    moved = here(tmp_path, "sample", f"checkpoint={run}", "num_samples=2", "steps=1", *coarse)
+    assert "root=FOLDER takes the images" in moved.line()

@@ -17,7 +17,7 @@ from diffgen import __version__
 from diffgen.commands.drawing import Drawing
 from diffgen.config.schema import Sample
 from diffgen.dataset.pixels import keep
-from diffgen.evaluation.metrics import check
+from diffgen.evaluation.metrics import named
 from diffgen.files import place, write_atomically
 from diffgen.runs.cell import Cell
 from diffgen.runs.drawn_batches import DrawnBatches
@@ -69,10 +69,10 @@ def command(checkpoint: Path) -> str:
 
 def preflight(settings: Sample) -> None:
     """Make all that a job of sampling calls; UsageError where something does not fit."""
-    check(settings.metrics)
+    metrics = named(settings.metrics)
     ready(settings.logger)
     request = request_of(settings)
-    if settings.metrics:
+    if metrics:
         check_features(settings.features, request.checkpoint)
     task, _ = request.task(torch.device("cpu"))
     task.content  # noqa: B018 (it opens the pictures)
@@ -88,11 +88,10 @@ class Job:
     """One request on its devices."""
 
     def __init__(self, settings: Sample, fabric: Fabric) -> None:
-        check(settings.metrics)
         self.settings, self.fabric, self.request = settings, fabric, request_of(settings)
         self.task, self.counters = self.request.task(fabric.device)
         self.labels = self.task.classes()
-        self.metrics = self.telling(settings.metrics)
+        self.metrics = self.telling(named(settings.metrics))
 
     def cells(self) -> list[Cell]:
         """The cell asked for, done, and that of the table's floor where there is one."""

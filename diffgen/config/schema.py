@@ -216,7 +216,7 @@ class Sample(Sampling):
     batch_size: Count
     n: Annotated[int, Field(ge=2)] | None
     features: Annotated[Named, BeforeValidator(Named.of)]
-    metrics: list[str]
+    metrics: str | list[str]
     devices: Devices
     cache: str
     logger: Annotated[Named, BeforeValidator(Named.of)]

@@ -1,23 +1,36 @@
 """What is measured on a set of images, by name: the columns of a table that are not settings."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchmetrics.image.kid import KernelInceptionDistance
+from torch_fidelity.metric_isc import (
+    KEY_METRIC_ISC_MEAN,
+    KEY_METRIC_ISC_STD,
+    isc_features_to_metric,
+)
 
 from diffgen.dataset.random_choices import subset
 from diffgen.errors import UsageError, did_you_mean
 from diffgen.evaluation.features import Features
-from diffgen.evaluation.frechet import AsGiven, FeatureStats, frechet
+from diffgen.evaluation.frechet import (
+    FeatureStats,
+    block_stats,
+    blocks_of,
+    frechet,
+    infinite,
+    left_out,
+)
+from diffgen.evaluation.jackknife import BLOCKS, half_width
+from diffgen.evaluation.kernel_distance import error_of, over_subsets
+from diffgen.evaluation.neighbours import K_DENSITY, K, density_and_coverage, share_on_manifold
 from diffgen.evaluation.reference import Reference
 from diffgen.evaluation.rows import Row
 
-KID_SUBSET = 1000
-K = 3  # nearest neighbours of precision and recall
-NUMBERS_AT_ONCE = 2**24  # distances held in memory
+KID_ERROR = 5000  # images on either side that its error is measured on
+PROJECTIONS = 1000  # of MIND
+SPLITS = 10  # of the Inception Score
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,10 +42,15 @@ class Scored:
     labels: Tensor | None
     knows_labels: bool = True  # whether the logits are for the classes of the labels
 
+    @property
+    def blocks(self) -> Tensor:
+        """The block of the jackknife that each image is in, (N,) int64."""
+        return blocks_of(len(self.images), self.labels)
+
 
 def evaluate(names: Sequence[str], scored: Scored, reference: Reference) -> Row:
     """The columns of the metrics `names`; None where a metric does not apply."""
-    check(names)
+    names = named(names)
     few = too_few(names, min(len(scored.features), len(reference.features)))
     columns: Row = {}
     for name in names:
@@ -45,16 +63,47 @@ def too_few(names: Sequence[str], n: int) -> dict[str, int]:
     return {name: LEAST[name] for name in names if LEAST.get(name, 1) > n}
 
 
-def check(names: Sequence[str]) -> None:
-    """UsageError for a name that is no metric."""
-    for name in names:
-        if name not in METRICS:
-            raise UsageError(f"no metric {name}{did_you_mean(name, METRICS)}")
+def named(asked: Sequence[str] | str) -> list[str]:
+    """The metrics asked for, each once, groups replaced; UsageError for a name that is none."""
+    found: list[str] = []
+    for name in [asked] if isinstance(asked, str) else asked:
+        if name not in METRICS and name not in GROUPS:
+            raise UsageError(f"no metric {name}{did_you_mean(name, [*METRICS, *GROUPS])}")
+        found += GROUPS.get(name, (name,))
+    return list(dict.fromkeys(found))
 
 
 def fid(scored: Scored, reference: Reference) -> Row:
-    """Fréchet distance to the whole reference."""
-    return {"fid": frechet(scored.features.features, reference.stats)}
+    """Fréchet distance to the whole reference, and its interval where there are images enough.
+
+    `fid_error` is half the length of the interval of 95 % for sets of as many images;
+    `fid_without` holds the distances without one block of images each, from which a table finds
+    what differs.
+    """
+    features, stats = scored.features.features, reference.stats
+    found: Row = {"fid": frechet(features, stats), "fid_error": None, "fid_without": None}
+    if len(features) < LEAST_OF_BLOCKS:
+        return found
+    without = left_out(block_stats(features, scored.blocks), stats)
+    return found | {"fid_error": half_width(without), "fid_without": without}
+
+
+def fid_test(scored: Scored, reference: Reference) -> Row:
+    """Fréchet distance to the held-out images; of those themselves there is none."""
+    held = reference.held_out
+    if held is None or min(len(scored.features), len(held.features)) < LEAST["fid"]:
+        return {"fid_test": None}
+    return {"fid_test": frechet(scored.features.features, held.stats)}
+
+
+def fid_infinity(scored: Scored, reference: Reference) -> Row:
+    """Fréchet distance extrapolated to infinitely many images (see `frechet.infinite`).
+
+    Its error is about that of the distance itself, as simulations show.
+    """
+    parts = block_stats(scored.features.features, scored.blocks)
+    theirs = blocks_of(len(reference.features), reference.labels)
+    return {"fid_infinity": infinite(parts, block_stats(reference.features, theirs))}
 
 
 def fid_per_class(scored: Scored, reference: Reference) -> Row:
@@ -75,24 +124,40 @@ def fid_per_class(scored: Scored, reference: Reference) -> Row:
 
 
 def kid(scored: Scored, reference: Reference) -> Row:
-    """Kernel distance, mean and spread over 100 seeded subsets of 1000 (or n) images; unbiased.
+    """Kernel distance over 100 subsets, its spread and its error (see `kernel_distance`)."""
+    mean, spread = over_subsets(scored.features.features, reference.features)
+    pair, error = _equal_numbers(scored, reference, KID_ERROR), None
+    if len(pair[0]) >= LEAST_OF_BLOCKS:  # of few images, scaled to all
+        error = error_of(*pair) * (len(pair[0]) / len(scored.features)) ** 0.5
+    return {"kid": mean, "kid_std": spread, "kid_error": error}
 
-    Bińkowski et al., Demystifying MMD GANs (2018). No spread where a subset is all of the images:
-    subsets then differ in nothing.
+
+def mind(scored: Scored, reference: Reference) -> Row:
+    """Monge Inception Distance: squared 2-Wasserstein distance over 1000 seeded directions.
+
+    3 d times its mean over directions, of equal numbers of images, as torch-fidelity 0.5 has it.
     """
-    size = min(KID_SUBSET, len(scored.features), len(reference.features))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # about memory, at every construction
-        metric = KernelInceptionDistance(
-            AsGiven(reference.features.shape[1]), subset_size=size, sync_on_compute=False
-        )
-    metric.update(reference.features, real=True)
-    metric.update(scored.features.features, real=False)
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)
-        mean, spread = metric.compute()
-    whole = size == len(scored.features)
-    return {"kid": mean.item(), "kid_std": None if whole else spread.item()}
+    mine, theirs = _equal_numbers(scored, reference)
+    generator = torch.Generator().manual_seed(0)
+    dim, total = mine.shape[1], 0.0
+    for count in torch.ones(PROJECTIONS).split(50):
+        drawn = torch.randn(dim, len(count), generator=generator, dtype=torch.float64)
+        direction = drawn / drawn.norm(dim=0)
+        apart = (mine @ direction).sort(0).values - (theirs @ direction).sort(0).values
+        total += float(apart.square().mean(0).sum())
+    return {"mind": 3 * dim * total / PROJECTIONS}
+
+
+def inception_score(scored: Scored, reference: Reference) -> Row:
+    """exp of the mean KL of p(class | image) to p(class): mean and deviation over ten parts.
+
+    Salimans et al., Improved Techniques for Training GANs (2016). None without logits.
+    """
+    logits = scored.features.logits
+    if logits is None:
+        return {"is": None, "is_std": None}
+    found = isc_features_to_metric(logits, splits=min(SPLITS, len(logits)))
+    return {"is": found[KEY_METRIC_ISC_MEAN], "is_std": found[KEY_METRIC_ISC_STD]}
 
 
 def accuracy(scored: Scored, reference: Reference) -> Row:
@@ -115,51 +180,45 @@ def recall(scored: Scored, reference: Reference) -> Row:
     return {"recall": share_on_manifold(theirs, mine)}
 
 
+def density(scored: Scored, reference: Reference) -> Row:
+    """How densely real images surround each, against as many of them; about 1 for real ones."""
+    return {"density": density_and_coverage(*_equal_numbers(scored, reference))[0]}
+
+
+def coverage(scored: Scored, reference: Reference) -> Row:
+    """The share of real images, of as many, that have one of these among their neighbours."""
+    return {"coverage": density_and_coverage(*_equal_numbers(scored, reference))[1]}
+
+
 def saturation(scored: Scored, reference: Reference) -> Row:
     """The share of pixel values at 0 or 255, the ends that clipping leaves."""
     ends = (scored.images == 0) | (scored.images == 255)
     return {"saturation": ends.double().mean().item()}
 
 
-def _equal_numbers(scored: Scored, reference: Reference) -> tuple[Tensor, Tensor]:
+def _equal_numbers(
+    scored: Scored, reference: Reference, most: int = 2**62
+) -> tuple[Tensor, Tensor]:
     mine, theirs = scored.features.features, reference.features
-    count = min(len(mine), len(theirs))
+    count = min(len(mine), len(theirs), most)
     return mine[subset(len(mine), count)], theirs[subset(len(theirs), count)]
 
 
-def share_on_manifold(points: Tensor, others: Tensor, k: int = K) -> float:
-    """The share of `points` (N, d) on the manifold of `others` (M, d).
-
-    Kynkäänniemi et al., Improved Precision and Recall Metric for Assessing Generative Models
-    (2019), section 2: the manifold is the union of the balls around the others that reach their
-    k-th nearest neighbour among themselves. It gives precision and, of the reference's, recall.
-    """
-    radii = _radii(others, k)
-    covered = [
-        (torch.cdist(points[rows], others) <= radii).any(1)
-        for rows in _blocks(len(points), len(others))
-    ]
-    return torch.cat(covered).double().mean().item()
-
-
-def _radii(points: Tensor, k: int) -> Tensor:
-    """Distances (N,) from each point to its k-th nearest other one."""
-    if len(points) <= k:
-        raise UsageError(f"precision and recall need more than {k} images, not {len(points)}")
-    radii = []
-    for rows in _blocks(len(points), len(points)):
-        distances = torch.cdist(points[rows], points)
-        distances[torch.arange(len(rows)), rows] = torch.inf
-        radii.append(distances.topk(k, largest=False).values[:, -1])
-    return torch.cat(radii)
-
-
-def _blocks(rows: int, columns: int) -> tuple[Tensor, ...]:
-    return torch.arange(rows).split(max(1, NUMBERS_AT_ONCE // columns))
-
-
-LEAST = {"fid": 2, "fid_per_class": 2, "kid": 2, "precision": K + 1, "recall": K + 1}  # images
 METRICS: dict[str, Callable[[Scored, Reference], Row]] = {
-    function.__name__: function
-    for function in (fid, fid_per_class, kid, accuracy, precision, recall, saturation)
+    **{"fid": fid, "fid_test": fid_test, "fid_infinity": fid_infinity, "kid": kid, "mind": mind},
+    **{"is": inception_score, "accuracy": accuracy, "precision": precision, "recall": recall},
+    **{"density": density, "coverage": coverage, "fid_per_class": fid_per_class},
+    "saturation": saturation,
+}
+LEAST_OF_BLOCKS = 2 * BLOCKS
+LEAST = {  # images that a metric needs
+    **{"fid": 2, "fid_per_class": 2, "fid_test": 2, "kid": 2, "fid_infinity": 5 * BLOCKS},
+    **{"precision": K + 1, "recall": K + 1, "density": K_DENSITY + 1, "coverage": K_DENSITY + 1},
+}
+GROUPS = {
+    "standard": (
+        *("fid", "fid_test", "kid", "is", "accuracy", "precision", "recall"),
+        *("density", "coverage"),
+    ),
+    "all": tuple(METRICS),
 }

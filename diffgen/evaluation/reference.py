@@ -26,7 +26,8 @@ class Reference:
     """Features (N, d) float64 and labels (N,) or None of a reference set, and their statistics.
 
     `identity` says what they are the features of; `hash` is its short form and `title` its name
-    for readers. `classes` are the names of the labels, in the data set's order.
+    for readers. `classes` are the names of the labels, in the data set's order; `held_out` is that
+    of images kept from training, where it was asked for.
     """
 
     features: Tensor
@@ -34,6 +35,7 @@ class Reference:
     stats: FeatureStats
     identity: dict[str, str]
     classes: tuple[str, ...] = ()
+    held_out: "Reference | None" = None
 
     @property
     def hash(self) -> str:

@@ -12,6 +12,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from diffgen.errors import UsageError
+from diffgen.evaluation.jackknife import told_apart
 from diffgen.files import sha256_of_json
 
 log = logging.getLogger(__name__)
@@ -23,14 +24,17 @@ COLUMNS = (
     *("checkpoint", "step", "ema", "sampler", "settings", "steps", "spacing", "nfe"),
     *("guidance", "weight", "scale", "start", "clip", "numeric_precision", "labels", "seed", "n"),
     *("features", "features_hash", "reference", "reference_hash"),
-    *("fid", "accuracy", "precision", "recall", "saturation", "kid", "kid_std"),
+    *("fid", "fid_error", "fid_test", "fid_infinity", "kid", "kid_std", "kid_error", "mind"),
+    *("is", "is_std", "accuracy", "precision", "recall", "density", "coverage", "saturation"),
     *("fid_per_class", "classes"),
     *("seconds", "images_per_second", "versions"),
 )
 ESSENTIAL = ("sampler", "n", "features", "features_hash", "reference", "reference_hash")
 NUMBERS = (
-    *("step", "steps", "nfe", "weight", "scale", "seed", "n", "fid", "kid", "accuracy"),
-    *("precision", "recall", "saturation", "seconds", "images_per_second"),
+    *("step", "steps", "nfe", "weight", "scale", "seed", "n", "fid", "fid_error", "fid_test"),
+    *("fid_infinity", "kid", "kid_std", "kid_error", "mind", "is", "is_std", "accuracy"),
+    *("precision", "recall", "density", "coverage", "saturation", "seconds"),
+    "images_per_second",
 )
 EARLIER = (  # the identity of rows written by 0.1.0, which do not name it
     *("checkpoint", "step", "ema", "sampler", "settings", "guidance", "weight", "steps"),
@@ -120,6 +124,18 @@ def _rank(value: object) -> tuple[bool, float, str]:
     if isinstance(value, int | float):
         return True, value, ""
     return value is not None, 0, setting(value)
+
+
+def best_rows(rows: Sequence[Row]) -> list[Row]:
+    """The row of the least distance and those that it is not told apart from.
+
+    None where there are fewer than two rows, or rows without the figures to tell.
+    """
+    known = [row for row in rows if row.get("fid") is not None and row.get("fid_without")]
+    if len(known) < 2 or len(known) < len(rows):
+        return []
+    best = min(known, key=lambda row: row["fid"])
+    return [row for row in known if not told_apart(row["fid_without"], best["fid_without"])]
 
 
 def pooled(rows: Sequence[Row]) -> list[Row]:

@@ -18,6 +18,7 @@ from diffgen.evaluation.rows import (
     COLUMNS,
     Block,
     Row,
+    best_rows,
     blocks,
     pooled,
     setting,
@@ -28,7 +29,7 @@ from diffgen.evaluation.rows import (
 from diffgen.files import write_atomically
 
 ALWAYS = ("sampler", "settings", "steps", "weight")  # columns of every table
-SHARES = ("accuracy", "precision", "recall", "saturation")
+SHARES = ("accuracy", "precision", "recall", "density", "coverage", "saturation")
 
 Grid = tuple[list[str], list[list[str]]]
 Column = tuple[str, Callable[[Row], str]]
@@ -114,12 +115,17 @@ def header(block: Block) -> str:
 
 def main_cells(block: Block) -> Grid:
     """Headers and rows of the block, without columns that are empty or alike in all rows."""
-    floor = (block.floor or {}).get("fid")
+    floor, best = (block.floor or {}).get("fid"), best_rows(block.rows)
     columns: list[Column] = [
         *_methods(block),
-        (title(block.all[0]), _of("fid", _number)),
+        (title(block.all[0]), _with("fid", "fid_error")),
+        ("best", lambda row: "*" if row in best else ""),
         ("/ real", lambda row: _ratio(row.get("fid"), floor)),
-        ("KID", _of("kid", _number)),
+        (f"{title(block.all[0])} test", _of("fid_test", _number)),
+        (f"{title(block.all[0])} infinite", _of("fid_infinity", _number)),
+        ("KID", _with("kid", "kid_error")),
+        ("MIND", _of("mind", _number)),
+        ("IS", _with("is", "is_std")),
         *((name, _of(name, _share)) for name in SHARES),
         ("worst class", _worst),
         ("images/s", _of("images_per_second", _number)),
@@ -183,6 +189,16 @@ def _grid(columns: Sequence[Column], rows: Sequence[Row]) -> Grid:
 
 def _of(column: str, form: Callable[[Any], str] = text) -> Callable[[Row], str]:
     return lambda row: form(row.get(column))
+
+
+def _with(column: str, error: str) -> Callable[[Row], str]:
+    """A figure with its error: `0.1234 ± 0.012`."""
+
+    def cell(row: Row) -> str:
+        told = _number(row.get(column))
+        return f"{told} ± {row[error]:.2g}" if told and row.get(error) is not None else told
+
+    return cell
 
 
 def _share(value: float | None) -> str:

@@ -22,7 +22,7 @@ from diffgen.evaluation.features_classifier_cache import cached
 from diffgen.evaluation.inception import InceptionExtractor
 from diffgen.evaluation.metrics import too_few
 from diffgen.evaluation.random_network import RandomExtractor
-from diffgen.evaluation.reference import Reference, reference
+from diffgen.evaluation.reference import Reference, reference, short_hash
 from diffgen.evaluation.scoring import floor, score
 from diffgen.evaluation.torchvision_network import TorchvisionExtractor
 from diffgen.runs.cell import Cell
@@ -50,6 +50,7 @@ class Evaluator:
     extractor: Extractor
     reference: Reference
     test: Images
+    cache: Path
 
     def for_labels(self, labels: Tensor | None) -> "Evaluator":
         """The same with reference and held-out images in the shares of these labels (N,).
@@ -63,7 +64,10 @@ class Evaluator:
         test = self.test
         if test.labels is not None:
             rows = rows_in_shares(test.labels, labels)
-            test = replace(test, pixels=test.at(rows), labels=test.labels[rows])
+            shares = short_hash({"of": test.fingerprint, **taken.identity})
+            test = replace(
+                test, pixels=test.at(rows), labels=test.labels[rows], fingerprint=shares
+            )
         say_once(
             f"samples take other shares of classes than {self.reference.title} has, so the "
             f"reference is {taken.title} and real images take the same shares; labels=data draws "
@@ -78,6 +82,11 @@ class Evaluator:
         """
         held = len(self.test)
         n = asked or min(num_samples, held or num_samples)
+        if "fid" in names and n <= self.extractor.dim:
+            say_once(
+                f"n={n} images are no more than the {self.extractor.dim} features: the distance "
+                "is mostly what it is too large by"
+            )
         few = too_few(names, min(n, len(self.reference.features)))
         if few:
             told = ", ".join(f"{name} ({least} or more)" for name, least in few.items())
@@ -106,7 +115,11 @@ class Evaluator:
 
     def row(self, images: Tensor, labels: Tensor | None, names: list[str]) -> dict[str, Any]:
         """The columns of provenance and metrics for these images."""
-        return score(images, labels, self.extractor, self.reference, names)
+        compared = self.reference
+        if "fid_test" in names and len(self.test) > 1:
+            held = reference(self.test, "test", self.extractor, self.cache)
+            compared = replace(compared, held_out=held)
+        return score(images, labels, self.extractor, compared, names)
 
     def identity(self) -> dict[str, str]:
         """What figures depend on besides the images."""
@@ -156,7 +169,8 @@ def _evaluator(
     train = numbered_as(source.split("train"), classes)
     test = numbered_as(source.split("test"), classes)
     extractor = known or _classifier(options, train, test, Path(cache), device)
-    return Evaluator(extractor, reference(train, "train", extractor, Path(cache)), test)
+    real = reference(train, "train", extractor, Path(cache))
+    return Evaluator(extractor, real, test, Path(cache))
 
 
 def features_name(features: Named, dataset: str) -> str:

@@ -1,0 +1,255 @@
+"""Metrics against closed forms and torch-fidelity; intervals against simulated truth."""
+
+import math
+from functools import reduce
+from operator import add
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from sklearn.neighbors import NearestNeighbors
+from torch_fidelity import metric_isc
+
+from diffgen.errors import UsageError
+from diffgen.evaluation import neighbours
+from diffgen.evaluation.features import Features
+from diffgen.evaluation.frechet import (
+    FeatureStats,
+    block_stats,
+    blocks_of,
+    distance,
+    frechet,
+    infinite,
+    left_out,
+)
+from diffgen.evaluation.jackknife import BLOCKS, T95, deviation, half_width, told_apart
+from diffgen.evaluation.kernel_distance import error_of
+from diffgen.evaluation.metrics import GROUPS, LEAST, METRICS, Scored, evaluate, named, too_few
+from diffgen.evaluation.reference import Reference
+from diffgen.evaluation.rows import best_rows
+
+
+def normal(*shape, seed=0):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed)).double()
+
+
+def reference_of(features, labels=None, **more):
+    identity = {"dataset": "made", "split": "train", "count": str(len(features))}
+    return Reference(features, labels, FeatureStats.of(features), identity, **more)
+
+
+def scored(features, labels=None, logits=None):
+    images = torch.zeros(len(features), 1, 8, 8, dtype=torch.uint8)
+    return Scored(images, Features(features, logits), labels)
+
+
+def test_groups_are_their_metrics_once_each():
+    assert named("all") == list(METRICS)
+    assert named(["kid", "standard", "fid", "kid"])[:3] == ["kid", "fid", "fid_test"]
+    assert set(GROUPS["standard"]) < set(METRICS)
+    with pytest.raises(UsageError, match="no metric standrd; did you mean standard"):
+        named("standrd")
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 6, 40, 50])
+def test_metrics_that_need_more_images_are_left_empty(n):
+    labels, real = torch.zeros(n).long(), torch.zeros(60).long()
+    held = reference_of(normal(60, 2, seed=3))
+    found = evaluate(
+        "all",
+        scored(normal(n, 2), labels, normal(n, 3)),
+        reference_of(normal(60, 2, seed=1), real, held_out=held),
+    )
+    assert {name for name in METRICS if found[name] is None} == set(too_few(LEAST, n))
+    values = [value for value in found.values() if isinstance(value, float)]
+    assert all(map(math.isfinite, values))
+
+
+# --- Fréchet ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [500, 70, 20], ids=lambda n: f"n={n}")
+def test_the_distance_of_statistics_is_that_of_features(count):
+    mine, theirs = normal(count, 64) + 1, 2 * normal(900, 64, seed=1)
+    found = distance(FeatureStats.of(mine), FeatureStats.of(theirs))
+    assert found == pytest.approx(frechet(mine, FeatureStats.of(theirs)), rel=1e-6)
+
+
+def test_statistics_add_up():
+    mine = normal(40, 5)
+    parts = block_stats(mine, blocks_of(40))
+    whole, sum_of = FeatureStats.of(mine), reduce(add, parts)
+    torch.testing.assert_close(sum_of.covariance, torch.cov(mine.T))
+    without = sum_of - parts[3]
+    torch.testing.assert_close(without.mean, mine[blocks_of(40) != 3].mean(0))
+    assert (sum_of.count, without.count) == (whole.count, 36)
+
+
+def test_blocks_are_alike_in_number_and_classes():
+    labels = torch.arange(200) % 20  # by turns, a block of every tenth would hold two classes
+    for block in range(BLOCKS):
+        found = labels[blocks_of(200, labels) == block]
+        assert len(found) == 20
+        assert found.unique().numel() == 20
+
+
+def test_the_held_out_distance_is_to_the_held_out_images():
+    mine, held = normal(60, 3), normal(80, 3, seed=2) + 1
+    real = reference_of(normal(90, 3, seed=1), held_out=reference_of(held))
+    found = evaluate(["fid", "fid_test"], scored(mine), real)
+    assert found["fid_test"] == pytest.approx(frechet(mine, FeatureStats.of(held)))
+    assert found["fid_test"] > 5 * found["fid"]
+    assert evaluate(["fid_test"], scored(mine), reference_of(held)) == {"fid_test": None}
+
+
+# --- chance -----------------------------------------------------------------------------------
+
+
+def test_the_quantile_is_students():
+    assert pytest.approx(scipy.stats.t.ppf(0.975, BLOCKS - 1), rel=1e-9) == T95
+
+
+def test_the_jackknife_of_a_mean_is_the_textbook_error():
+    x = normal(10, 1).flatten()
+    without = [float((x.sum() - value) / 9) for value in x]
+    assert deviation(without) == pytest.approx(float(x.std() / 10**0.5), rel=1e-9)
+
+
+def test_intervals_hold_the_mean_distance_in_95_of_100_sets():
+    reference, scale = FeatureStats.of(normal(4000, 4)), torch.tensor([1.0, 1.1, 0.8, 1.0])
+    sets = (normal(200, 4, seed=seed + 1) * scale + 0.1 for seed in range(200))
+    parts = [block_stats(mine, blocks_of(200)) for mine in sets]
+    found = torch.tensor([distance(reduce(add, part), reference) for part in parts])
+    half = torch.tensor([half_width(left_out(part, reference)) for part in parts])
+    held = ((found - found.mean()).abs() <= half).double().mean()
+    assert 0.92 <= held <= 0.98
+    assert half.mean() / T95 == pytest.approx(found.std(), rel=0.25)
+
+
+def test_rows_of_the_same_seeds_are_told_apart_in_pairs():
+    """The second set is the first, a little wider: less than chance, but in every image."""
+    reference, mine = FeatureStats.of(normal(4000, 4)), 1.2 * normal(500, 4, seed=1)
+    others = {"a": mine, "b": 1.02 * mine, "c": 1.2 * normal(500, 4, seed=2)}
+    rows = []
+    for name, features in others.items():
+        parts = block_stats(features, blocks_of(500))
+        figure = distance(reduce(add, parts), reference)
+        rows.append({"sampler": name, "fid": figure, "fid_without": left_out(parts, reference)})
+    a, b, c = rows
+    assert 0 < b["fid"] - a["fid"] < half_width(a["fid_without"])
+    assert told_apart(a["fid_without"], b["fid_without"])
+    assert not told_apart(a["fid_without"], c["fid_without"])
+    assert best_rows([a, b]) == [a]
+    assert best_rows([a, c]) == [a, c]
+    assert best_rows([a]) == best_rows([a, {"sampler": "earlier", "fid": 0.1}]) == []
+
+
+def test_the_distance_of_two_halves_extrapolates_to_nothing():
+    found = []
+    for seed in range(20):
+        halves = normal(2, 600, 8, seed=seed)
+        parts = [block_stats(half, blocks_of(600)) for half in halves]
+        found.append(infinite(*parts))
+        assert distance(reduce(add, parts[0]), FeatureStats.of(halves[1])) > 0.03
+    mean, error = np.mean(found), np.std(found) / 20**0.5
+    assert abs(mean) < 3 * error < 0.02
+
+
+def test_the_extrapolated_distance_of_independent_gaussians_is_the_textbook_sum():
+    wide = torch.tensor([1.0, 2.0, 3.0])
+    parts = [block_stats(normal(4000, 3, seed=1) * wide, blocks_of(4000))]
+    parts.append(block_stats(normal(4000, 3, seed=2) + 1, blocks_of(4000)))
+    assert infinite(*parts) == pytest.approx(3 + 0 + 1 + 4, rel=0.05)
+
+
+# --- kernel distance --------------------------------------------------------------------------
+
+
+def test_the_kernel_distance_of_equal_laws_is_within_its_error():
+    off = []
+    for seed in range(20):
+        mine, theirs = normal(2, 100, 4, seed=seed)
+        kid = evaluate(["kid"], scored(mine), reference_of(theirs))
+        assert kid["kid_error"] == pytest.approx(error_of(mine, theirs))
+        off.append(kid["kid"] / kid["kid_error"])
+    assert 0.6 < float(np.std(off)) < 1.4
+    assert np.mean(np.abs(off) < T95) > 0.85
+
+
+def test_the_error_without_a_block_is_that_of_the_images_that_are_left():
+    """Against the distance computed anew from the images, with plain loops."""
+    mine, theirs = normal(30, 3), normal(30, 3, seed=1) + 0.5
+
+    def kernel_distance(x, y):
+        kernel = [(a @ b.T / 3 + 1) ** 3 for a, b in ((x, x), (y, y), (x, y))]
+        n = len(x)
+        off = [k.sum() - k.trace() for k in kernel[:2]]
+        return float(sum(off) / (n * (n - 1)) - 2 * kernel[2].mean())
+
+    kept = [blocks_of(30) != block for block in range(BLOCKS)]
+    values = [kernel_distance(mine[rows], theirs[rows]) for rows in kept]
+    assert error_of(mine, theirs) == pytest.approx(deviation(values), rel=1e-9)
+
+
+# --- neighbours, projections, classes ---------------------------------------------------------
+
+
+def test_density_and_coverage_of_points_on_a_line():
+    """With k = 1 the balls of 0, 1, 3, 6 reach 1, 1, 2, 3: (-1, 1), (0, 2), (1, 5), (3, 9)."""
+    real = torch.tensor([[0.0], [1.0], [3.0], [6.0]]).double()
+    mine = torch.tensor([[0.5], [4.0], [20.0]]).double()
+    assert neighbours.density_and_coverage(mine, real, k=1) == ((2 + 2) / 3, 1.0)
+    assert neighbours.density_and_coverage(mine[:1], real, k=1) == (2.0, 0.5)
+
+
+@pytest.mark.parametrize("at_once", [2**24, 1000], ids=["one block", "many blocks"])
+def test_density_and_coverage_agree_with_plain_numpy(at_once, monkeypatch):
+    monkeypatch.setattr(neighbours, "NUMBERS_AT_ONCE", at_once)
+    mine, real = 0.8 * normal(120, 5) + 0.3, normal(230, 5, seed=1)
+    near = NearestNeighbors(n_neighbors=6, algorithm="brute").fit(real)
+    reach = near.kneighbors(real)[0][:, 5]
+    inside = np.linalg.norm(mine[:, None].numpy() - real[None].numpy(), axis=-1) < reach
+    truth = inside.sum() / (5 * 120), inside.any(0).mean()
+    assert neighbours.density_and_coverage(mine, real) == pytest.approx(truth, rel=1e-12)
+    assert 0.3 < truth[1] < truth[0]
+
+
+def test_real_images_have_density_about_1():
+    mine, real = normal(600, 3), normal(600, 3, seed=1)
+    found = evaluate(["density", "coverage"], scored(mine), reference_of(real))
+    assert found["density"] == pytest.approx(1, abs=0.1)
+    assert found["coverage"] == pytest.approx(1 - 0.5**5, abs=0.03)  # Naeem et al., equation 8
+
+
+def test_mind_of_shifted_sets_is_three_times_the_square_of_the_shift():
+    """A shift s projects to s cos: its square has the mean |s|^2 / d over directions."""
+    mine = normal(50, 6)
+    found = evaluate(["mind"], scored(mine + 2), reference_of(mine))
+    assert found["mind"] == pytest.approx(3 * 4 * 6, rel=0.1)
+
+
+def test_mind_agrees_with_plain_numpy():
+    mine, real = normal(40, 5) + 0.3, 2 * normal(40, 5, seed=1)
+    directions = np.random.default_rng(0).normal(size=(5, 20000))
+    directions /= np.linalg.norm(directions, axis=0)
+    apart = np.sort(mine.numpy() @ directions, 0) - np.sort(real.numpy() @ directions, 0)
+    found = evaluate(["mind"], scored(mine), reference_of(real))["mind"]
+    assert found == pytest.approx(15 * (apart**2).mean(), rel=0.05)
+
+
+def test_the_inception_score_is_torch_fidelitys_and_has_a_closed_form():
+    logits = normal(300, 7)
+    found = evaluate(["is"], scored(normal(300, 2), None, logits), reference_of(normal(9, 2)))
+    theirs = metric_isc.isc_features_to_metric(logits)
+    assert found["is"] == pytest.approx(theirs["inception_score_mean"], rel=1e-12)
+    sure = 1000 * torch.eye(5).double().repeat(40, 1)  # each image of one class of five
+    found = evaluate(["is"], scored(normal(200, 2), None, sure), reference_of(normal(9, 2)))
+    assert found["is"] == pytest.approx(5, rel=0.1)
+    assert evaluate(["is"], scored(normal(9, 2)), reference_of(normal(9, 2)))["is"] is None
+
+
+def test_classes_of_another_data_set_give_no_accuracy():
+    logits, labels = torch.eye(4).double(), torch.arange(4)
+    mine = Scored(torch.zeros(4, 1, 8, 8), Features(normal(4, 2), logits), labels, False)
+    assert evaluate(["accuracy"], mine, reference_of(normal(9, 2))) == {"accuracy": None}
