@@ -34,7 +34,7 @@ def did_you_mean(word: str, known: Collection[str], listed: bool = True) -> str:
     known = sorted(known)
     found = get_close_matches(word, known, 2, 0.75)
     if not found:
-        last = get_close_matches(_last_part(word), {_last_part(w) for w in known}, 1, 0.6)
+        last = get_close_matches(_last_part(word), {_last_part(w) for w in known}, 1, 0.7)
         found = [w for w in known if _last_part(w) in last][:2]
     if found:
         return f"; did you mean {' or '.join(found)}?"

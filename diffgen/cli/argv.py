@@ -34,8 +34,9 @@ def parse(words: list[str]) -> tuple[Namespace, list[str]]:
     parser = get_args_parser()
     parser.error = refuse  # one line in place of argparse's page
     args, unknown = parser.parse_known_intermixed_args(words)
-    if unknown:
-        refuse(f"no flag {unknown[0]!r}; keys are set without dashes, as key=value")
+    args.flags = unknown
+    if unknown:  # which hydra_app refuses, as it knows what the command takes
+        return args, words
     if args.config_dir and not os.path.isdir(args.config_dir):
         refuse(f"no folder {args.config_dir} for --config-dir")
     args.topics = [o for o in args.overrides if args.help and sets_nothing(o)]

@@ -16,16 +16,26 @@ from diffgen.cli.argv import parse
 from diffgen.cli.config_files import config_dir
 from diffgen.cli.help import text
 from diffgen.cli.job import Job, PastHydra, full_error
+from diffgen.cli.recipe_choice import parse as parse_overrides
 from diffgen.cli.recipe_choice import recipe_per_job, recipes
 from diffgen.cli.registry import Command, imported
+from diffgen.errors import refuse
 from diffgen.runtime.launch import rank, register
 
 
 def run(command: Command, words: list[str]) -> int:
     """Exit status of a composed command with the words after its name."""
     args, words = parse(words)
+    if args.flags:
+        from diffgen.cli.mistaken_line import no_flag
+
+        refuse(no_flag(args, command.name))
     found = recipes(command.name, args)
     named = list(args.overrides)
+    for override in parse_overrides(named):
+        if override.key_or_group in found.defaults and isinstance(override.value(), list):
+            key = override.key_or_group
+            refuse(f"{key}= takes one choice; -m {key}=A,B runs both")
     args.overrides, words = found.added(named), [*words, *found.of(named)]
     asked = os.environ.get("HYDRA_FULL_ERROR")
     job = Job(command, config_flags(args), asked)

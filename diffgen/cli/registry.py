@@ -38,7 +38,7 @@ class Command:
         for theirs, ours in self.keys.items():
             remedy = re.sub(rf"(?<![\w.]){re.escape(theirs)}", ours, remedy)
         for group, ours in self.instead.items():
-            if re.search(rf"(?<![\w.]){group}\.", remedy):
+            if re.search(rf"(?<![\w.]){group}[.=]", remedy):
                 remedy = ours
         return str(UsageError(error.what, remedy))
 
@@ -56,11 +56,15 @@ COMMANDS = {
             "train",
             "train a model",
             "diffgen.commands.train:train",
+            keys={"steps=": "preview.sampler.steps="},
+            instead={"spacing": "take fewer steps: preview.sampler.steps=N"},
         ),
         Command(
             "explain",
             "show what a training would be: levels, steps, parameters, warnings, costs",
             "diffgen.commands.explain.command:explain",
+            keys={"steps=": "sampler.steps="},
+            instead={"spacing": "take fewer steps: sampler.steps=N"},
         ),
         Command(
             "sample",

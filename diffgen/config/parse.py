@@ -10,11 +10,26 @@ from pydantic import BaseModel, ValidationError
 from diffgen.errors import UsageError, did_you_mean
 
 
+class UnknownKey(UsageError):
+    """A key, with dots, that the tree of a command does not have."""
+
+    def __init__(self, key: str, remedy: str = "") -> None:
+        super().__init__(f"no key {key!r}", remedy)
+        self.key = key
+
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:
+        return type(self), (self.key, self.remedy)
+
+
 def complaint(
     model: type[BaseModel], given: Mapping[str, Any], error: ValidationError
 ) -> UsageError:
     """What to raise in the place of pydantic's error; a UsageError within it as it is."""
-    cause = error.errors()[0].get("ctx", {}).get("error")
+    first = error.errors()[0]
+    if first["type"] == "extra_forbidden":
+        key = ".".join(map(str, within(given, first["loc"])))
+        return UnknownKey(key, did_you_mean(key, keys_of(model), listed=False).lstrip("; "))
+    cause = first.get("ctx", {}).get("error")
     return cause if isinstance(cause, UsageError) else UsageError(line(model, given, error))
 
 
@@ -23,8 +38,6 @@ def line(model: type[BaseModel], given: Mapping[str, Any], error: ValidationErro
     first = error.errors()[0]
     path = within(given, first["loc"])
     key = ".".join(map(str, path))
-    if first["type"] == "extra_forbidden":
-        return f"no key {key!r}{did_you_mean(key, keys_of(model), listed=False)}"
     if first["type"] == "missing":
         return f"{'.'.join(map(str, first['loc']))} is missing"
     wanted = [e["msg"] for e in error.errors() if within(given, e["loc"]) == path]

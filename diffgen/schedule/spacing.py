@@ -61,7 +61,7 @@ def karras(schedule: Schedule, steps: int, rho: float = 7.0) -> Tensor:
 def ends(schedule: Schedule, steps: int | None) -> Tensor:
     """1, t_min and 0: for a sampler that chooses its own steps, and takes no number of them."""
     if steps is not None:
-        raise UsageError(f"steps={steps}: this sampler chooses its own; leave it at steps=null")
+        raise UsageError(f"steps={steps}: this sampler chooses its own", "set steps=null")
     return _ending(_ends(schedule))
 
 
@@ -134,6 +134,7 @@ def snapped(schedule: Schedule, times: Tensor) -> Tensor:
     if not (nearest.diff() < 0).all():
         raise UsageError(
             f"this network knows {schedule.levels} noise levels, too few for {len(times) - 1} "
-            "steps of this spacing; take fewer, or spacing=linspace"
+            "steps of this spacing",
+            "take fewer, or spacing=linspace",
         )
     return nearest
