@@ -23,7 +23,7 @@ from diffgen.training.random_numbers import RandomNumbers
 MILLION = 1_000_000
 
 ADAM = {"betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0, "decay": "constant"}
-ADAM |= {"hold": 0, "momentum": None}
+ADAM |= {"hold": None, "momentum": None}
 # What all of a family share: per sample, unlabelled, in full precision.
 COMMON = {
     "model.labels": False,

@@ -646,7 +646,7 @@ def test_a_warm_up_as_long_as_the_run_is_warned_of():
     assert OptimizerSettings(warmup=99).warning(100) is None
     warning = OptimizerSettings(warmup=5000).warning(4000)
     assert warning is not None
-    assert "give optimizer.warmup=400 or fewer" in warning
+    assert "give optimizer.warmup=400, or train" in warning
     assert OptimizerSettings(warmup=400).warning(4000) is None
 
 

@@ -57,8 +57,8 @@ def resumed(
         found = checkpoint.load(path, settings.trust)
     merged: Mapping[str, Any] = found.recipe
     measured = settings.recipe.unmeasured()
-    for key in map(_key, overrides):
-        merged = _carried(merged, config, key, measured)
+    for key in map(key_of, overrides):
+        merged = _carried(merged, config, key, measured, found.run)
     _tell_if_finished(found, merged)
     return Train.of({**merged, "trust": settings.trust}), found.run, found.path
 
@@ -72,7 +72,7 @@ def _newest_alike(config: Mapping[str, Any]) -> Checkpoint | None:
         except UsageError as error:  # of another run, perhaps
             log.warning("resume=auto leaves out a run: %s", error)
             continue
-        if _fixed(found.recipe) == _fixed(config):
+        if flat_settings(found.recipe) == flat_settings(config):
             return found
     return None
 
@@ -88,7 +88,7 @@ def _tell_if_finished(found: Checkpoint, recipe: Mapping[str, Any]) -> None:
         )
 
 
-def _fixed(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat_settings(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """The settings, flattened and without nulls, that two parts of one run must share."""
     flat: dict[str, Any] = {}
     for key, value in config.items():
@@ -96,14 +96,18 @@ def _fixed(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if path in FREE:
             continue
         if isinstance(value, dict):
-            flat |= _fixed(value, f"{path}.")
+            flat |= flat_settings(value, f"{path}.")
         elif value is not None:
             flat[path] = value
     return flat
 
 
 def _carried(
-    recipe: Mapping[str, Any], config: Mapping[str, Any], key: str, measured: Sequence[str]
+    recipe: Mapping[str, Any],
+    config: Mapping[str, Any],
+    key: str,
+    measured: Sequence[str],
+    run: Path,
 ) -> Mapping[str, Any]:
     """The recipe with the command line's value of `key`, where that may change."""
     free = any(key == name or key.startswith(f"{name}.") for name in FREE)
@@ -115,14 +119,23 @@ def _carried(
             return {**recipe, head: config[head]}
         inside = recipe.get(head, config[head])
         return {**recipe, head: _carried_inside(inside, config[head], rest)}
-    for path, value in _fixed({head: config[head]}).items():
+    kept = flat_settings(recipe)
+    for path, value in flat_settings({head: config[head]}).items():
         within = path not in measured and (path == key or path.startswith(f"{key}."))
-        if within and _fixed(recipe).get(path) != value:
+        if within and kept.get(path) != value:
             raise UsageError(
-                f"{path}={value} contradicts the checkpoint's {_fixed(recipe).get(path)}; a "
-                "resumed run keeps its recipe, so leave it out or start a new run"
+                f"{path}={value} contradicts the checkpoint's {kept.get(path)}; a "
+                f"resumed run {_reason(path)}: leave it out, or begin a new run from the weights "
+                f"by init={run} in place of resume="
             )
     return recipe
+
+
+def _reason(path: str) -> str:
+    """Why a resumed run keeps the value under a key."""
+    if path.startswith("optimizer."):
+        return "repeats the unbroken one to the bit, and its rate follows from all its steps"
+    return "keeps its recipe"
 
 
 def _carried_inside(recipe: Any, config: Any, rest: str) -> Any:
@@ -131,6 +144,6 @@ def _carried_inside(recipe: Any, config: Any, rest: str) -> Any:
     return {**recipe, head: value}
 
 
-def _key(override: str) -> str:
+def key_of(override: str) -> str:
     """`+network@network.width=3` -> `network.width`, as the composed configuration names it."""
     return override.lstrip("+~").partition("=")[0].partition("@")[0].replace("/", ".")

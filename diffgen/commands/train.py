@@ -11,13 +11,14 @@ from hydra.core.hydra_config import HydraConfig
 from diffgen import __version__
 from diffgen.cli.job import continue_in
 from diffgen.commands.data_dependent import followed, range_of, resolved
+from diffgen.commands.initial_weights import begun, fill
 from diffgen.commands.resume import resumed
 from diffgen.config.recipe import DenoiserRecipe
 from diffgen.config.schema import Train
 from diffgen.dataset.batches import Batches
 from diffgen.dataset.datamodule import DataModule
 from diffgen.dataset.images import Images, Source, described, numbered_as, shape_of
-from diffgen.runs.checkpoint import contents, load
+from diffgen.runs.checkpoint import Checkpoint, contents, load
 from diffgen.runs.checkpoint_format import header, seal
 from diffgen.runtime.devices import fabric_of, strategy_of
 from diffgen.runtime.launch import quiet
@@ -36,8 +37,10 @@ log = logging.getLogger(__name__)
 def train(settings: Train) -> None:
     """Train what the configuration describes; the run's folder is printed last."""
     quiet()
+    job, checkpoint, images, initial = HydraConfig.get(), None, None, None
     settings = followed(settings)
-    job, checkpoint, images = HydraConfig.get(), None, None
+    if settings.resume in (None, "auto"):
+        settings, initial = begun(settings, job.overrides.task)
     folder = Path(job.runtime.output_dir)
     if settings.resume in (None, "auto") and settings.recipe.unmeasured():
         images = settings.dataset.build().split("train")  # else a recipe holds the numbers
@@ -45,16 +48,20 @@ def train(settings: Train) -> None:
     if settings.resume:
         settings, folder, checkpoint = resumed(settings, job.overrides.task, folder)
         continue_in(folder)
-    Run(settings, folder).fit(checkpoint, images)
+    Run(settings, folder, None if checkpoint else initial).fit(checkpoint, images)
     print(folder)
 
 
 @dataclass(frozen=True)
 class Run:
-    """A resolved training configuration and the folder that holds what comes of it."""
+    """A resolved training configuration and the folder that holds what comes of it.
+
+    `initial` holds the weights that a new run begins from, where it does not draw them.
+    """
 
     settings: Train
     folder: Path
+    initial: Checkpoint | None = None
 
     def fit(self, checkpoint: Path | None, read: Images | None = None) -> None:
         """Train to the last step, from a checkpoint where there is one.
@@ -98,6 +105,9 @@ class Run:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             objective = settings.recipe.objective(shape_of(images), num_classes)
+        if self.initial:
+            begin = (objective.learner.network, settings.recipe, shape_of(images))
+            fill(*begin, self.classes(images), self.initial, settings.init_ema)
         if settings.channels_last:
             objective.learner.network.to(memory_format=torch.channels_last)
         if settings.compile:

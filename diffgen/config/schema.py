@@ -149,6 +149,9 @@ class Common(Settings):
 
 class Train(Common):
     resume: str | None
+    init: str | None = None
+    init_ema: str | None = None
+    init_hash: str | None = None
     channels_last: bool
     dataset: Annotated[Choice, _room("dataset")]
     model: Part

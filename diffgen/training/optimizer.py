@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import nn
 
 from diffgen.training.muon import MuonAdamW
@@ -19,8 +19,8 @@ class OptimizerSettings:
     """Adam (decoupled weight decay) with linear warm-up over `warmup` steps.
 
     decay: constant keeps the rate; cosine lets it fall to zero at the last step of the run;
-    inverse_sqrt multiplies it by sqrt(hold / step) from step `hold` on, which is never before the
-    end of the warm-up (EDM2: Karras et al. 2024).
+    inverse_sqrt multiplies it by sqrt(hold / step) from step `hold` on, by default the end of the
+    warm-up (EDM2: Karras et al. 2024).
     momentum: of Muon on matrices and kernels; None leaves these to Adam, too.
     """
 
@@ -30,7 +30,7 @@ class OptimizerSettings:
     weight_decay: NonNegativeFloat = 0.0
     warmup: NonNegativeInt = 0
     decay: Literal["constant", "cosine", "inverse_sqrt"] = "constant"
-    hold: NonNegativeInt = 0
+    hold: PositiveInt | None = None
     momentum: Share | None = None
 
     def build(self, network: nn.Module) -> torch.optim.Optimizer:
@@ -48,7 +48,7 @@ class OptimizerSettings:
     def factor(self, step: int, max_steps: int) -> float:
         """What the rate is multiplied by at step 0, 1, ..."""
         warmup = min(1.0, (step + 1) / self.warmup) if self.warmup else 1.0
-        return warmup * DECAYS[self.decay](step, max_steps, max(self.hold, self.warmup, 1))
+        return warmup * DECAYS[self.decay](step, max_steps, self.hold or self.warmup or 1)
 
     def warning(self, max_steps: int) -> str | None:
         """What is wrong with the rate in a run of so many steps, with the remedy."""
@@ -57,7 +57,7 @@ class OptimizerSettings:
         return (
             f"the warm-up of {self.warmup:,} steps is no shorter than the run of {max_steps:,}: "
             f"the rate never reaches optimizer.lr={self.lr:g}; give optimizer.warmup="
-            f"{max_steps // 10} or fewer, or train for longer"
+            f"{max_steps // 10}, or train for longer"
         )
 
 

@@ -12,6 +12,7 @@ from diffgen.commands.explain.cost import Cost, cost_of
 from diffgen.commands.explain.explanation import Data, data_of, explained
 from diffgen.commands.explain.picture import draw
 from diffgen.commands.explain.report import plain, show
+from diffgen.commands.initial_weights import begun
 from diffgen.commands.train import Run
 from diffgen.config.schema import Explain
 from diffgen.dataset.images import Images, in_memory
@@ -22,7 +23,7 @@ from diffgen.runtime.launch import quiet
 def explain(settings: Explain) -> None:
     """Print and draw what a configuration comes to; the folder is printed last."""
     quiet()
-    settings = followed(settings)
+    settings, _ = begun(followed(settings), HydraConfig.get().overrides.task)
     folder = Path(HydraConfig.get().runtime.output_dir)
     needed = bool(settings.recipe.unmeasured()) or settings.recipe.model.range == "standardised"
     data = data_of(settings, needed)
