@@ -20,6 +20,11 @@ class UsageError(ValueError):
         return f"{self.what}; {self.remedy}" if self.remedy else self.what
 
 
+def one_line(text: str) -> str:
+    """A text with escapes for line breaks and other characters that no terminal or log shows."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def refuse(message: str) -> NoReturn:
     """Raise a UsageError; as the `error` of an argparse parser it gives one line for its page."""
     raise UsageError(message)

@@ -17,7 +17,9 @@ from PIL import Image
 from running import NETWORK, TINY, assert_same, contents, ended, here, there, worked
 from torch import nn
 
+from diffgen.commands.resume import naming
 from diffgen.dataset.digits import Digits
+from diffgen.errors import UsageError
 from diffgen.training.module import check_weights_agree
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -325,6 +327,13 @@ def test_the_training_set_is_read_once(tmp_path, monkeypatch):
         assert len(read) == 1
 
 
+def test_a_remedy_of_a_resumed_run_names_the_data_set_too():
+    """Its root is a key of that data set alone, which is not the one that is set without."""
+    remedy = r"^gone; set dataset=folder dataset\.root=PATH$"
+    with pytest.raises(UsageError, match=remedy), naming("folder"):
+        raise UsageError("gone", "set dataset.root=PATH")
+
+
 def test_a_missing_data_set_is_one_line_that_says_what_goes_where(tmp_path, monkeypatch):
     def offline(*_, **__):
         raise URLError("no network here")
@@ -337,7 +346,7 @@ def test_a_missing_data_set_is_one_line_that_says_what_goes_where(tmp_path, monk
     assert "set dataset.root" in done.line()
     done = here(tmp_path, "train", "dataset=folder", "dataset.root=away")
     assert done.status == 2
-    assert done.line() == f"no folder or zip of images at {tmp_path}/away; set dataset.root"
+    assert done.line() == f"no folder or zip of images at {tmp_path}/away; set dataset.root=PATH"
 
 
 @pytest.mark.parametrize("command", ["train", "explain"])

@@ -27,6 +27,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
+from running import tree
 from scipy.io import savemat
 from sklearn.datasets import load_digits
 from torch.testing import assert_close
@@ -34,6 +35,7 @@ from torchvision import datasets as vision
 from torchvision.transforms import CenterCrop, Compose, Resize
 from torchvision.transforms.functional import crop
 
+from diffgen.commands.data_dependent import resolved
 from diffgen.config.build import build, find
 from diffgen.dataset.batches import Batches
 from diffgen.dataset.celeba import Celeba
@@ -42,7 +44,7 @@ from diffgen.dataset.decode import Decoder
 from diffgen.dataset.digits import Digits
 from diffgen.dataset.ffhq import Ffhq
 from diffgen.dataset.folder import Folder
-from diffgen.dataset.images import in_memory, numbered_as
+from diffgen.dataset.images import described, in_memory, numbered_as
 from diffgen.dataset.lsun import Lsun
 from diffgen.dataset.random_choices import coins, holdout, permutation
 from diffgen.dataset.threads import in_threads
@@ -815,16 +817,18 @@ def test_an_error_ends_all_threads(tmp_path):
 @pytest.mark.parametrize("delay", [0, 0.0005, 0.005, 0.05])
 def test_a_signal_while_images_are_decoded_ends_the_run(delay):
     """Whenever it comes: each image once had a future, and a lock was left taken."""
-    begun, pool = threading.active_count(), Timer(delay, os.kill, (os.getpid(), signal.SIGINT))
+    before = {*threading.enumerate()}
+    clock = Timer(delay, os.kill, (os.getpid(), signal.SIGINT))
 
     def read() -> None:
-        pool.start()
+        clock.start()
         in_threads(lambda number: time.sleep(0.0005), 100_000)
 
     with pytest.raises(KeyboardInterrupt):
         read()
-    pool.join()
-    assert threading.active_count() == begun
+    for thread in {*threading.enumerate()} - before:
+        thread.join(60)
+        assert not thread.is_alive()
 
 
 def test_sizes_that_differ_are_named_with_the_remedy(tmp_path):
@@ -939,8 +943,8 @@ def damaged(name, content):
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (b"rubbish", "is not a readable zip"),
-        (b"", "is not a readable zip"),
+        (b"rubbish", "neither a folder nor a readable zip"),
+        (b"", "neither a folder nor a readable zip"),
         (damaged("a.png", picture(noise(4, 4, 3))), "cannot read image a.png in .*CRC"),
     ],
     ids=["rubbish", "empty", "one-byte"],
@@ -989,6 +993,41 @@ def test_a_fingerprint_in_memory_follows_pixels_shape_and_labels():
     ]
     assert len({images.fingerprint for images in made}) == 5
     assert in_memory(pixels.clone(), labels, (), "y").fingerprint == made[0].fingerprint
+
+
+def test_a_test_set_that_does_not_fit_is_said_before_the_training(tmp_path):
+    names = ["train/cat/1.png", "train/dog/1.png", "test/owl/1.png"]
+    root = write_files(tmp_path / "set", {name: picture(noise(4, 4)) for name in names})[0]
+    with pytest.raises(UsageError, match=r"test/owl/1.png .* lies in no folder of cat, dog"):
+        Folder(root).split("train")
+    with pytest.raises(UsageError, match=r"no folder or zip of images at .*away"):
+        Folder(root, test_root=str(tmp_path / "away")).split("train")
+
+
+def test_a_set_is_described_in_one_line(tmp_path):
+    names = ["new\nline/1.png", "\udcff/1.png", "猫/1.png", "猫/2.png"]
+    for name in names:
+        path = tmp_path / "set" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(picture(noise(4, 4)))
+    images = Folder(str(tmp_path / "set"), test_fraction=0).split("train")
+    text = described(images)
+    assert text == "4 images of 4x4, grey, in 3 classes: new\\nline (1), 猫 (2), \\udcff (1)"
+    one = in_memory(torch.zeros(1, 3, 2, 2, dtype=torch.uint8), None, (), "x")
+    assert described(one) == "1 image of 2x2, in colour, without labels"
+    many = in_memory(torch.zeros(99, 1, 2, 2), torch.arange(99), tuple(map(str, range(99))), "x")
+    assert described(many).endswith("10 (1), 11 (1), ...")
+
+
+def test_a_measure_that_images_cannot_give_is_refused():
+    """Of one image there is no distance, and of one grey no deviation."""
+    same = in_memory(torch.full((3, 1, 4, 4), 9, dtype=torch.uint8), None, (), "same")
+    for words, problem in (
+        (("model=ncsnv2",), "no two images of same differ"),
+        (("model=edm",), "the images are all of one grey"),
+    ):
+        with pytest.raises(UsageError, match=problem):
+            resolved(tree("train", *words, "cache=none"), same)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any
 
-from diffgen.errors import UsageError
+from diffgen.errors import UsageError, one_line
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Command:
         for group, ours in self.instead.items():
             if re.search(rf"(?<![\w.]){group}[.=]", remedy):
                 remedy = ours
-        return str(UsageError(error.what, remedy))
+        return one_line(str(UsageError(error.what, remedy)))
 
 
 def imported(path: str) -> Callable[..., Any]:

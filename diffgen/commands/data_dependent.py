@@ -14,11 +14,14 @@ from diffgen.config.schema import Train
 from diffgen.dataset.diameter import Distance, widest
 from diffgen.dataset.images import Images
 from diffgen.dataset.pixels import RANGES, Range, standardised
+from diffgen.errors import UsageError
 from diffgen.files import WriteError, expanded, write_atomically
 from diffgen.runs.checkpoint import locate, opened
 from diffgen.schedule.ncsnv2 import levels_of
 
 MOST = 10_000  # images from which mean and deviation are taken where each must be read first
+
+LEAST = 1 / 255  # distance of two images that differ by one level in one pixel
 
 T = TypeVar("T", bound=Train)
 
@@ -59,6 +62,11 @@ def resolved(settings: T, images: Images | None = None) -> T:
     schedule = parts.get("schedule", {})
     if "schedule.sigma_max" in keys:
         distance = measured(images, settings.cache)
+        if distance.value < LEAST:
+            raise UsageError(
+                f"no two images of {images.name} differ: no distance gives sigma_max",
+                "set schedule.sigma_max=10, or take more images",
+            )
         schedule["sigma_max"] = rounded(distance.value / scale)
         _tell(distance, schedule["sigma_max"])
     if "schedule.levels" in keys:

@@ -1,7 +1,9 @@
 """Continuing a run: its recipe from the checkpoint, a few settings from the command line."""
 
 import logging
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +65,16 @@ def resumed(
     return Train.of({**merged, "trust": settings.trust}), found.run, found.path
 
 
+@contextmanager
+def naming(dataset: str) -> Iterator[None]:
+    """Lets remedies about a data set name it first, as a command that resumes must."""
+    try:
+        yield
+    except UsageError as error:
+        remedy = re.sub(r"\bdataset\.", f"dataset={dataset} dataset.", error.remedy, count=1)
+        raise UsageError(error.what, remedy) from error
+
+
 def _newest_alike(config: Mapping[str, Any]) -> Checkpoint | None:
     folder = Path(config["runs"]) / f"{config['dataset']['name']}_{config['model']['name']}"
     paths = folder.glob("*/checkpoints/last.ckpt")
@@ -122,6 +134,8 @@ def _carried(
     kept = flat_settings(recipe)
     for path, value in flat_settings({head: config[head]}).items():
         within = path not in measured and (path == key or path.startswith(f"{key}."))
+        if key == "dataset" and path != "dataset.name":
+            continue  # it is named so that its root can be given; the rest is the recipe's
         if within and kept.get(path) != value:
             raise UsageError(
                 f"{path}={value} contradicts the checkpoint's {kept.get(path)}; a "

@@ -1,6 +1,7 @@
 """`diffgen train`: a configuration in, checkpoints out."""
 
 import logging
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from diffgen import __version__
 from diffgen.cli.job import continue_in
 from diffgen.commands.data_dependent import followed, range_of, resolved
 from diffgen.commands.initial_weights import begun, fill
-from diffgen.commands.resume import resumed
+from diffgen.commands.resume import naming, resumed
 from diffgen.config.recipe import DenoiserRecipe
 from diffgen.config.schema import Train
 from diffgen.dataset.batches import Batches
@@ -48,7 +49,9 @@ def train(settings: Train) -> None:
     if settings.resume:
         settings, folder, checkpoint = resumed(settings, job.overrides.task, folder)
         continue_in(folder)
-    Run(settings, folder, None if checkpoint else initial).fit(checkpoint, images)
+    run = Run(settings, folder, None if checkpoint else initial)
+    with naming(settings.dataset.name) if checkpoint else nullcontext():
+        run.fit(checkpoint, images)
     print(folder)
 
 

@@ -49,7 +49,8 @@ class Zip(Store):
         try:
             self._archive = zipfile.ZipFile(self.path)
         except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-            raise UsageError(f"{self.path} is not a readable zip ({error})") from error
+            text = f"{self.path} is neither a folder nor a readable zip ({error})"
+            raise UsageError(text, "unpack it, and set dataset.root=FOLDER to it") from error
         self._members = dict(self._regular())
         self._process = os.getpid()
 

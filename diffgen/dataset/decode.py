@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from threading import Lock
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.Image import Image as Picture
 from torchvision.transforms import functional
 
@@ -140,6 +140,12 @@ def opened(store: Store, name: str) -> Iterator[Picture]:
         with store.open(name) as file, Image.open(file, formats=FORMATS) as image:
             yield image
     except Exception as error:  # Pillow and zlib raise a dozen kinds on damaged files
-        what, remedy = error.args if isinstance(error, UsageError) else (str(error), "")
-        reason = " ".join(what.split()) or type(error).__name__
-        raise UsageError(f"cannot read image {name} in {store.path}: {reason}", remedy) from error
+        what, remedy = error.args if isinstance(error, UsageError) else (_reason(error), "")
+        raise UsageError(f"cannot read image {name} in {store.path}: {what}", remedy) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return f"it is none of {', '.join(FORMATS)}"
+    told = getattr(error, "strerror", None) or str(error)
+    return " ".join(told.split()) or type(error).__name__

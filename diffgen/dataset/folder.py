@@ -64,6 +64,10 @@ class Folder:
             return self._test_set(store, splits)
         names, shape = self._training_files
         labels, classes = self._labels
+        if which == "train" and self.test_root is not None:
+            open_store(self.test_root)  # what is missing is said before the work
+        elif which == "train" and splits.test and classes:
+            find_labels(store, splits.test, classes, splits.within)
         chosen = torch.arange(len(names))
         if self.test_root is None and not splits.test:
             train, test = holdout(len(names), self.test_fraction, labels)

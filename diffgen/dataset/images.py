@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from diffgen.errors import UsageError
+from diffgen.errors import UsageError, one_line
 from diffgen.files import sha256
 
 Split = Literal["train", "test"]
@@ -109,7 +109,7 @@ def described(images: Images) -> str:
 
 def listed(names: Sequence[str]) -> str:
     """The first names, for a line of text."""
-    return ", ".join(names[:LISTED]) + (", ..." if len(names) > LISTED else "")
+    return one_line(", ".join(names[:LISTED])) + (", ..." if len(names) > LISTED else "")
 
 
 def shape_of(images: Images) -> tuple[int, int, int]:

@@ -49,7 +49,10 @@ def standardised(pixels: Tensor) -> Range:
     mean = (counts * values).sum()
     deviation = (counts * (values - mean).square()).sum().sqrt()
     if deviation == 0:
-        raise UsageError("model.range=standardised needs images that are not all of one grey")
+        raise UsageError(
+            "the images are all of one grey, which has no deviation to measure",
+            "set model.range=symmetric, and prediction.sigma_data=0.5 for model=edm",
+        )
     return Range(float(mean), float(deviation))
 
 

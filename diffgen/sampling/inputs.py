@@ -42,7 +42,8 @@ class CheckpointInputs:
         (height, width), image = self.checkpoint.shape[1:], upright(path, "task.mask")
         if image.size != (width, height) and not resize:
             raise UsageError(_misfit("task.mask", path, image, f"{width}x{height}"))
-        lost = Decoder(1, height).pixels(_black_and_white(image, path, resize))[0] > 127
+        drawn = _black_and_white(image, path, resize)
+        lost = _converted(Decoder(1, height), drawn, f"task.mask={path}")[0] > 127
         if not lost.any():
             raise UsageError(f"task.mask={path} loses nothing: white is lost, black is kept")
         return torch.from_numpy(lost)
@@ -73,11 +74,16 @@ class CheckpointInputs:
         fits = image.size == (width, height) and image.mode in (wanted, *(("L",) if grey else ()))
         if not fits and not resize:
             raise UsageError(_misfit("task.image", path, image, f"{width}x{height} {wanted}"))
-        try:
-            window = self.checkpoint.recipe["dataset"].get("window")
-            return torch.from_numpy(Decoder(channels, height, window=window).pixels(image))
-        except ValueError as error:
-            raise UsageError(f"task.image={path} cannot be converted: {error.args[0]}") from error
+        window = self.checkpoint.recipe["dataset"].get("window")
+        decoder = Decoder(channels, height, window=window)
+        return torch.from_numpy(_converted(decoder, image, f"task.image={path}"))
+
+
+def _converted(decoder: Decoder, image: Image.Image, what: str) -> np.ndarray:
+    try:
+        return decoder.pixels(image)
+    except ValueError as error:  # a UsageError's remedy is one for data sets
+        raise UsageError(f"{what} cannot be converted: {error.args[0]}") from error
 
 
 def training_labels(checkpoint: Checkpoint, root: str | None) -> Tensor:

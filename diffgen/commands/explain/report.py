@@ -11,6 +11,7 @@ from diffgen.commands.explain.cost import Cost
 from diffgen.commands.explain.explanation import Explanation
 from diffgen.commands.explain.ladder import Ladder
 from diffgen.commands.explain.own_sampler import OwnSampler
+from diffgen.dataset.images import listed
 
 Rows = list[tuple[str, str]]
 
@@ -41,6 +42,8 @@ def configuration(found: Explanation) -> Rows:
     model, trainer, optimizer = config["model"], config["trainer"], config["optimizer"]
     count = f", {len(data.images)} images" if data.images else " (not at hand, not measured)"
     classes = f"{data.num_classes} classes" if data.num_classes else "no labels"
+    if data.images and data.num_classes:
+        classes += f" ({listed(data.images.classes)})"
     shape = " x ".join(map(str, data.shape))
     averages = [f"{name}: {_listed(profile)}" for name, profile in config["ema"].items()]
     return [
