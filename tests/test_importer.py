@@ -1,5 +1,7 @@
 """`diffgen import`: released files become checkpoints that `diffgen sample` reads."""
 
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -73,7 +75,8 @@ def test_ncsn_is_asked_at_its_own_levels(tmp_path):
 
 
 def test_ddim_and_diffusers_become_checkpoints_that_sample(tmp_path):
-    network = shaken(UNet(channels=3, size=32, width=8, multipliers=(1, 2), blocks=1))
+    wide = {"width": 32, "multipliers": (1, 2), "blocks": 1, "exact_groups": True}
+    network = shaken(UNet(channels=3, size=32, **wide))
     state = theirs(network, ddim_names(network.state_dict()))
     path = save(tmp_path / "ckpt.pth", state, 1, 9, state)
     worked(here(tmp_path, "import", "ddim", str(path), "one"))
@@ -91,13 +94,6 @@ def test_ddim_and_diffusers_become_checkpoints_that_sample(tmp_path):
 def narrow(groups: int) -> dict:
     """Options of a UNet2DModel of few channels."""
     return {"block_out_channels": (8, 16, 16, 16), "norm_num_groups": groups}
-
-
-def test_norms_of_other_groups_are_no_import(tmp_path):
-    for groups in (4, 8):  # their weights would fit, and mean something else
-        UNet2DModel(**CIFAR10 | narrow(groups)).save_pretrained(tmp_path / "saved")
-        line = refused(tmp_path, "ddpm-diffusers", str(tmp_path / "saved"))
-        assert f"norm_num_groups={groups} on [8, 16, 16, 16] channels" in line
 
 
 def refused(tmp_path: Path, *words: str) -> str:
@@ -128,6 +124,35 @@ def test_a_data_set_that_no_file_tells_of(released, tmp_path):
     recipes = [torch.load(tmp_path / f"{name}/checkpoints/last.ckpt")["diffgen"] for name in "ab"]
     names = [recipe["recipe"]["dataset"]["name"] for recipe in recipes]
     assert names == ["folder", "svhn"]
+
+
+def test_what_was_assumed_is_told(released, tmp_path):
+    path = str(released[0])
+    told = worked(here(tmp_path, "import", "ncsnv2", path, "a.ckpt")).out
+    assert (
+        "schedule=geometric (sigma_max=20.0, sigma_min=0.02, levels=4), prediction=score" in told
+    )
+    assert "assumed" not in told
+    (tmp_path / "config.yml").rename(tmp_path / "of_run_5.yml")
+    line = refused(tmp_path, "ncsnv2", path, "b.ckpt")
+    assert line.endswith("give --size 32, or the run's configuration by --config FILE")
+    told = worked(here(tmp_path, "import", "ncsnv2", path, "b.ckpt", "--config", "of_run_5.yml"))
+    assert "for 3 x 16 x 16" in told.out
+    assert "is no text" in refused(tmp_path, "ncsnv2", path, "c.ckpt", "--config", path)
+    other = UNet2DModel(**CIFAR10 | {"block_out_channels": (8, 16, 16, 16), "norm_num_groups": 8})
+    other.save_pretrained(tmp_path / "saved")
+    told = worked(here(tmp_path, "import", "ddpm-diffusers", "saved", "d.ckpt")).out
+    assert "assumed, as no file says it: scheduler.beta_schedule=linear" in told
+
+
+def test_settings_are_refused_before_torch_is_imported(released, tmp_path):
+    (tmp_path / "config.yml").write_text("model: {nonlinearity: relu}\ndata: {rescaled: true}")
+    code = "import sys; from diffgen.cli.main import main; print(main(sys.argv[1:])); "
+    code += "print(sorted({'torch', 'diffusers', 'hydra', 'pydantic'} & sys.modules.keys()))"
+    words = [sys.executable, "-c", code, "import", "ncsnv2", str(released[0])]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert done.stdout.splitlines() == ["2", "[]"]
+    assert "data.rescaled=True (only False), model.nonlinearity=relu (only elu)" in done.stderr
 
 
 def test_help_names_the_kinds(tmp_path, capsys):

@@ -8,14 +8,14 @@ config.json, or the weights in it. Nothing that a file says is run.
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from diffgen.config.build import build
 from diffgen.errors import UsageError, did_you_mean
+from diffgen.interop.config_files import Config
 from diffgen.interop.diffusers import diffusers_recipe, read_diffusers
-from diffgen.interop.files import Names, Released, State, adopt, read_config, read_released
+from diffgen.interop.files import Names, Released, State, adopt, read_released
 from diffgen.interop.parameter_names import (
     CONDITIONAL,
     UNCONDITIONAL,
@@ -24,6 +24,7 @@ from diffgen.interop.parameter_names import (
     ncsn_names,
 )
 from diffgen.interop.recipes import Recipe, Shape, ddim_recipe, ncsn_recipe, ncsnv2_recipe
+from diffgen.interop.rules import read_settings
 from diffgen.runs.stored_network import outline
 
 BUFFERS = {"sigmas"}
@@ -34,7 +35,7 @@ class Imported:
     """Foreign weights as ours: `raw` and `ema` ({} without) fit the network of `recipe`.
 
     `recipe` holds model, schedule and network, and dataset and ema where the files tell;
-    `shape` is (C, H, W).
+    `shape` is (C, H, W), `classes` are names of those that the network takes labels of.
     """
 
     recipe: Recipe
@@ -42,53 +43,69 @@ class Imported:
     raw: State
     ema: State
     step: int
+    classes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Kind:
     """How one program's files are read, what recipe they hold, how its parameters are called."""
 
-    read: Callable[[Path], tuple[Released, dict[str, Any]]]
-    recipe: Callable[[State, dict[str, Any], int | None], tuple[Recipe, Shape]]
+    read: Callable[[Path], Released]
+    recipe: Callable[[State, Config, int | None], tuple[Recipe, Shape]]
     names: Callable[[nn.Module], Names]
 
 
-def convert(kind: str, path: str | Path, size: int | None = None) -> Imported:
+def convert(
+    kind: str, path: Path, size: int | None = None, config: Config | None = None
+) -> Imported:
     """Read a released checkpoint; `size` (pixels) where neither weights nor config tell it.
 
-    UsageError for an unknown kind, a missing or foreign file and another architecture.
+    `config` is what rules.read_settings found, which is asked where it is None. UsageError for an
+    unknown kind, a missing or foreign file, a setting that is not honoured, another architecture.
     """
     if kind not in KINDS:
         raise UsageError(f"no import of {kind}{did_you_mean(kind, KINDS)}")
-    how = KINDS[kind]
-    released, config = how.read(Path(path))
+    config = read_settings(kind, path) if config is None else config
+    try:
+        return _converted(KINDS[kind], path, size, config)
+    except UsageError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError):
+        raise UsageError(f"{path} is damaged, or no {kind}") from None
+
+
+def _converted(how: Kind, path: Path, size: int | None, config: Config) -> Imported:
+    released = how.read(path)
     recipe, shape = how.recipe(released.state, config, size)
-    network = outline(lambda: _network(recipe, shape), released.state, path)
+    classes = tuple(map(str, range(config.get("unet", {}).get("num_class_embeds") or 0)))
+    network = outline(lambda: _network(recipe, shape, len(classes)), released.state, path)
     names = how.names(network)
     raw = adopt(_parameters(released.state), names, network)
     ema = adopt(_parameters(released.average), names, network) if released.average else {}
-    return Imported(recipe, shape, raw, ema, released.step)
+    return Imported(recipe, shape, raw, ema, released.step, classes)
 
 
-def _network(recipe: Recipe, shape: Shape) -> nn.Module:
-    levels = recipe["schedule"]["levels"]
-    return build("network", recipe["network"], channels=shape[0], size=shape[1], levels=levels)
+def _network(recipe: Recipe, shape: Shape, classes: int) -> nn.Module:
+    return build(
+        "network",
+        recipe["network"],
+        channels=shape[0],
+        size=shape[1],
+        num_classes=classes,
+        levels=recipe["schedule"]["levels"],
+    )
 
 
 def _parameters(state: State) -> State:
     return {key: value for key, value in state.items() if key not in BUFFERS}
 
 
-def _read_authors(path: Path) -> tuple[Released, dict[str, Any]]:
-    return read_released(path), read_config(path)
-
-
 KINDS = {
-    "ncsn": Kind(_read_authors, ncsn_recipe, lambda network: ncsn_names(network, CONDITIONAL)),
+    "ncsn": Kind(read_released, ncsn_recipe, lambda network: ncsn_names(network, CONDITIONAL)),
     "ncsnv2": Kind(
-        _read_authors, ncsnv2_recipe, lambda network: ncsn_names(network, UNCONDITIONAL)
+        read_released, ncsnv2_recipe, lambda network: ncsn_names(network, UNCONDITIONAL)
     ),
-    "ddim": Kind(_read_authors, ddim_recipe, lambda network: ddim_names(network.state_dict())),
+    "ddim": Kind(read_released, ddim_recipe, lambda network: ddim_names(network.state_dict())),
     "ddpm-diffusers": Kind(
         read_diffusers, diffusers_recipe, lambda network: diffusers_names(network.state_dict())
     ),

@@ -1,13 +1,11 @@
 """Released files read as data, without running anything, and their weights moved to our names."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -39,7 +37,9 @@ def read_released(path: Path) -> Released:
         )
     average = _weights(data[4], path) if len(data) > 4 else {}
     step = data[3] if len(data) > 3 else _adam_step(data[1])
-    return Released(_weights(data[0], path), average, int(step))
+    if type(step) is not int or step < 0:
+        raise UsageError(f"{path} does not hold a step where the layout has it")
+    return Released(_weights(data[0], path), average, step)
 
 
 def read_weights(path: Path) -> Any:
@@ -54,63 +54,23 @@ def read_weights(path: Path) -> Any:
     return read(path)
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """config.yml beside a released file as a nested dict, {} where there is none.
-
-    The authors' programs pickled argparse namespaces into it; they are read as mappings.
-    """
-    for name in ("config.yml", "config.yaml"):
-        file = path.parent / name
-        if file.is_file():
-            return parse_config(file.read_text(), file)
-    return {}
-
-
-def parse_config(text: str, source: Path) -> dict[str, Any]:
-    """A YAML text whose Python objects are taken for the mappings that they were made of."""
-    try:
-        config = yaml.load(text, _DataLoader)
-    except yaml.YAMLError as error:
-        raise UsageError(f"{source} is no YAML: {str(error).splitlines()[0]}") from None
-    if not isinstance(config, dict):
-        raise UsageError(f"{source} holds no settings")
-    return config
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; UsageError where the file is missing or broken."""
-    try:
-        return json.loads(path.read_text())
-    except OSError:
-        raise UsageError(f"no file at {path}") from None
-    except ValueError:
-        raise UsageError(f"{path} is no JSON") from None
-
-
-class _DataLoader(yaml.SafeLoader):
-    """SafeLoader that reads `!!python/object:...` mappings as mappings; nothing is imported."""
-
-
-def _plain(loader: yaml.SafeLoader, _: str, node: yaml.Node) -> Any:
-    if isinstance(node, yaml.MappingNode):
-        return loader.construct_mapping(node, deep=True)
-    if isinstance(node, yaml.SequenceNode):
-        return loader.construct_sequence(node, deep=True)
-    return node.value
-
-
-_DataLoader.add_multi_constructor("tag:yaml.org,2002:python/", _plain)
+def read_state(path: Path) -> State:
+    """Weights by name; UsageError where the file holds anything else."""
+    return _weights(read_weights(path), path)
 
 
 def _weights(data: Any, path: Path) -> State:
-    if not isinstance(data, Mapping) or not all(isinstance(v, Tensor) for v in data.values()):
+    named = isinstance(data, Mapping) and all(isinstance(k, str) for k in data)
+    if not named or not all(isinstance(v, Tensor) for v in data.values()):
         raise UsageError(f"{path} does not hold weights where the layout has them")
     return {key.removeprefix("module."): value for key, value in data.items()}
 
 
-def _adam_step(optimizer: Mapping[str, Any]) -> int:
-    steps = [state.get("step", 0) for state in optimizer.get("state", {}).values()]
-    return int(max(steps, default=0))
+def _adam_step(optimizer: Any) -> int:
+    try:
+        return int(max((state.get("step", 0) for state in optimizer["state"].values()), default=0))
+    except (KeyError, AttributeError, TypeError, ValueError, RuntimeError):
+        return 0  # of no optimiser's layout
 
 
 def adopt(state: Mapping[str, Tensor], names: Names, network: nn.Module) -> State:

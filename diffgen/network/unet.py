@@ -41,6 +41,7 @@ class UNet(nn.Module):
     that do not occur being ignored; the middle always has. A head is `head_width` channels wide,
     or there are `heads` of them. `embedding`: the level and the label reach the blocks added to
     their features, as scale and shift of them, or only as maps beside the input image.
+    Norms have at least four channels a group unless `exact_groups`, as other programs have them.
     `downsample`: with "residual", blocks halve and double the resolution. `frequencies` tells
     which come first, and whether the last is reached (DDPM) or not (improved DDPM, ADM).
     `augment_dim` numbers of a fourth argument, `augment`, say how an image was augmented.
@@ -64,6 +65,7 @@ class UNet(nn.Module):
         head_width: PositiveInt | None = None,
         dropout: NonNegativeFloat = 0.0,
         groups: PositiveInt = 32,
+        exact_groups: bool = False,
         embedding: Literal["add", "scale_shift", "maps"] = "add",
         downsample: Literal["strided", "centered", "pooled", "residual"] = "strided",
         frequencies: Literal["sine", "cosine"] = "sine",
@@ -90,6 +92,8 @@ class UNet(nn.Module):
         self.descents = nn.ModuleList(map(Descent, ladder, repeat(style), enters))
         self.middle = Middle(ladder[-1].channels, style)
         self.ascents = nn.ModuleList(map(Ascent, ladder, repeat(style), leaves))
+        if exact_groups:
+            _set_groups(self, groups)
 
     def forward(
         self,
@@ -108,6 +112,17 @@ class UNet(nn.Module):
         for ascent in reversed(self.ascents):
             x = ascent(x, kept, emb)
         return x
+
+
+def _set_groups(network: nn.Module, groups: int) -> None:
+    """Give every norm this number of groups, however few channels each then has."""
+    for norm in network.modules():
+        if isinstance(norm, nn.GroupNorm):
+            if norm.num_channels % groups:
+                raise UsageError(
+                    f"network.groups={groups} does not divide {norm.num_channels} channels"
+                )
+            norm.num_groups = groups
 
 
 def _down(channels: int, downsample: str, style: BlockStyle) -> nn.Module:

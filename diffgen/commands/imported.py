@@ -1,0 +1,116 @@
+"""A checkpoint of imported weights: made, checked, written, and told of."""
+
+from argparse import Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffgen import __version__
+from diffgen.config.build import build
+from diffgen.dataset.pixels import RANGES
+from diffgen.errors import UsageError
+from diffgen.files import write_atomically
+from diffgen.interop import rules
+from diffgen.interop.config_files import Config
+from diffgen.interop.convert import Imported, convert
+from diffgen.runs.checkpoint import PREFIX, load
+from diffgen.runs.checkpoint_format import header, seal
+
+
+def write(options: Namespace, config: Config) -> None:
+    """Convert what the options of `diffgen import` name; print what was read and its folder."""
+    found = convert(options.kind, options.path, options.size, config)
+    dataset = _dataset(found, options.dataset, options.trust)
+    recipe = {**found.recipe, "dataset": dataset}
+    path = _target(options.out, found, dataset["name"], options.path)
+    if path.exists():
+        raise UsageError(f"{path} is there already: give another OUT, or remove it")
+    checkpoint = sealed(found, recipe)
+    write_atomically(path, lambda file: torch.save(checkpoint, file))
+    try:
+        load(path).denoiser()
+    except BaseException:
+        path.unlink()
+        raise
+    print(_summary(found, recipe))
+    for line in _assumed(options, config, found):
+        print(line)
+    print(path.parent.parent if path.parent.name == "checkpoints" else path)
+
+
+def sealed(found: Imported, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A checkpoint of these weights, with nothing to train on from."""
+    checkpoint: dict[str, Any] = {
+        "state_dict": {PREFIX + key: value for key, value in _plain(found.raw).items()},
+        "ema": {"average": _plain(found.ema)} if found.ema else {},
+        "global_step": found.step,
+        "diffgen": header(
+            __version__, recipe, RANGES[recipe["model"]["range"]], found.shape, found.classes
+        ),
+    }
+    seal(checkpoint)
+    return checkpoint
+
+
+def _plain(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {key: value.detach().contiguous().clone() for key, value in state.items()}
+
+
+def _dataset(found: Imported, name: str | None, trust: Sequence[str]) -> dict[str, Any]:
+    """The data set's settings: as given, as the file tells, or a folder of such images."""
+    channels, size, _ = found.shape
+    if name is not None:
+        stated = found.recipe.get("dataset", {})
+        settings = stated if stated.get("name") == name else {"name": name}
+        build("dataset", settings, trust)
+        return settings
+    folder = {"name": "folder", "size": size, "channels": channels, "labels": False}
+    return found.recipe.get("dataset", folder)
+
+
+def _target(out: Path | None, found: Imported, dataset: str, source: Path) -> Path:
+    model = found.recipe["model"]["name"]
+    run = out or Path("runs") / f"{dataset}_{model}" / f"imported_{source.stem}"
+    return run if run.suffix == ".ckpt" else run / "checkpoints" / "last.ckpt"
+
+
+def _assumed(options: Namespace, config: Config, found: Imported) -> Iterator[str]:
+    """What no file says and is taken all the same, and what samplers are to be told."""
+    model, schedule = found.recipe["model"], found.recipe["schedule"]
+    low = "0" if model["range"] == "unit" else "-1"
+    told = ", ".join(f"{key}={value}" for key, value in schedule.items() if key != "name")
+    prediction = found.recipe["prediction"]["name"]
+    yield (
+        f"read as: schedule={schedule['name']} ({told}), prediction={prediction}, images in "
+        f"[{low}, 1], clip={str(model['clip']).lower()}"
+    )
+    taken = rules.assumed(options.kind, config)
+    sized = (options.size, config.get("data", {}).get("image_size"), config.get("unet"))
+    taken += [f"size {found.shape[1]}"] if not any(sized) else []
+    missing = "" if config else "no configuration was found (--config FILE names one); "
+    if taken:
+        yield f"{missing}assumed, as no file says it: {', '.join(taken)}"
+    if found.classes:
+        yield f"{len(found.classes)} classes and no label for none: no classifier-free guidance"
+    scheduler = config.get("scheduler", {})
+    variances = scheduler.get("variance_type", config.get("model", {}).get("var_type"))
+    if str(variances).replace("_", "").startswith("fixedlarge"):
+        yield "its own program draws with the larger variance: sampler=ddpm_large"
+    if scheduler.get("thresholding"):
+        yield "its own program clips dynamically: clip=dynamic"
+
+
+def _summary(found: Imported, recipe: Mapping[str, Any]) -> str:
+    count = sum(value.numel() for value in found.raw.values())
+    average = "with its average" if found.ema else "without an average"
+    shape = " x ".join(map(str, found.shape))
+    line = (
+        f"{recipe['network']['name']} of {count:,} parameters for {shape}, "
+        f"{recipe['schedule']['levels']} levels, step {found.step:,}, {average}"
+    )
+    if "dataset" in found.recipe or recipe["dataset"]["name"] != "folder":
+        return line
+    return f"{line}; no file names its data set, so that metrics need root=FOLDER of such images"

@@ -1,0 +1,244 @@
+"""Which settings of other programs are honoured; every other one is refused by name.
+
+A rule is a type (the setting is honoured), a tuple (it must be one of these) or None (it says how
+that program trains or draws, and changes no network).
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import NoneType
+from typing import Any
+
+from diffgen.errors import UsageError
+from diffgen.interop.config_files import Config, read_config, read_unet
+
+Rule = type | tuple[Any, ...] | None
+
+DATA: dict[str, Rule] = {
+    "data.category": str,
+    "data.channels": int,
+    "data.dataset": str,
+    "data.gaussian_dequantization": None,
+    "data.image_size": int,
+    "data.logit_transform": (False,),
+    "data.num_workers": None,
+    "data.random_flip": None,
+    "data.uniform_dequantization": None,
+    "model.ema": None,
+    "model.ema_rate": float,
+}
+NCSN: dict[str, Rule] = DATA | {
+    "data.rescaled": (False,),
+    "model.batch_norm": (False,),
+    "model.ngf": int,
+    "model.nonlinearity": ("elu",),
+    "model.normalization": ("InstanceNorm++",),
+    "model.num_classes": int,
+    "model.sigma_begin": float,
+    "model.sigma_dist": ("geometric",),
+    "model.sigma_end": float,
+    "model.spec_norm": (False,),
+}
+DDIM: dict[str, Rule] = DATA | {
+    "data.rescaled": (True,),
+    "diffusion.beta_end": float,
+    "diffusion.beta_schedule": ("linear", "quad"),
+    "diffusion.beta_start": float,
+    "diffusion.num_diffusion_timesteps": int,
+    "model.attn_resolutions": list,
+    "model.ch": int,
+    "model.ch_mult": list,
+    "model.dropout": float,
+    "model.in_channels": int,
+    "model.num_res_blocks": int,
+    "model.out_ch": int,
+    "model.resamp_with_conv": (True,),
+    "model.type": ("simple",),
+    "model.var_type": None,
+}
+DIFFUSERS: dict[str, Rule] = {
+    "unet.act_fn": ("silu", "swish"),
+    "unet.add_attention": (True,),
+    "unet.attention_head_dim": (int, NoneType),
+    "unet.attn_norm_num_groups": (int, NoneType),
+    "unet.block_out_channels": list,
+    "unet.center_input_sample": (False,),
+    "unet.class_embed_type": (None,),
+    "unet.down_block_types": list,
+    "unet.downsample_padding": (0, 1),
+    "unet.downsample_type": ("conv",),
+    "unet.dropout": float,
+    "unet.flip_sin_to_cos": bool,
+    "unet.freq_shift": (0, 1),
+    "unet.in_channels": int,
+    "unet.layers_per_block": int,
+    "unet.mid_block_scale_factor": (1,),
+    "unet.mid_block_type": ("UNetMidBlock2D",),
+    "unet.norm_eps": float,
+    "unet.norm_num_groups": int,
+    "unet.num_class_embeds": (int, NoneType),
+    "unet.num_train_timesteps": None,
+    "unet.out_channels": int,
+    "unet.resnet_time_scale_shift": ("default", "scale_shift"),
+    "unet.sample_size": (int, list, NoneType),
+    "unet.time_embedding_dim": (None,),
+    "unet.time_embedding_type": ("positional",),
+    "unet.up_block_types": list,
+    "unet.upsample_type": ("conv",),
+    "scheduler.beta_end": float,
+    "scheduler.beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2"),
+    "scheduler.beta_start": float,
+    "scheduler.clip_sample": bool,
+    "scheduler.clip_sample_range": (1,),
+    "scheduler.num_train_timesteps": int,
+    "scheduler.prediction_type": ("epsilon", "v_prediction", "sample"),
+    "scheduler.rescale_betas_zero_snr": bool,
+    "scheduler.trained_betas": (None,),
+    "scheduler.variance_type": (
+        "fixed_small",
+        "fixed_small_log",
+        "fixed_large",
+        "fixed_large_log",
+    ),
+}
+# Programs of diffusers that draw from one table of betas, each in its own way.
+SCHEDULERS = (
+    *("DDIM", "DDIMInverse", "DDIMParallel", "DDPM", "DDPMParallel", "DEISMultistep"),
+    *("DPMSolverMultistep", "DPMSolverSinglestep", "EulerAncestralDiscrete", "EulerDiscrete"),
+    *("HeunDiscrete", "LMSDiscrete", "PNDM", "UniPCMultistep"),
+)
+# What is taken where no file says it.
+DEFAULTS: dict[str, Any] = {
+    "model.sigma_begin": 1.0,
+    "model.sigma_end": 0.01,
+    "model.dropout": 0.0,
+    "diffusion.beta_schedule": "linear",
+    "diffusion.beta_start": 1e-4,
+    "diffusion.beta_end": 0.02,
+    "diffusion.num_diffusion_timesteps": 1000,
+    "scheduler.beta_schedule": "linear",
+    "scheduler.beta_start": 1e-4,
+    "scheduler.beta_end": 0.02,
+    "scheduler.num_train_timesteps": 1000,
+    "scheduler.prediction_type": "epsilon",
+    "scheduler.clip_sample": True,
+    "scheduler.rescale_betas_zero_snr": False,
+}
+RULES = {"ncsn": NCSN, "ncsnv2": NCSN, "ddim": DDIM, "ddpm-diffusers": DIFFUSERS}
+
+
+# What UNet2DModel takes where its configuration says nothing.
+UNET = {
+    "attention_head_dim": 8,
+    "attn_norm_num_groups": None,
+    "block_out_channels": [224, 448, 672, 896],
+    "down_block_types": ["DownBlock2D", *["AttnDownBlock2D"] * 3],
+    "downsample_padding": 1,
+    "dropout": 0.0,
+    "flip_sin_to_cos": True,
+    "freq_shift": 0,
+    "in_channels": 3,
+    "layers_per_block": 2,
+    "norm_eps": 1e-5,
+    "norm_num_groups": 32,
+    "num_class_embeds": None,
+    "out_channels": 3,
+    "resnet_time_scale_shift": "default",
+    "sample_size": None,
+    "up_block_types": [*["AttnUpBlock2D"] * 3, "UpBlock2D"],
+}
+
+
+def read_settings(kind: str, path: Path, named: Path | None = None) -> Config:
+    """The configuration of a released file; UsageError that names all that is not honoured."""
+    read: Callable[[Path, Path | None], Config]
+    read = read_unet if kind == "ddpm-diffusers" else read_config
+    config = read(path, named)
+    rules, wrong = RULES[kind], []
+    for section in sorted({key.split(".")[0] for key in rules}):
+        settings = config.get(section, {})
+        if not isinstance(settings, dict):
+            wrong.append(f"{section}={_short(settings)} (a mapping)")
+            continue
+        for key, value in settings.items():
+            if answer := _complaint(f"{section}.{key}", value, rules):
+                wrong.append(f"{section}.{key}={_short(value)} ({answer})")
+    if kind == "ddpm-diffusers" and not wrong:
+        config["unet"] = UNET | config["unet"]
+        wrong = _together(config["unet"])
+    if wrong:
+        raise UsageError(f"no import of {path}: its settings are {', '.join(wrong)}")
+    return config
+
+
+def _short(value: Any) -> str:
+    text = " ".join(str(value).split())
+    return text if len(text) < 60 else f"{text[:50]}..."
+
+
+def setting(config: Config, key: str) -> Any:
+    """What a configuration says under `section.name`, else what is assumed, else None."""
+    section, _, name = key.partition(".")
+    return config.get(section, {}).get(name, DEFAULTS.get(key))
+
+
+def assumed(kind: str, config: Config) -> list[str]:
+    """What is taken though no file says it, as key=value; sigmas of NCSNv2 are in its weights."""
+    silent = [key for key in DEFAULTS if key in RULES[kind] and setting({}, key) is not None]
+    return [
+        f"{key}={DEFAULTS[key]}"
+        for key in silent
+        if key.split(".")[1] not in config.get(key.split(".")[0], {})
+        and not (kind == "ncsnv2" and "sigma" in key)
+    ]
+
+
+def _complaint(key: str, value: Any, rules: Mapping[str, Rule]) -> str | None:
+    """What a setting must be, None where it is."""
+    if key == "scheduler._class_name":
+        known = str(value).removesuffix("Scheduler") in SCHEDULERS
+        return None if known else "only schedulers of betas"
+    if key.split(".")[1].startswith("_") or (key.startswith("scheduler.") and key not in rules):
+        return None  # notes of diffusers, and how its schedulers draw
+    if key not in rules:
+        return "not known here"
+    rule = rules[key]
+    if rule is None:
+        return None
+    kinds = rule if isinstance(rule, tuple) else (rule,)
+    if all(isinstance(kind, type) for kind in kinds):
+        numeric = float in kinds and isinstance(value, int) and not isinstance(value, bool)
+        right = numeric or type(value) in kinds
+        return (
+            None if right else " or ".join("null" if k is NoneType else k.__name__ for k in kinds)
+        )
+    return None if value in kinds else f"only {' or '.join(map(str, kinds))}"
+
+
+def _together(unet: Config) -> list[str]:
+    """What of a UNet2DModel does not go together in our U-Net."""
+    wrong, widths, downs = [], unet["block_out_channels"], unet["down_block_types"]
+    order, groups = (unet["flip_sin_to_cos"], unet["freq_shift"]), unet["norm_num_groups"]
+    size = unet["sample_size"]
+    if order not in ((False, 1), (True, 0)):
+        told = f"flip_sin_to_cos={order[0]} with freq_shift={order[1]}"
+        wrong.append(f"{told} (only false with 1, true with 0)")
+    kinds = {"DownBlock2D": "UpBlock2D", "AttnDownBlock2D": "AttnUpBlock2D"}
+    if not widths or len(downs) != len(widths) or not all(down in kinds for down in downs):
+        wrong.append(f"down_block_types={downs} (only {' and '.join(kinds)}, one for each width)")
+    elif unet["up_block_types"] != [kinds[down] for down in reversed(downs)]:
+        wrong.append(f"up_block_types={unet['up_block_types']} (not those on the way down)")
+    if not all(type(width) is int and width > 0 and width % widths[0] == 0 for width in widths):
+        wrong.append(f"block_out_channels={widths} (only multiples of the first)")
+    elif groups < 1 or any(width % groups for width in widths):
+        wrong.append(f"norm_num_groups={groups} on {widths} channels (it must divide them)")
+    scaled = unet["resnet_time_scale_shift"] == "scale_shift"
+    if unet["attn_norm_num_groups"] not in ([groups] if scaled else [None, groups]):
+        wrong.append(f"attn_norm_num_groups={unet['attn_norm_num_groups']} (only {groups})")
+    if unet["out_channels"] != unet["in_channels"]:
+        wrong.append(f"out_channels={unet['out_channels']} (not those of the image)")
+    if isinstance(size, list) and (
+        len(size) != 2 or size[0] != size[1] or type(size[0]) is not int
+    ):
+        wrong.append(f"sample_size={size} (only squares)")
+    return [f"unet.{each}" for each in wrong]
