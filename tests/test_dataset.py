@@ -1019,7 +1019,7 @@ def test_a_set_is_described_in_one_line(tmp_path):
     assert described(many).endswith("10 (1), 11 (1), ...")
 
 
-def test_a_measure_that_images_cannot_give_is_refused():
+def test_a_measure_that_images_cannot_give_is_refused(tmp_path):
     """Of one image there is no distance, and of one grey no deviation."""
     same = in_memory(torch.full((3, 1, 4, 4), 9, dtype=torch.uint8), None, (), "same")
     for words, problem in (
@@ -1027,7 +1027,7 @@ def test_a_measure_that_images_cannot_give_is_refused():
         (("model=edm",), "the images are all of one grey"),
     ):
         with pytest.raises(UsageError, match=problem):
-            resolved(tree("train", *words, "cache=none"), same)
+            resolved(tree("train", *words, f"cache={tmp_path}"), same)
 
 
 @pytest.mark.parametrize(
