@@ -173,7 +173,8 @@ def test_a_command_composes(words, tmp_path, monkeypatch):
 
 def nothing(command: str) -> str:
     """What a command without composition misses first, in an empty folder."""
-    return {"table": "folder", "report": "folder", "import": "file"}[command]
+    missed = {"table": "folder", "report": "folder", "import": "file", "evaluate": "images"}
+    return missed[command]
 
 
 # Tables of choices

@@ -740,4 +740,4 @@ def test_remedies_about_a_data_set_name_the_keys_of_sample(tmp_path, cache):
     assert scored.line().endswith("metrics=[] scores none")
     (tmp_path / "one").rename(tmp_path / "two")
     moved = here(tmp_path, "sample", f"checkpoint={run}", "num_samples=2", "steps=1", *coarse)
-    assert "root=FOLDER takes the images" in moved.line()
+    assert moved.line().endswith("; set root=PATH")

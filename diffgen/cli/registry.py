@@ -92,6 +92,13 @@ COMMANDS = {
             keys={"size=": "--size ", "trust=": "--trust "},
         ),
         Command(
+            "evaluate",
+            "measure images of any program against a data set, images or statistics",
+            "diffgen.commands.evaluate:main",
+            composed=False,
+            keys={"dataset.size=": "size=", "dataset.root=": "root="},
+        ),
+        Command(
             "table",
             "gather the cells of runs and sweeps into one table",
             "diffgen.commands.table:main",

@@ -30,6 +30,11 @@ class FeatureStats:
     def of(cls, features: Tensor) -> "FeatureStats":
         return cls(features.sum(0), features.T @ features, len(features))
 
+    @classmethod
+    def of_gaussian(cls, mean: Tensor, covariance: Tensor) -> "FeatureStats":
+        """Those of two features of this mean and covariance: what is known of a Gaussian alone."""
+        return cls(2 * mean, covariance + 2 * mean[:, None] * mean, 2)
+
     def __add__(self, other: "FeatureStats") -> "FeatureStats":
         """Those of both sets together."""
         total, second = self.total + other.total, self.second + other.second

@@ -51,11 +51,18 @@ class Scored:
 def evaluate(names: Sequence[str], scored: Scored, reference: Reference) -> Row:
     """The columns of the metrics `names`; None where a metric does not apply."""
     names = named(names)
-    few = too_few(names, min(len(scored.features), len(reference.features)))
+    few = too_few(names, least_of(len(scored.features), reference))
+    if reference.foreign:  # all but the statistics is unknown
+        few |= {name: 0 for name in names if name not in WITHOUT_FEATURES}
     columns: Row = {}
     for name in names:
         columns |= {name: None} if name in few else METRICS[name](scored, reference)
     return columns
+
+
+def least_of(n: int, reference: Reference) -> int:
+    """The smaller number of images: n, or that of the reference where its images are known."""
+    return n if reference.foreign else min(n, len(reference.features))
 
 
 def too_few(names: Sequence[str], n: int) -> dict[str, int]:
@@ -215,6 +222,7 @@ LEAST = {  # images that a metric needs
     **{"fid": 2, "fid_per_class": 2, "fid_test": 2, "kid": 2, "fid_infinity": 5 * BLOCKS},
     **{"precision": K + 1, "recall": K + 1, "density": K_DENSITY + 1, "coverage": K_DENSITY + 1},
 }
+WITHOUT_FEATURES = ("fid", "is", "accuracy", "saturation")  # of the reference
 GROUPS = {
     "standard": (
         *("fid", "fid_test", "kid", "is", "accuracy", "precision", "recall"),

@@ -43,9 +43,16 @@ class Reference:
 
     @property
     def title(self) -> str:
+        if self.foreign:
+            return f"{self.identity['dataset']} (statistics of another program)"
         shares = self.identity.get("shares")
         told = f"{self.identity['count']} images" + (f", {shares}" if shares else "")
         return "{dataset}/{split} ({told})".format(**self.identity, told=told)
+
+    @property
+    def foreign(self) -> bool:
+        """Whether only the statistics are known, from another program."""
+        return not len(self.features)
 
     def in_shares(self, labels: Tensor) -> "Reference":
         """The most of its images whose classes have the shares of `labels` (N,).

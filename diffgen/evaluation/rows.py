@@ -153,11 +153,12 @@ def pooled(rows: Sequence[Row]) -> list[Row]:
 
 def _mean(group: Sequence[Row]) -> Row:
     distances = [row["fid"] for row in group]
+    evaluations = [row["nfe"] for row in group if row.get("nfe") is not None]
     return {
         **group[0],
         "seed": None,
         "seeds": len(group),
-        "nfe": round(fmean(row["nfe"] for row in group), 2),
+        "nfe": round(fmean(evaluations), 2) if evaluations else None,
         "fid": fmean(distances),
         "low": min(distances),
         "high": max(distances),

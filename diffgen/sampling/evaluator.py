@@ -151,7 +151,7 @@ def check_features(features: Named, checkpoint: Checkpoint) -> None:
     if name == CLASSIFIER:
         typed(FeaturesClassifier, "features", features.settings)
     else:
-        _pretrained(name, tuple(sorted(features.settings.items())), "cpu")
+        pretrained(name, tuple(sorted(features.settings.items())), "cpu")
 
 
 @lru_cache(maxsize=2)
@@ -164,11 +164,11 @@ def _evaluator(
     classes: tuple[str, ...],
 ) -> Evaluator:
     name, options = features
-    known = None if name == CLASSIFIER else _pretrained(name, options, device)
+    known = None if name == CLASSIFIER else pretrained(name, options, device)
     source = build("dataset", dict(dataset), trust)
     train = numbered_as(source.split("train"), classes)
     test = numbered_as(source.split("test"), classes)
-    extractor = known or _classifier(options, train, test, Path(cache), device)
+    extractor = known or classifier_of(options, train, test, Path(cache), device)
     real = reference(train, "train", extractor, Path(cache))
     return Evaluator(extractor, real, test, Path(cache))
 
@@ -181,7 +181,7 @@ def features_name(features: Named, dataset: str) -> str:
 
 
 @lru_cache(maxsize=2)
-def _pretrained(name: str, options: tuple[tuple[str, Any], ...], device: str) -> Extractor:
+def pretrained(name: str, options: tuple[tuple[str, Any], ...], device: str) -> Extractor:
     """An extractor that needs no images of the data set."""
     if name not in EXTRACTORS:
         known = ["auto", CLASSIFIER, *EXTRACTORS]
@@ -189,8 +189,9 @@ def _pretrained(name: str, options: tuple[tuple[str, Any], ...], device: str) ->
     return typed(EXTRACTORS[name], "features", dict(options), device=device)
 
 
-def _classifier(
+def classifier_of(
     options: tuple[tuple[str, Any], ...], train: Images, test: Images, cache: Path, device: str
 ) -> Extractor:
+    """The extractor of a classifier that is fitted to the data set, or found in the cache."""
     settings = typed(FeaturesClassifier, "features", dict(options))
     return ClassifierExtractor(cached(settings, train, test, cache, device).network, device=device)

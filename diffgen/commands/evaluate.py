@@ -1,0 +1,189 @@
+"""`diffgen evaluate`: images of any program against a data set, images or statistics."""
+
+import argparse
+import json
+import logging
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+
+from diffgen import __version__
+from diffgen.config.parts import Named
+from diffgen.dataset.images import Images
+from diffgen.errors import UsageError, did_you_mean, refuse
+from diffgen.evaluation import table
+from diffgen.evaluation.features import extract
+from diffgen.evaluation.frechet import FeatureStats
+from diffgen.evaluation.metrics import named
+from diffgen.evaluation.reference import reference
+from diffgen.evaluation.rows import Row
+from diffgen.evaluation.scoring import floor, score
+from diffgen.files import expanded, write_atomically
+from diffgen.sampling.evaluator import CLASSIFIER, features_name, pretrained
+from diffgen.sampling.foreign import (
+    Against,
+    against,
+    dataset_named,
+    extractor_for,
+    fitting,
+    images_at,
+    reference_of,
+)
+
+DEFAULTS: dict[str, Any] = {
+    "features": "auto",
+    "metrics": ["fid", "fid_test", "kid", "precision", "recall", "density", "coverage"],
+    "n": None,
+    "size": None,
+    "root": None,
+    "cache": None,
+}
+TEXT = """keys:
+  features=NAME         auto, classifier, inception, dinov2, clip, torchvision, random
+  features.KEY=VALUE    a setting of the features, as features.weights=PATH
+  metrics=[NAME,...]    as in `diffgen sample`, or standard, all
+  n=N                   images that are scored; all by default
+  size=N                resizes the images of folders and keeps their middle square
+  root=FOLDER           where the files of a data set of --against are
+  cache=FOLDER          of what is downloaded or computed once"""
+
+
+def main(words: Sequence[str]) -> int:
+    """Score the images and print a table of them and of real ones."""
+    options = _parser().parse_intermixed_args(words)
+    settings, features = _read(options.keys)
+    if not expanded(options.images).exists():
+        raise UsageError(f"no images at {options.images}: a folder, a zip or an .npz")
+    metrics = named(settings["metrics"])
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if (name := features_name(features, dataset_named(options.against))) != CLASSIFIER:
+        pretrained(name, tuple(sorted(features.settings.items())), device)  # before any image
+    target = against(options.against, settings["root"], settings["size"])
+    cache = Path(settings["cache"] or os.environ.get("DIFFGEN_CACHE", "~/.cache/diffgen"))
+    extractor = extractor_for(features, target, cache, device)
+    images = fitting(images_at(options.images, settings["size"]), target.train)
+    images = _first(images, settings["n"])
+    _check_shapes(images, target)
+    real = reference_of(target, extractor, cache)
+    if "fid_test" in metrics and target.test is not None and len(target.test) > 1:
+        real = replace(real, held_out=reference(target.test, "test", extractor, cache))
+    if options.save_stats:
+        save_stats(options.save_stats, FeatureStats.of(extract(extractor, images.pixels).features))
+    scored = score(images.at(torch.arange(len(images))), images.labels, extractor, real, metrics)
+    row = {
+        **{"sampler": options.name or Path(options.images).name, "identity": ["sampler"]},
+        **{"images": str(Path(options.images).absolute()), "fingerprint": images.fingerprint},
+        **scored,
+        **{"metrics": metrics, "versions": {"diffgen": __version__, "torch": torch.__version__}},
+    }
+    rows = [row]
+    if target.test is not None and len(images) <= len(target.test):
+        compared = replace(real, held_out=None)
+        rows.append(floor(target.test, len(images), extractor, compared, metrics))
+    publish(Path(options.out or Path("runs", "evaluations", _stamp())), rows)
+    return 0
+
+
+def publish(folder: Path, rows: Sequence[Row]) -> None:
+    """Write the rows, each in a folder of its own, and their table; print it, the folder last."""
+    for number, row in enumerate(rows):
+        text = json.dumps(row, indent=1, sort_keys=True).encode()
+        path = folder / str(number) / "result.json"
+        write_atomically(path, lambda file, text=text: file.write(text))
+    table.write(folder, rows)
+    table.show(rows)
+    print(folder)
+
+
+def save_stats(path: Path, stats: FeatureStats) -> None:
+    """Write mean and covariance of features as `mu`, `sigma`, which other programs read."""
+    arrays: dict[str, Any] = {"mu": stats.mean.numpy(), "sigma": stats.covariance.numpy()}
+    write_atomically(path, lambda file: np.savez(file, **arrays))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="diffgen evaluate",
+        description=__doc__,
+        epilog=TEXT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.error = refuse  # one line in place of argparse's page
+    parser.add_argument("images", metavar="IMAGES", help="a folder, a zip, or an .npz (arr_0)")
+    parser.add_argument(
+        "--against",
+        metavar="DATA",
+        required=True,
+        help="a data set of diffgen (mnist), a folder, a zip, an .npz of images or mu and sigma",
+    )
+    parser.add_argument("keys", metavar="KEY=VALUE", nargs="*", help="see below")
+    parser.add_argument("--name", help="of the row; the file's by default")
+    parser.add_argument(
+        "--out", type=Path, help="folder for rows and table; by default under runs/"
+    )
+    parser.add_argument("--save-stats", type=Path, help="file for mu and sigma of the images")
+    return parser
+
+
+def _read(words: Sequence[str]) -> tuple[dict[str, Any], Named]:
+    """The settings by key, and those of features."""
+    settings, of_features = dict(DEFAULTS), {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or (key not in DEFAULTS and not key.startswith("features.")):
+            known = [*DEFAULTS, "features.weights"]
+            raise UsageError(f"no key {key!r} of diffgen evaluate{did_you_mean(key, known)}")
+        read = value if key in ("root", "cache", "features.weights") else _value(word, value)
+        if key.startswith("features."):
+            of_features[key.removeprefix("features.")] = read
+        else:
+            settings[key] = read
+    for key in ("n", "size"):
+        if settings[key] is not None and (type(settings[key]) is not int or settings[key] < 1):
+            raise UsageError(f"{key}={settings[key]} is no number from 1")
+    return settings, Named(str(settings["features"]), of_features)
+
+
+def _value(word: str, value: str) -> Any:
+    try:
+        return yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UsageError(f"{word} cannot be read") from None
+
+
+def _first(images: Images, n: int | None) -> Images:
+    if n is None or n == len(images):
+        return images
+    if n > len(images):
+        raise UsageError(f"n={n}: {images.name} has {len(images)} images")
+    rows = torch.arange(n)
+    labels = None if images.labels is None else images.labels[:n]
+    return replace(images, pixels=images.at(rows), labels=labels)
+
+
+def _check_shapes(images: Images, target: Against) -> None:
+    """UsageError where features would compare images of other sizes or channels."""
+    if target.train is None:
+        return
+    mine, theirs = images.pixels.shape[1:], target.train.pixels.shape[1:]
+    if mine != theirs:
+        raise UsageError(
+            f"the images of {images.name} are {_shape(mine)}, those of {target.train.name} "
+            f"{_shape(theirs)}: resize them with the program that made them, or folders by size="
+        )
+
+
+def _shape(shape: Sequence[int]) -> str:
+    return f"{shape[2]}x{shape[1]} of {shape[0]} channel{'s' if shape[0] > 1 else ''}"
+
+
+def _stamp() -> str:
+    return time.strftime("%Y-%m-%d_%H-%M-%S")
