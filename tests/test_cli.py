@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from enum import IntEnum
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from hydra.core.hydra_config import HydraConfig
@@ -21,6 +22,7 @@ from diffgen.cli import registry
 from diffgen.cli.argv import parse, quoted
 from diffgen.cli.job import PastHydra, WorkerCommand
 from diffgen.cli.main import complete, main
+from diffgen.cli.output import complain
 from diffgen.errors import UsageError
 from diffgen.runtime.launch import RANKS, isolated, relaunch, run_id
 
@@ -165,6 +167,7 @@ MISTAKES = [
     ("train trainer.foo=1", "no key 'trainer.foo'; there is trainer.accelerator, trainer.acc"),
     ("train logger=[csv,wandb]", "logger= takes one choice; -m logger=A,B runs both"),
     ("train --config-name nowhere", "no config 'nowhere'"),
+    ("train =5", "'=5' names no key; write KEY=VALUE"),
     (
         "sample dataset=mnist",
         "diffgen sample takes no dataset=, which belongs to diffgen",
@@ -263,6 +266,68 @@ def test_a_reader_that_leaves_is_no_failure():
     line = f"set -o pipefail; {sys.executable} -m diffgen train --cfg job | true"
     done = subprocess.run(["bash", "-c", line], stderr=subprocess.PIPE, check=False)
     assert done.stderr == b""
+
+
+@pytest.mark.parametrize("error", [RecursionError("deep"), MemoryError(), UnicodeError("é\nx")])
+def test_any_exception_of_a_plain_command_is_one_line(error, monkeypatch, capsys):
+    monkeypatch.setattr(sys.modules[__name__], "files", Mock(side_effect=error))
+    assert main(["gather"]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"diffgen: {type(error).__name__}: ")
+    assert told.count("\n") == 1
+
+
+def test_ctrl_c_in_a_plain_command_is_130(monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "files", Mock(side_effect=KeyboardInterrupt))
+    assert main(["gather"]) == 130
+
+
+def test_a_line_of_complaint_is_one_short_line_without_control_characters(capsys):
+    complain("a\nb\x1b[31m \udcff 猫" + "c" * 5000 + "; take less")
+    told = capsys.readouterr().err
+    assert told.startswith(r"diffgen: a\nb\x1b[31m \udcff 猫ccc")
+    assert told.endswith("ccc; take less\n")
+    assert len(told) < 1000
+
+
+def test_a_command_needs_a_working_folder(tmp_path, monkeypatch, capsys):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    for words in (["train", "--cfg", "job"], ["gather"]):
+        assert main(words) == 2
+        assert capsys.readouterr().err.startswith("diffgen: no working folder (No such file")
+    assert main(["--version"]) == 0
+
+
+SURROUNDINGS = {  # of `python -m diffgen`: status, and what it prints in all
+    "closed streams": ("--version <&- >&- 2>&-", 0, ""),
+    "a full disk behind standard error": ("trian 2> /dev/full", 2, ""),
+    "a full disk behind standard output": (
+        "--version 2>&1 > /dev/full",
+        1,
+        "diffgen: OSError: [Errno 28] No space left on device\n",
+    ),
+    "an encoding without cats": (
+        "猫 2>&1",
+        2,
+        "diffgen: no command '\\u732b'; there is ",
+    ),
+}
+
+
+@pytest.mark.parametrize(("line", "status", "printed"), SURROUNDINGS.values(), ids=SURROUNDINGS)
+def test_odd_surroundings_end_in_a_line_or_in_nothing(line, status, printed):
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m diffgen {line}"],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == status
+    assert done.stdout.startswith(printed)
+    assert "Traceback" not in done.stdout + done.stderr
 
 
 def test_flags_stand_anywhere_and_paths_need_no_quotes(tmp_path):

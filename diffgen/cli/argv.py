@@ -55,6 +55,8 @@ def sets_nothing(override: str) -> bool:
 def check(override: str) -> str:
     """The override, if it sets something under a word of today."""
     key = re.split("[=@]", override)[0].lstrip("+~")
+    if not key or not re.search(r"\w", key):
+        refuse(f"{override!r} names no key; write KEY=VALUE")
     if key in RETIRED:
         refuse(f"{key}= is now called {RETIRED[key]}=")
     if sets_nothing(override):

@@ -16,6 +16,7 @@ from diffgen.cli.argv import parse
 from diffgen.cli.config_files import config_dir
 from diffgen.cli.help import text
 from diffgen.cli.job import Job, PastHydra, full_error
+from diffgen.cli.output import complain
 from diffgen.cli.recipe_choice import parse as parse_overrides
 from diffgen.cli.recipe_choice import recipe_per_job, recipes
 from diffgen.cli.registry import Command, imported
@@ -81,7 +82,7 @@ def compose(command: Command, job: Job) -> None:
         try:
             finish(command)
         except Exception as error:
-            print(f"diffgen: nothing collected of the sweep: {error}", file=sys.stderr)
+            complain(f"nothing collected of the sweep: {error}")
         raise
     finish(command)
 
@@ -98,7 +99,7 @@ def report(error: Exception, command: Command, args: Namespace) -> int:
     from diffgen.cli.error_message import explain
 
     status, line = explain(error, command, args)
-    print(f"diffgen: {line}", file=sys.stderr)
+    complain(line)
     return status
 
 

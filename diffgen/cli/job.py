@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
+from diffgen.cli.output import complain
 from diffgen.cli.registry import Command, imported
 from diffgen.config.schema import check
 from diffgen.errors import UsageError
@@ -83,7 +84,7 @@ class Job:
         if HydraConfig.get().mode != RunMode.MULTIRUN:
             raise PastHydra from error
         line = self.command.told(error) if isinstance(error, UsageError) else str(error)
-        print(f"diffgen: job {HydraConfig.get().job.num}: {line}", file=sys.stderr)
+        complain(f"job {HydraConfig.get().job.num}: {line}")
         raise error
 
     def work(self, config: DictConfig) -> Any:

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from diffgen import __version__
+from diffgen.cli.output import complain, prepare
 from diffgen.cli.registry import COMMANDS, Command, imported, usage
 from diffgen.errors import UsageError, did_you_mean
 
@@ -12,11 +13,14 @@ from diffgen.errors import UsageError, did_you_mean
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 done, 1 the run failed, 2 wrong use, 130 Ctrl-C, 141 unread, 143 SIGTERM."""
     words = list(sys.argv[1:] if argv is None else argv)
-    share_processors()
     try:
-        return answer(words)
+        prepare()
+        share_processors()
+        status = answer(words)
+        sys.stdout.flush()
+        return status
     except UsageError as error:
-        print(f"diffgen: {error}", file=sys.stderr)
+        complain(str(error))
         return 2
     except KeyboardInterrupt:
         return 130
@@ -28,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         first = (str(error).strip().splitlines() or [""])[0]
-        print(f"diffgen: {type(error).__name__}: {first}", file=sys.stderr)
+        complain(f"{type(error).__name__}: {first}")
         return 1
 
 
@@ -60,8 +64,15 @@ def answer(words: list[str]) -> int:
 
 def run(command: Command, words: list[str]) -> int:
     """Exit status of a command with the words after its name."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise UsageError(f"no working folder ({error.strerror}): go to another one") from None
     if not command.composed:
-        return imported(command.task)(words) or 0
+        try:
+            return imported(command.task)(words) or 0
+        except UsageError as error:
+            raise UsageError(command.told(error)) from error
     from diffgen.cli import hydra_app
 
     return hydra_app.run(command, words)
