@@ -20,6 +20,7 @@ from torch import nn
 from diffgen.commands.resume import naming
 from diffgen.dataset.digits import Digits
 from diffgen.errors import UsageError
+from diffgen.runs.checkpoint_format import seal
 from diffgen.training.module import check_weights_agree
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -419,3 +420,22 @@ def test_wandb_without_login_or_package_is_one_line(tmp_path, monkeypatch):
         2,
         "logger=wandb needs one more package: pip install wandb",
     )
+
+
+def test_a_strangers_run_that_goes_on_touches_nothing_outside_its_folder(ddpm, tmp_path):
+    run = Path(shutil.copytree(ddpm, tmp_path / "run"))
+    data, outside = contents(last(run)), tmp_path / "outside"
+    recipe = data["diffgen"]["recipe"]
+    recipe |= {"logger": {"name": "wandb", "project": "theirs"}, "runs": str(outside / "runs")}
+    recipe |= {"dataset": {"name": "mnist", "root": str(outside / "mnist")}}
+    recipe["cache"] = str(outside / "cache")
+    for key in ("hash", "training_hash"):
+        del data["diffgen"][key]
+    seal(data)
+    torch.save(data, last(run))
+    done = here(tmp_path, "train", f"resume={run}", "trainer.max_steps=41")
+    assert done.status == 2
+    assert done.line().startswith(f"mnist can neither be read from {outside}/mnist")
+    assert done.line().endswith("set dataset=mnist dataset.root=FOLDER to what holds them")
+    assert "its recipe logs by wandb: add logger=wandb to go on with it" in done.out
+    assert not outside.exists()

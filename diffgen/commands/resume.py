@@ -3,11 +3,12 @@
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from diffgen.config.schema import Train
+from diffgen.dataset.download import offline
 from diffgen.errors import UsageError
 from diffgen.runs import checkpoint
 from diffgen.runs.checkpoint import Checkpoint
@@ -37,6 +38,8 @@ FREE = (
     "resume",
 )
 
+LOCAL = ("csv", "none", "tensorboard")  # loggers that write into the run's folder alone
+
 log = logging.getLogger(__name__)
 
 
@@ -57,12 +60,35 @@ def resumed(
     else:
         path = checkpoint.locate(settings.resume, Path(settings.runs))
         found = checkpoint.load(path, settings.trust)
-    merged: Mapping[str, Any] = found.recipe
+    merged = _inside(found, config, overrides)
     measured = settings.recipe.unmeasured()
     for key in map(key_of, overrides):
         merged = _carried(merged, config, key, measured, found.run)
     _tell_if_finished(found, merged)
     return Train.of({**merged, "trust": settings.trust}), found.run, found.path
+
+
+def _inside(
+    found: Checkpoint, config: Mapping[str, Any], overrides: Sequence[str]
+) -> Mapping[str, Any]:
+    """Its recipe without what is written or sent outside the run's folder: that is as typed now.
+
+    The file may be a stranger's.
+    """
+    recipe = {**found.recipe, "cache": config["cache"], "runs": config["runs"]}
+    logger = recipe["logger"]
+    if logger["name"] in LOCAL or any(key_of(word) == "logger" for word in overrides):
+        return recipe
+    log.warning("its recipe logs by %s: add logger=%s to go on with it", *[logger["name"]] * 2)
+    return {**recipe, "logger": config["logger"]}
+
+
+@contextmanager
+def as_typed(settings: Train, overrides: Sequence[str]) -> Iterator[None]:
+    """Within it nothing is downloaded for a resumed run, unless the command names its data set."""
+    typed = any(key_of(word).split(".")[0] == "dataset" for word in overrides)
+    with nullcontext() if typed else offline(), naming(settings.dataset.name):
+        yield
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from diffgen import __version__
 from diffgen.cli.job import continue_in
 from diffgen.commands.data_dependent import followed, range_of, resolved
 from diffgen.commands.initial_weights import begun, fill
-from diffgen.commands.resume import naming, resumed
+from diffgen.commands.resume import as_typed, resumed
 from diffgen.config.recipe import DenoiserRecipe
 from diffgen.config.schema import Train
 from diffgen.dataset.batches import Batches
@@ -50,7 +50,7 @@ def train(settings: Train) -> None:
         settings, folder, checkpoint = resumed(settings, job.overrides.task, folder)
         continue_in(folder)
     run = Run(settings, folder, None if checkpoint else initial)
-    with naming(settings.dataset.name) if checkpoint else nullcontext():
+    with as_typed(settings, job.overrides.task) if checkpoint else nullcontext():
         run.fit(checkpoint, images)
     print(folder)
 
