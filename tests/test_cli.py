@@ -340,6 +340,19 @@ def test_flags_stand_anywhere_and_paths_need_no_quotes(tmp_path):
         assert parse([kept])[1] == [kept]
 
 
+NAMES = ["bücher", "猫 و", "a=b", "a,b", "a (1)", "[x]", "{y}", "it's", 'q"q', "a#b", "$HOME"]
+NAMES += ["a;b", "a&b", "a\\b", "ends\\", "1e5", "2026", "true", " lead", "tail ", "a!b*", "%20"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("key", ["checkpoint", "runs", "dataset.root"])
+def test_a_name_of_any_letters_arrives_whole(key, name, tmp_path):
+    Path(name).mkdir()
+    (_, words), parser = parse([f"{key}={name}"]), OverridesParser.create()
+    value = parser.parse_override(words[0]).value()
+    assert (value.text if isinstance(value, QuotedString) else value) == name
+
+
 def test_a_checkpoint_path_with_an_equals_sign_arrives_whole():
     assert main(["sample", "checkpoint=runs/it's/epoch=1-step=2.ckpt", "seed=9"]) == 0
     assert SEEN[0][0]["checkpoint"] == "runs/it's/epoch=1-step=2.ckpt"

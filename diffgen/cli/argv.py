@@ -22,7 +22,10 @@ RETIRED = {  # keys and groups of earlier versions, and what they are called now
     "model.weighting": "weighting",
     "model.gamma": "weighting.gamma",
 }
-GRAMMAR = re.compile(r"""['"\[{]|\w+\(.*\)$|.*\$\{""")  # quoted, a list, a call, interpolated
+# Quoted, a list, a mapping, a call, interpolated.
+GRAMMAR = re.compile(r"""['"\[]|\{(.*:|\s*\})|\w+\(.*\)$|.*\$\{""")
+TEXTS = re.compile(r"(runs|cache|checkpoint|resume|(dataset\.|dataset\.test_)?root|logger\.\w+)$")
+NUMBER = re.compile(r"[+-]?[\d._]+(e[+-]?\d+)?|true|false|inf|nan", re.IGNORECASE)
 
 
 def parse(words: list[str]) -> tuple[Namespace, list[str]]:
@@ -71,8 +74,12 @@ def quoted(override: str, multirun: bool) -> str:
     spaces or commas. A leading ~ is the home folder, as a shell would have it.
     """
     key, equals, value = override.partition("=")
+    if TEXTS.match(key.lstrip("+")) and not multirun and NUMBER.fullmatch(value):
+        return f"{key}='{value}'"  # a folder called 2026
     if not equals or PLAIN.fullmatch(value):
         return override
+    if value.startswith(("[", "{")) and os.path.exists(value):
+        return f"{key}={quote(value)}"
     if flat := LIST.fullmatch(value):
         return f"{key}=[{','.join(map(quote, flat[1].split(',')))}]"
     if GRAMMAR.match(value):
@@ -85,7 +92,13 @@ def quoted(override: str, multirun: bool) -> str:
 
 def quote(value: str) -> str:
     value = os.path.expanduser(value)
-    if PLAIN.fullmatch(value) or not (ODD.search(value) or os.path.exists(value)):
+    odd = ODD.search(value) or value != value.strip() or os.path.exists(value)
+    if PLAIN.fullmatch(value) or not odd:
         return value
-    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return literal(value)
+
+
+def literal(value: str) -> str:
+    """A text in quotes, as Hydra reads them: backslashes count only before a quote."""
+    escaped = re.sub(r"(\\*)('|$)", lambda m: 2 * m[1] + ("\\'" if m[2] else ""), value)
     return f"'{escaped}'"

@@ -10,6 +10,7 @@ from hydra._internal import config_loader_impl
 from hydra._internal.config_repository import ConfigRepository
 from hydra.plugins.config_source import ConfigResult
 
+from diffgen.cli.argv import literal
 from diffgen.errors import UsageError
 
 
@@ -24,7 +25,7 @@ def config_dir() -> str:
 
 def searched(args: Namespace) -> list[str]:
     """The overrides that have configs looked for in the folder of --config-dir, too."""
-    return [f"hydra.searchpath=[{args.config_dir!r}]"] if args.config_dir else []
+    return [f"hydra.searchpath=[{literal(args.config_dir)}]"] if args.config_dir else []
 
 
 def folders(args: Namespace) -> tuple[Path, ...]:

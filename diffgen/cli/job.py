@@ -16,6 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
+from diffgen.cli.argv import literal
 from diffgen.cli.output import complain
 from diffgen.cli.registry import Command, imported
 from diffgen.config.schema import check
@@ -109,12 +110,11 @@ class WorkerCommand:
 
     def __call__(self, local_rank: int) -> tuple[list[str], str]:
         job = HydraConfig.get()
-        folder = job.runtime.output_dir.replace("\\", "\\\\").replace("'", "\\'")
         return [
             *(sys.executable, "-m", "diffgen", self.command, *self.flags),
             *job.overrides.task,
             *(override for override in job.overrides.hydra if not OWN.match(override)),
-            f"hydra.run.dir='{folder}'",
+            f"hydra.run.dir={literal(job.runtime.output_dir)}",
             f"hydra.job.name={job.job.name}-rank{local_rank}",
             "hydra.output_subdir=null",
         ], job.runtime.cwd
