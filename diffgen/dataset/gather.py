@@ -140,7 +140,7 @@ def _tell_dark(images: Images, streamed: Streamed) -> None:
     except UsageError:  # said where the image is wanted
         return
     highest = max((value for value in values if value is not None), default=0)
-    remedy = ""
+    remedy = "; rewrite the files so that their values fill the range"
     if streamed.decoder.window is None and highest:
         white = 2 ** highest.bit_length() - 1
         remedy = f"; dataset.window=[0,{white}] makes {white} white"
