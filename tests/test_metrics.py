@@ -26,6 +26,7 @@ from diffgen.evaluation.frechet import (
 from diffgen.evaluation.jackknife import BLOCKS, T95, deviation, half_width, told_apart
 from diffgen.evaluation.kernel_distance import error_of
 from diffgen.evaluation.metrics import GROUPS, LEAST, METRICS, Scored, evaluate, named, too_few
+from diffgen.evaluation.novelty import authenticity, copying
 from diffgen.evaluation.reference import Reference
 from diffgen.evaluation.rows import best_rows
 
@@ -253,3 +254,39 @@ def test_classes_of_another_data_set_give_no_accuracy():
     logits, labels = torch.eye(4).double(), torch.arange(4)
     mine = Scored(torch.zeros(4, 1, 8, 8), Features(normal(4, 2), logits), labels, False)
     assert evaluate(["accuracy"], mine, reference_of(normal(9, 2))) == {"accuracy": None}
+
+
+# --- memorisation -----------------------------------------------------------------------------
+
+
+def test_points_on_a_line_are_authentic_where_they_are_far():
+    """Of 0, 1, 10 the nearest others are 1, 1, 9 away: 0.4 and 8 are copies, 2.5 is none."""
+    training = torch.tensor([[0.0], [1.0], [10.0]]).double()
+    assert authenticity(torch.tensor([[0.4], [2.5], [8.0]]).double(), training) == 1 / 3
+
+
+def test_c_t_is_the_z_score_of_mann_and_whitney():
+    mine, held, training = normal(70, 3), normal(90, 3, seed=1), normal(200, 3, seed=2)
+    apart = [NearestNeighbors(n_neighbors=1).fit(training).kneighbors(x)[0] for x in (mine, held)]
+    theirs = scipy.stats.mannwhitneyu(
+        *(x.ravel() for x in apart), method="asymptotic", use_continuity=False
+    )
+    share, score = copying(mine, held, training)
+    assert 1 - share == pytest.approx(theirs.statistic / (70 * 90), rel=1e-9)
+    assert 2 * scipy.stats.norm.sf(abs(score)) == pytest.approx(theirs.pvalue, rel=1e-9)
+
+
+def test_planted_copies_are_found():
+    training, held = normal(1000, 6), reference_of(normal(300, 6, seed=1))
+    real = reference_of(training, held_out=held)
+    new = scored(normal(200, 6, seed=2))
+    planted = training[:60] + 0.02 * normal(60, 6, seed=3)
+    copies = scored(torch.cat((planted, new.features.features[60:])))
+    found = {name: evaluate(["authentic", "nearer"], x, real) for name, x in
+             {"new": new, "copies": copies, "all": scored(training[:200])}.items()}  # fmt: skip
+    assert found["new"]["nearer"] == pytest.approx(0.5, abs=0.08)
+    assert abs(found["new"]["c_t"]) < 3
+    assert found["copies"]["c_t"] < -3
+    assert found["copies"]["authentic"] < found["new"]["authentic"] - 0.1
+    assert found["all"]["authentic"] == 0
+    assert found["all"]["nearer"] == 1

@@ -21,7 +21,7 @@ from diffgen.errors import UsageError, did_you_mean, refuse
 from diffgen.evaluation import table
 from diffgen.evaluation.features import extract
 from diffgen.evaluation.frechet import FeatureStats
-from diffgen.evaluation.metrics import named
+from diffgen.evaluation.metrics import HELD_OUT, named
 from diffgen.evaluation.reference import reference
 from diffgen.evaluation.rows import Row
 from diffgen.evaluation.scoring import floor, score
@@ -73,7 +73,7 @@ def main(words: Sequence[str]) -> int:
     images = _first(images, settings["n"])
     _check_shapes(images, target)
     real = reference_of(target, extractor, cache)
-    if "fid_test" in metrics and target.test is not None and len(target.test) > 1:
+    if not HELD_OUT.isdisjoint(metrics) and target.test is not None and len(target.test) > 1:
         real = replace(real, held_out=reference(target.test, "test", extractor, cache))
     if options.save_stats:
         save_stats(options.save_stats, FeatureStats.of(extract(extractor, images.pixels).features))

@@ -25,6 +25,7 @@ from diffgen.evaluation.frechet import (
 from diffgen.evaluation.jackknife import BLOCKS, half_width
 from diffgen.evaluation.kernel_distance import error_of, over_subsets
 from diffgen.evaluation.neighbours import K_DENSITY, K, density_and_coverage, share_on_manifold
+from diffgen.evaluation.novelty import authenticity, copying
 from diffgen.evaluation.reference import Reference
 from diffgen.evaluation.rows import Row
 
@@ -197,6 +198,20 @@ def coverage(scored: Scored, reference: Reference) -> Row:
     return {"coverage": density_and_coverage(*_equal_numbers(scored, reference))[1]}
 
 
+def authentic(scored: Scored, reference: Reference) -> Row:
+    """The share of images that are no copies of training images (see `novelty`)."""
+    return {"authentic": authenticity(scored.features.features, reference.features)}
+
+
+def nearer(scored: Scored, reference: Reference) -> Row:
+    """How often images are nearer to training images than held-out ones are, and C_T."""
+    held = reference.held_out
+    if held is None:
+        return {"nearer": None, "c_t": None}
+    share, score = copying(scored.features.features, held.features, reference.features)
+    return {"nearer": share, "c_t": score}
+
+
 def saturation(scored: Scored, reference: Reference) -> Row:
     """The share of pixel values at 0 or 255, the ends that clipping leaves."""
     ends = (scored.images == 0) | (scored.images == 255)
@@ -215,14 +230,16 @@ METRICS: dict[str, Callable[[Scored, Reference], Row]] = {
     **{"fid": fid, "fid_test": fid_test, "fid_infinity": fid_infinity, "kid": kid, "mind": mind},
     **{"is": inception_score, "accuracy": accuracy, "precision": precision, "recall": recall},
     **{"density": density, "coverage": coverage, "fid_per_class": fid_per_class},
-    "saturation": saturation,
+    **{"authentic": authentic, "nearer": nearer, "saturation": saturation},
 }
 LEAST_OF_BLOCKS = 2 * BLOCKS
 LEAST = {  # images that a metric needs
     **{"fid": 2, "fid_per_class": 2, "fid_test": 2, "kid": 2, "fid_infinity": 5 * BLOCKS},
+    "authentic": 2,
     **{"precision": K + 1, "recall": K + 1, "density": K_DENSITY + 1, "coverage": K_DENSITY + 1},
 }
 WITHOUT_FEATURES = ("fid", "is", "accuracy", "saturation")  # of the reference
+HELD_OUT = {"fid_test", "nearer"}  # metrics that need held-out images as a reference
 GROUPS = {
     "standard": (
         *("fid", "fid_test", "kid", "is", "accuracy", "precision", "recall"),

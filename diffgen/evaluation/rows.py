@@ -25,8 +25,8 @@ COLUMNS = (
     *("guidance", "weight", "scale", "start", "clip", "numeric_precision", "labels", "seed", "n"),
     *("features", "features_hash", "reference", "reference_hash"),
     *("fid", "fid_error", "fid_test", "fid_infinity", "kid", "kid_std", "kid_error", "mind"),
-    *("is", "is_std", "accuracy", "precision", "recall", "density", "coverage", "saturation"),
-    *("fid_per_class", "classes"),
+    *("is", "is_std", "accuracy", "precision", "recall", "density", "coverage"),
+    *("authentic", "nearer", "c_t", "saturation", "fid_per_class", "classes"),
     *("seconds", "images_per_second", "versions"),
 )
 ESSENTIAL = ("sampler", "n", "features", "features_hash", "reference", "reference_hash")

@@ -29,7 +29,10 @@ from diffgen.evaluation.rows import (
 from diffgen.files import write_atomically
 
 ALWAYS = ("sampler", "settings", "steps", "weight")  # columns of every table
-SHARES = ("accuracy", "precision", "recall", "density", "coverage", "saturation")
+SHARES = (
+    *("accuracy", "precision", "recall", "density", "coverage", "authentic", "nearer"),
+    "saturation",
+)
 
 Grid = tuple[list[str], list[list[str]]]
 Column = tuple[str, Callable[[Row], str]]

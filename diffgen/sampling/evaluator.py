@@ -20,7 +20,7 @@ from diffgen.evaluation.features import Extractor
 from diffgen.evaluation.features_classifier import ClassifierExtractor, FeaturesClassifier
 from diffgen.evaluation.features_classifier_cache import cached
 from diffgen.evaluation.inception import InceptionExtractor
-from diffgen.evaluation.metrics import too_few
+from diffgen.evaluation.metrics import HELD_OUT, too_few
 from diffgen.evaluation.random_network import RandomExtractor
 from diffgen.evaluation.reference import Reference, reference, short_hash
 from diffgen.evaluation.scoring import floor, score
@@ -116,7 +116,7 @@ class Evaluator:
     def row(self, images: Tensor, labels: Tensor | None, names: list[str]) -> dict[str, Any]:
         """The columns of provenance and metrics for these images."""
         compared = self.reference
-        if "fid_test" in names and len(self.test) > 1:
+        if not HELD_OUT.isdisjoint(names) and len(self.test) > 1:
             held = reference(self.test, "test", self.extractor, self.cache)
             compared = replace(compared, held_out=held)
         return score(images, labels, self.extractor, compared, names)
