@@ -4,6 +4,8 @@ from collections.abc import Collection
 from difflib import get_close_matches
 from typing import NoReturn
 
+FAILURE = "failed.json"  # in the folder of a job of a sweep: its settings and why it failed
+
 
 class UsageError(ValueError):
     """A request that cannot be met as it stands; its text is one line with the remedy.

@@ -85,9 +85,8 @@ def stand_ins(monkeypatch, tmp_path):
     """Every command runs the tasks above, in an empty folder."""
     for name, command in list(registry.COMMANDS.items()):
         finisher = command.finish and "test_cli:finish"
-        stand_in = replace(
-            command, task="test_cli:task", preflight="test_cli:preflight", finish=finisher
-        )
+        parts = {"task": "test_cli:task", "preflight": "test_cli:preflight", "finish": finisher}
+        stand_in = replace(command, **parts, kept=None, pins=())
         monkeypatch.setitem(registry.COMMANDS, name, stand_in)
     reader = registry.Command("gather", "reads files", "test_cli:files", composed=False)
     monkeypatch.setitem(registry.COMMANDS, "gather", reader)
@@ -458,8 +457,21 @@ def test_each_job_of_a_sweep_takes_the_recipe_of_its_own_pair(line, answer):
     assert recipes_of_jobs() == answer
 
 
-def test_a_sweep_of_mistakes_in_the_task_is_wrong_use():
-    assert main(["sample", "-m", f"seed=0,{Seed.MISUSE}"]) == 2
+def test_a_sweep_says_how_many_of_its_jobs_failed(capsys):
+    assert main(["sample", "-m", f"seed=0,{Seed.MISUSE},{Seed.FAIL}", "hydra.sweep.dir=s"]) == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "diffgen: 2 of 3 jobs failed; the same command does them again"
+    )
+    note = json.loads(Path("s/1/failed.json").read_text())
+    assert note == {"settings": f"seed={int(Seed.MISUSE)}", "reason": "two is not done; use three"}
+    assert main(["sample", "-m", "seed=0,8,8", "hydra.sweep.dir=s"]) == 0
+    assert not Path("s/1/failed.json").exists()
+
+
+def test_all_batches_of_a_sweep_are_launched_though_a_job_fails():
+    words = [f"seed=0,{Seed.FAIL},8,9", "hydra.sweeper.max_batch_size=2"]
+    assert main(["sample", "-m", *words]) == 1
+    assert [config["seed"] for config, _ in SEEN[:-1]] == [0, 1, 8, 9]
 
 
 def test_an_interrupted_sweep_is_finished(tmp_path):
@@ -470,7 +482,7 @@ def test_an_interrupted_sweep_is_finished(tmp_path):
 
 def test_what_failed_goes_before_what_could_not_be_collected(monkeypatch, capsys):
     monkeypatch.setattr(sys.modules[__name__], "finish", lambda folder: 1 / 0)
-    assert main(["sample", "-m", f"seed=0,{Seed.MISUSE}"]) == 2
+    assert main(["sample", "-m", f"seed=0,{Seed.MISUSE}"]) == 1
     assert "nothing collected of the sweep: division by zero" in capsys.readouterr().err
     assert main(["sample", "-m", "seed=0,8"]) == 1
 

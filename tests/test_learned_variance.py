@@ -90,8 +90,7 @@ def test_other_samplers_ignore_it(schedule):
 def test_guidance_and_clipping_edit_the_image_and_leave_the_variance():
     """That of the labelled branch, in one evaluation of the network, padded or not."""
     denoiser, label = denoiser_of(Linear()), torch.tensor([1, 2, 0])
-    denoiser.network = FixedShape(denoiser.network, 4)
-    counter = RowCount(denoiser.network)
+    denoiser.network = counter = RowCount(FixedShape(denoiser.network, 4))
     wrapped = Clipped(ClassifierFree(denoiser, null=5, weight=1.0), -1, 1)
     x, t = images()[:3], scalar(0.5)
     x0, outputs = estimate(wrapped, x, t, label)

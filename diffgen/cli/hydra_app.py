@@ -20,6 +20,7 @@ from diffgen.cli.output import complain
 from diffgen.cli.recipe_choice import parse as parse_overrides
 from diffgen.cli.recipe_choice import recipe_per_job, recipes
 from diffgen.cli.registry import Command, imported
+from diffgen.cli.sweep import own_sweeper
 from diffgen.errors import refuse
 from diffgen.runtime.launch import rank, register
 
@@ -51,7 +52,7 @@ def run(command: Command, words: list[str]) -> int:
             if args.help:
                 print(text(command, args))
             else:
-                with recipe_per_job(found, named):
+                with recipe_per_job(found, named), own_sweeper():
                     compose(command, job)
     except SystemExit as stop:
         # Lightning answers Ctrl-C with an exit status of its own.

@@ -1,6 +1,7 @@
 """What Hydra calls for one job of a command, in this process or in a launcher's or worker's."""
 
 import contextlib
+import json
 import logging
 import os
 import re
@@ -20,7 +21,7 @@ from diffgen.cli.argv import literal
 from diffgen.cli.output import complain
 from diffgen.cli.registry import Command, imported
 from diffgen.config.schema import check
-from diffgen.errors import UsageError
+from diffgen.errors import FAILURE, UsageError
 from diffgen.runtime.launch import register
 
 FAILURES = logging.getLogger("diffgen.failure")  # goes to the run's log file only
@@ -85,10 +86,14 @@ class Job:
         if HydraConfig.get().mode != RunMode.MULTIRUN:
             raise PastHydra from error
         line = self.command.told(error) if isinstance(error, UsageError) else str(error)
+        note = {"settings": " ".join(HydraConfig.get().overrides.task), "reason": line}
+        with contextlib.suppress(OSError):
+            _failure().write_text(json.dumps(note))
         complain(f"job {HydraConfig.get().job.num}: {line}")
         raise error
 
     def work(self, config: DictConfig) -> Any:
+        _failure().unlink(missing_ok=True)  # of an earlier call in this folder
         settings = check(self.command.name, config)
         from diffgen.runtime.launch import isolated, relaunch
 
@@ -118,6 +123,10 @@ class WorkerCommand:
             f"hydra.job.name={job.job.name}-rank{local_rank}",
             "hydra.output_subdir=null",
         ], job.runtime.cwd
+
+
+def _failure() -> Path:
+    return Path(HydraConfig.get().runtime.output_dir) / FAILURE
 
 
 def several(config: DictConfig) -> bool:

@@ -7,8 +7,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
+from diffgen.cli import sweep
 from diffgen.cli.job import errors_past_hydra
-from diffgen.cli.recipe_choice import SPLIT, job_with_recipe, needs_own_sweeper, parse
+from diffgen.cli.recipe_choice import job_with_recipe, needs_own_sweeper, parse
 from diffgen.cli.registry import COMMANDS, imported
 from diffgen.config.schema import check
 from diffgen.errors import UsageError
@@ -28,24 +29,31 @@ class Preflight(Callback):
             make(config.hydra.run.dir, config.runs)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        loader = GlobalHydra.instance().config_loader()
-        overrides = list(config.hydra.overrides.task)
+        loader, command = GlobalHydra.instance().config_loader(), COMMANDS[self.command]
+        own = "BasicSweeper" in config.hydra.sweeper._target_
         with errors_past_hydra():
-            jobs = [job_with_recipe(job) for job in covering(overrides)]
-            if (
-                needs_own_sweeper(overrides)
-                and "BasicSweeper" not in config.hydra.sweeper._target_
-            ):
-                raise UsageError(
-                    "this sweeper gives its jobs one recipe, but the models or data sets differ; "
-                    "name it, as recipe=none"
-                )
-            configs = [check(self.command, loader.load_sweep_config(config, job)) for job in jobs]
-            if preflight := COMMANDS[self.command].preflight:
-                for settings in configs:
-                    imported(preflight)(settings)
+            plan = sweep.planned(command, config, loader) if own else None
+            if plan is None:
+                self.check_values(config, loader)
             make(config.hydra.sweep.dir, config.runs)
-        SWEEPS.append(Path(config.hydra.sweep.dir).resolve())
+            SWEEPS.append(Path(config.hydra.sweep.dir).resolve())
+            if plan:
+                sweep.start(command, plan, config)
+                sweep.use(plan)
+
+    def check_values(self, config: DictConfig, loader: Any) -> None:
+        """Check each value of the line, where another sweeper makes the jobs."""
+        overrides = list(config.hydra.overrides.task)
+        if needs_own_sweeper(overrides):
+            raise UsageError(
+                "this sweeper gives its jobs one recipe, but the models or data sets differ; "
+                "name it, as recipe=none"
+            )
+        for job in covering(overrides):
+            made = loader.load_sweep_config(config, job_with_recipe(job))
+            settings = check(self.command, made)
+            if preflight := COMMANDS[self.command].preflight:
+                imported(preflight)(settings)
 
 
 def make(folder: str, runs: str) -> None:
@@ -59,10 +67,11 @@ def make(folder: str, runs: str) -> None:
 
 
 def covering(overrides: list[str]) -> list[list[str]]:
-    """Few jobs of a sweep, in which each of its values stands at least once.
-
-    Root values are checked one by one, so that a product of lists needs no more than the longest.
-    """
-    columns = [SPLIT([override], None)[0] for override in parse(overrides)]
+    """Few jobs, in which each value of a discrete sweep stands at least once."""
+    columns = [
+        sweep.split([override])
+        for override in parse(overrides)
+        if override.is_discrete_sweep() or not override.is_sweep_override()
+    ]
     longest = max(map(len, columns), default=1)
-    return [[column[row % len(column)][0] for column in columns] for row in range(longest)]
+    return [[word for c in columns for word in c[row % len(c)]] for row in range(longest)]

@@ -4,20 +4,15 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 
 from diffgen.cli.config_files import defaults, find, folders, read
 
-SPLIT = BasicSweeper.split_arguments  # Hydra's own
 KEYS = ("model", "dataset", "dataset.category")
 
 
@@ -73,19 +68,10 @@ def recipe_per_job(found: Recipes, overrides: Sequence[str]) -> Iterator[None]:
     global _sweeping
     if not names_recipe(parse(overrides)):
         _sweeping = found
-    Plugins.instance()  # which imports the module of the sweeper once more
-    sweeper: Any = import_module(BasicSweeper.__module__)
-    sweeper.BasicSweeper.split_arguments = staticmethod(split)
     try:
         yield
     finally:
-        sweeper.BasicSweeper.split_arguments = staticmethod(SPLIT)
         _sweeping = None
-
-
-def split(overrides: list[Override], size: int | None = None) -> list[list[list[str]]]:
-    """The jobs of a sweep in batches, as Hydra's own sweeper makes them, each with its recipe."""
-    return [[job_with_recipe(job) for job in batch] for batch in SPLIT(overrides, size)]
 
 
 def job_with_recipe(overrides: list[str]) -> list[str]:

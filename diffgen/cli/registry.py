@@ -15,9 +15,11 @@ class Command:
 
     `task`, `preflight` and `finish` are "module:function", imported when they are called. A
     composed task is called with the config that Hydra made of `configs/<name>.yaml`, any other
-    with the list of words after its name. Of a sweep, `preflight` is called with the resolved
-    configs of enough jobs to hold each value, before the first one starts, and `finish` with the
-    sweep's folder when it has ended, also if jobs of it failed.
+    with the list of words after its name. Of a sweep, `preflight` is called with the settings of
+    each job before the first one starts, `kept` with those and the job's folder, which it fills
+    and returns true where the job's work is done already, and `finish` with the sweep's folder
+    when it has ended, also if jobs of it failed. `pins` are the keys of checkpoints whose content
+    must stay the same throughout a sweep.
 
     Remedies name keys of `diffgen train`. `keys` maps those that this command writes otherwise to
     its own words, and `instead` has a remedy for each group that it does not have.
@@ -29,6 +31,8 @@ class Command:
     composed: bool = True
     preflight: str | None = None
     finish: str | None = None
+    kept: str | None = None
+    pins: tuple[str, ...] = ()
     keys: Mapping[str, str] = field(default_factory=dict)
     instead: Mapping[str, str] = field(default_factory=dict)
 
@@ -72,6 +76,8 @@ COMMANDS = {
             "diffgen.commands.sample:sample",
             preflight="diffgen.commands.sample:preflight",
             finish="diffgen.commands.sample:finish_sweep",
+            kept="diffgen.commands.sample:kept",
+            pins=("checkpoint", "guidance.checkpoint"),
             keys={"dataset.root=": "root="},
             instead={
                 "dataset": "root=FOLDER takes the images of the checkpoint's data set from "
@@ -83,6 +89,7 @@ COMMANDS = {
             "find the times at which so many steps of a sampler err least, for spacing=tuned",
             "diffgen.commands.tune:tune",
             preflight="diffgen.commands.tune:preflight",
+            pins=("checkpoint", "guidance.checkpoint"),
         ),
         Command(
             "import",

@@ -52,13 +52,30 @@ def sample(settings: Sample) -> None:
         raise
     if fabric.global_rank:
         return
+    put(cells, folder, settings)
+    if job.mode != RunMode.MULTIRUN:
+        publish(folder, [folder])
+
+
+def put(cells: list[Cell], folder: Path, settings: Sample) -> None:
+    """Let the folder of a job hold the pictures of its cell and name its cells."""
     folder.mkdir(parents=True, exist_ok=True)
     place(cells[0].folder, folder, leave={"result.json", BATCHES})
     logger = {"name": settings.logger.name, **settings.logger.settings}
     note = {"cells": [named_from(folder, cell) for cell in cells], "logger": logger}
     write_atomically(folder / NOTE, lambda file: file.write(json.dumps(note).encode()))
-    if job.mode != RunMode.MULTIRUN:
-        publish(folder, [folder])
+
+
+def kept(settings: Sample, folder: Path) -> bool:
+    """Whether an earlier call did all of a job; its folder is then made, and no job is needed."""
+    fabric = fabric_of(settings.plain)
+    if fabric.world_size > 1:
+        return False
+    job = Job(settings, fabric)
+    if not job.done():
+        return False
+    put(job.cells(), folder, settings)
+    return True
 
 
 def command(checkpoint: Path) -> str:
@@ -104,6 +121,11 @@ class Job:
         if evaluator and self.task.scored and self.fabric.global_rank == 0:
             floor = evaluator.floor(run, runs, self.count(evaluator), self.metrics)
         return [cell] if floor is None else [cell, floor]
+
+    def done(self) -> bool:
+        """Whether nothing is left to draw or to score."""
+        run, runs = self.request.checkpoint.run, Path(self.settings.runs)
+        return Cell.of(run, self.key(self.evaluator()), runs).done(self.metrics)
 
     def telling(self, metrics: list[str]) -> list[str]:
         """Those of the metrics that say something of the task's images.

@@ -26,15 +26,16 @@ class FixedShape(nn.Module):
         return self.network(*(None if v is None else _filled(v, self.rows) for v in inputs))
 
 
-class RowCount:
-    """Counts the images that a network evaluates, by a hook; padding inside it does not count."""
+class RowCount(nn.Module):
+    """A network that counts the images it evaluates; padding inside it does not count."""
 
     def __init__(self, network: nn.Module) -> None:
-        self.rows = 0
-        network.register_forward_pre_hook(self._add)
+        super().__init__()
+        self.network, self.rows = network, 0
 
-    def _add(self, module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        self.rows += len(inputs[0])
+    def forward(self, x: Tensor, *more: Tensor | None) -> Tensor:
+        self.rows += len(x)
+        return self.network(x, *more)
 
 
 def _filled(rows: Tensor, count: int) -> Tensor:

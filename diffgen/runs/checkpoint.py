@@ -30,7 +30,7 @@ Made = TypeVar("Made", bound=nn.Module)
 PREFIX = "denoiser.network."
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Checkpoint:
     """What a file holds: `states` maps `raw` and the names of the averages to weights.
 

@@ -15,7 +15,8 @@ from diffgen.denoiser.evaluations import RowCount
 from diffgen.denoiser.noise_input import nothing
 from diffgen.errors import UsageError
 from diffgen.guidance import checks
-from diffgen.runs.checkpoint import Checkpoint, locate, opened
+from diffgen.runs.checkpoint import Checkpoint
+from diffgen.runs.pinned import asked
 from diffgen.schedule import Schedule
 
 Prepare = Callable[[nn.Module], nn.Module]
@@ -46,7 +47,7 @@ class Guides:
         if self.role:
             if settings.checkpoint is None:
                 raise UsageError(f"guidance={settings.name} needs guidance.checkpoint=PATH")
-            self.other = opened(locate(settings.checkpoint, runs), checkpoint.trust)
+            self.other = asked(settings.checkpoint, runs, checkpoint.trust)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -79,8 +80,7 @@ class Guides:
                 self._check_free("guidance.weight", self.settings.weight)
             return choice.build(denoiser=base, null=self.null), []
         guide = self.load(self.other, base.schedule).to(device)
-        guide.network = self.prepare(guide.network)
-        counter = RowCount(guide.network)
+        guide.network = counter = RowCount(self.prepare(guide.network))
         below = self._classifier_free(base, self.settings.classifier_free)
         return choice.build(denoiser=below, null=self.null, **{self.role: guide}), [counter]
 

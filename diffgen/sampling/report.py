@@ -12,6 +12,7 @@ import torch
 
 from diffgen.config.parts import Named
 from diffgen.dataset.pixels import save_sheet
+from diffgen.errors import FAILURE
 from diffgen.evaluation import table
 from diffgen.evaluation.rows import blocks, collect, identity_of, setting, text, varying
 from diffgen.runs.cell import Cell
@@ -31,6 +32,9 @@ def publish(folder: Path, jobs: Sequence[Path]) -> None:
         table.write(folder, scored)
         table.show(scored)
         scored = [row for block in blocks(scored) for row in block.all]
+    failed = failures(folder)
+    if failed:
+        table.show_failed(folder, failed)
     pictures = [*(job / "samples.png" for job in jobs), *guidance_sheets(folder, rows)]
     for path in pictures:
         print(path)
@@ -38,6 +42,12 @@ def publish(folder: Path, jobs: Sequence[Path]) -> None:
     if jobs:
         logger = json.loads((jobs[0] / NOTE).read_text())["logger"]
         _log(Named.of(logger), folder, scored, pictures)
+
+
+def failures(sweep: Path) -> list[dict[str, Any]]:
+    """The jobs of a sweep that failed, {"job", "settings", "reason"}, in their order."""
+    notes = sorted(sweep.glob(f"*/{FAILURE}"), key=lambda path: (len(str(path)), str(path)))
+    return [{"job": note.parent.name, **json.loads(note.read_text())} for note in notes]
 
 
 def cells_of(folder: Path) -> list[Path]:

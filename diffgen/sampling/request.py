@@ -19,7 +19,8 @@ from diffgen.denoiser.evaluations import FixedShape, RowCount
 from diffgen.errors import UsageError
 from diffgen.guidance import checks
 from diffgen.runs import tuned_times
-from diffgen.runs.checkpoint import Checkpoint, locate, opened
+from diffgen.runs.checkpoint import Checkpoint
+from diffgen.runs.pinned import asked
 from diffgen.sampler import Sampler
 from diffgen.sampler.tuned import check_tunable
 from diffgen.sampling.guides import Guides, as_float
@@ -96,12 +97,10 @@ class Request:
 
     def denoiser(self) -> Preconditioned:
         """The checkpoint's denoiser on the CPU, in chunks of one shape if that was asked for."""
-        denoiser = self.checkpoint.denoiser(self.ema)
-        if self.settings.compile:
-            made_of = self.checkpoint.path, self.checkpoint.hash, self.checkpoint.trust
-            denoiser.network = _compiled(*made_of, self.ema)
-        denoiser.network = prepared(denoiser.network, self.settings.deterministic)
-        return denoiser
+        made = _shared(self.checkpoint, self.ema, self.settings.compile)
+        network = prepared(made.network, self.settings.deterministic)
+        rules = made.schedule, made.prediction, made.noise_input, made.learns_variance
+        return Preconditioned(network, *rules).eval()
 
     def labels(self) -> tuple[int, ...] | None:
         """The labels asked for, which images take by turns; None where nobody asked."""
@@ -115,7 +114,7 @@ class Request:
     def task(self, device: torch.device) -> tuple[Task, list[RowCount]]:
         """What makes the images on a device, and the counters of the networks it calls."""
         base, settings = self.denoiser().to(device), self.settings
-        counter = RowCount(base.network)
+        base.network = counter = RowCount(base.network)
         guided, counters = self.guides.over(base, device)
         task = settings.task.build(
             denoiser=self.plan.clipped(guided, self.checkpoint.range),
@@ -138,7 +137,7 @@ class Request:
 def request_of(settings: Sampling) -> Request:
     """The request of a command's settings; UsageError where they do not fit the checkpoint."""
     runs = Path(settings.runs)
-    checkpoint = opened(locate(settings.checkpoint, runs), settings.trust)
+    checkpoint = asked(settings.checkpoint, runs, settings.trust)
     recipe = checkpoint.denoiser_recipe()
     model, schedule = recipe.model, recipe.built_schedule
     ema = checkpoint.average(settings.ema)
@@ -197,9 +196,12 @@ def prepared(network: nn.Module, deterministic: bool) -> nn.Module:
 
 
 @lru_cache(maxsize=2)
-def _compiled(path: Path, content: str, trust: tuple[str, ...], ema: str) -> Any:
-    """A checkpoint's network, compiled once for all jobs of a process."""
-    return torch.compile(opened(path, trust).denoiser(ema).network)
+def _shared(checkpoint: Checkpoint, ema: str, compiled: bool) -> Preconditioned:
+    """A checkpoint's denoiser, made and compiled once for all jobs of a process."""
+    denoiser = checkpoint.denoiser(ema)
+    if compiled:
+        denoiser.network = torch.compile(denoiser.network)  # pyright: ignore[reportAttributeAccessIssue]
+    return denoiser
 
 
 def _check_tolerance(sampler: Sampler, precision: str) -> None:

@@ -67,10 +67,8 @@ def own_sampler(
 
 def evaluations(plan: SamplingPlan, recipe: DenoiserRecipe, schedule: Schedule) -> int:
     """Network evaluations per image, counted on a network that costs nothing."""
-    denoiser = Preconditioned(
-        ZeroNetwork(), schedule, recipe.prediction.build(), lambda schedule, t: None
-    )
-    count, x = RowCount(denoiser.network), torch.zeros(1, 1, 1, 1)
+    count, x = RowCount(ZeroNetwork()), torch.zeros(1, 1, 1, 1)
+    denoiser = Preconditioned(count, schedule, recipe.prediction.build(), lambda schedule, t: None)
     with torch.no_grad():  # the states themselves mean nothing
         for _ in plan.sampler.trajectory(denoiser, x, plan.times, None, SeededNoise(0, range(1))):
             pass
