@@ -460,7 +460,8 @@ def test_each_job_of_a_sweep_takes_the_recipe_of_its_own_pair(line, answer):
 def test_a_sweep_says_how_many_of_its_jobs_failed(capsys):
     assert main(["sample", "-m", f"seed=0,{Seed.MISUSE},{Seed.FAIL}", "hydra.sweep.dir=s"]) == 1
     assert capsys.readouterr().err.splitlines()[-1] == (
-        "diffgen: 2 of 3 jobs failed; the same command does them again"
+        "diffgen: 2 of 3 jobs failed, the first one with: two is not done; use three; "
+        "the same command does them again"
     )
     note = json.loads(Path("s/1/failed.json").read_text())
     assert note == {"settings": f"seed={int(Seed.MISUSE)}", "reason": "two is not done; use three"}
@@ -474,8 +475,9 @@ def test_all_batches_of_a_sweep_are_launched_though_a_job_fails():
     assert [config["seed"] for config, _ in SEEN[:-1]] == [0, 1, 8, 9]
 
 
-def test_an_interrupted_sweep_is_finished(tmp_path):
+def test_an_interrupted_sweep_is_finished(capsys):
     assert main(["sample", "-m", f"seed=0,{Seed.CTRL_C},8"]) == 130
+    assert f"go on with: diffgen sample -m seed=0,{Seed.CTRL_C},8" in capsys.readouterr().err
     assert [config["seed"] for config, _ in SEEN[:-1]] == [0, 3]
     assert SEEN[-1][0] == "finished"
 
@@ -497,7 +499,7 @@ def test_only_one_rank_finishes_a_sweep(monkeypatch):
 def test_jobs_of_other_processes_keep_folder_and_status(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     words = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra.verbose=false"]
-    assert main(["sample", "-m", f"seed=0,{Seed.MISUSE}", *words]) == 2
+    assert main(["sample", "-m", f"seed=0,{Seed.MISUSE}", *words]) == 1
     [(_, folder)] = SEEN
     assert sorted(folder.glob("*/seen.json")) == [folder / "0/seen.json", folder / "1/seen.json"]
     assert "two is not done" in capsys.readouterr().err

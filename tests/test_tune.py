@@ -182,7 +182,7 @@ def test_times_of_other_weights_and_damaged_ones_are_refused(swept, run, tmp_pat
         path = tuned_times.path_of(known, key)
         path.write_text(text)
         with pytest.raises(UsageError, match="is damaged; run remedy"):
-            tuned_times.read(known, key, "remedy")
+            tuned_times.read(known, key, tmp_path, "remedy")
 
 
 REFUSALS = {

@@ -1,12 +1,13 @@
 """A composed command: Hydra around a task, and one line with an exit status for each failure."""
 
 import os
+import shlex
 import signal
 import sys
 import threading
 from argparse import Namespace
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from types import FrameType
 
 import hydra
@@ -79,11 +80,15 @@ def compose(command: Command, job: Job) -> None:
     preflight_callback.SWEEPS.clear()
     try:
         decorate(job)()
-    except BaseException:
+    except BaseException as stop:
         try:
             finish(command)
         except Exception as error:
             complain(f"nothing collected of the sweep: {error}")
+        if preflight_callback.SWEEPS and isinstance(stop, KeyboardInterrupt | SystemExit):
+            words = shlex.join(["diffgen", command.name, *sys.argv[1:]])
+            with suppress(OSError):
+                print(f"diffgen: what is done is kept; go on with: {words}", file=sys.stderr)
         raise
     finish(command)
 

@@ -28,7 +28,7 @@ class Recipes:
 
     def of(self, overrides: Sequence[str]) -> list[str]:
         """`recipe=<model>_<dataset>`, if that file exists and the overrides name none, else []."""
-        parsed = parse(overrides)
+        parsed = parse(overrides) if self.apply else []
         stated = [o for o in parsed if o.key_or_group in KEYS]
         if not self.apply or names_recipe(parsed) or any(map(varies, stated)):
             return []

@@ -1,7 +1,6 @@
 """A sweep by Hydra's own sweeper: every job is known, and checked, before the first one starts."""
 
 import copy
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from diffgen.cli.argv import quote
 from diffgen.cli.job import JobFailed
+from diffgen.cli.output import complain
 from diffgen.cli.recipe_choice import job_with_recipe
 from diffgen.cli.registry import Command, imported
 from diffgen.config.schema import check
@@ -85,13 +85,15 @@ def planned(command: Command, config: DictConfig, loader: Any) -> Plan:
     compose = Composer(loader, config)
     jobs = split(overrides)
     made = [compose(job) for job in jobs]
-    found = [check(command.name, each) for each in made]  # before any checkpoint is read
+    for k in _covering(jobs):  # mistakes are told before any checkpoint is read
+        check(command.name, made[k])
+    found: list[Any] = []
     for k, job in enumerate(jobs):
-        pins = _pins(command, made[k], found[k])
-        if pins:
+        if command.pins:
+            pins = _pins(command, made[k])
             others = [word for word in job if word.lstrip("+").partition("=")[0] not in pins]
             jobs[k] = [*others, *(f"{key}={quote(name)}" for key, name in pins.items())]
-            found[k] = check(command.name, made[k])
+        found.append(check(command.name, made[k]))
         if command.preflight:
             imported(command.preflight)(found[k])
     varied = [f"{o.key_or_group} {n}" for o in overrides if (n := _count(o)) > 1]
@@ -111,14 +113,24 @@ def split(overrides: list[Override]) -> list[list[str]]:
     return [job_with_recipe(job) for job in jobs]
 
 
-def _pins(command: Command, config: DictConfig, settings: Any) -> dict[str, str]:
+def _covering(jobs: Sequence[Sequence[str]]) -> list[int]:
+    """The numbers of jobs in which each word of any job stands at least once."""
+    seen: set[str] = set()
+    found = []
+    for k, job in enumerate(jobs):
+        if not seen.issuperset(job):
+            found.append(k)
+            seen.update(job)
+    return found
+
+
+def _pins(command: Command, config: DictConfig) -> dict[str, str]:
     """The checkpoints that a job names, put into its config with their contents."""
-    names = {key: OmegaConf.select(config, key) for key in command.pins}
+    pinned = imported("diffgen.runs.pinned:pinned")
     pins = {}
-    for key, name in names.items():
-        if name:
-            pin = imported("diffgen.runs.pinned:pinned")
-            pins[key] = pin(name, Path(settings.runs), tuple(settings.trust))
+    for key in command.pins:
+        if name := OmegaConf.select(config, key):
+            pins[key] = pinned(name, Path(config.runs), tuple(config.trust))
             OmegaConf.update(config, key, pins[key])
     return pins
 
@@ -130,7 +142,7 @@ def _count(override: Override) -> int:
 def start(command: Command, plan: Plan, config: DictConfig) -> None:
     """Say what is to do, and leave out the jobs that earlier sweeps have done."""
     folder, total = Path(config.hydra.sweep.dir), plan.total
-    say(f"{total} {'job' if total == 1 else 'jobs'} ({plan.title}) into {folder}")
+    complain(f"{total} {'job' if total == 1 else 'jobs'} ({plan.title}) into {folder}")
     local = "BasicLauncher" in config.hydra.launcher._target_
     if command.kept and local:
         kept = imported(command.kept)
@@ -142,11 +154,7 @@ def start(command: Command, plan: Plan, config: DictConfig) -> None:
                 left.append((job, settings))
         plan.jobs, plan.settings = [job for job, _ in left], [each for _, each in left]
     if plan.done:
-        say(f"{plan.done} of {total} jobs are done already, {len(plan.jobs)} are left")
-
-
-def say(line: str) -> None:
-    print(f"diffgen: {line}", file=sys.stderr, flush=True)
+        complain(f"{plan.done} of {total} jobs are done already, {len(plan.jobs)} are left")
 
 
 _plan: Plan | None = None  # of the running sweep
@@ -168,9 +176,12 @@ def _sweep(self: Any, arguments: list[str]) -> list[Sequence[JobReturn]]:
     for first in range(0, len(plan.jobs), size):
         batch = plan.jobs[first : first + size]
         returns.append(self.launcher.launch(batch, initial_job_idx=plan.done + first))
-    failed = sum(job.status == JobStatus.FAILED for batch in returns for job in batch)
+    failed = [job for batch in returns for job in batch if job.status == JobStatus.FAILED]
     if failed:
-        raise JobFailed(f"{failed} of {plan.total} jobs failed; the same command does them again")
+        raise JobFailed(
+            f"{len(failed)} of {plan.total} jobs failed, the first one with: "
+            f"{failed[0]._return_value}; the same command does them again"
+        )
     return returns
 
 

@@ -11,10 +11,11 @@ import pkgutil
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
 from types import ModuleType
 from typing import Any, get_type_hints
 
-from pydantic import ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from diffgen.config.trust import trusted_class
 from diffgen.errors import UsageError, did_you_mean
@@ -195,18 +196,23 @@ def _checked(
 
     `partly`: arguments that are missing are no mistake yet.
     """
-    hints = get_type_hints(cls.__init__ if inspect.isclass(cls) else cls, include_extras=True)
-    parameters = inspect.signature(cls).parameters.values()
-    if partly:
-        parameters = [p for p in parameters if p.name in arguments]
-    fields: Any = {
-        p.name: (hints[p.name], ... if p.default is p.empty else p.default) for p in parameters
-    }
     try:
-        checked = create_model(cls.__name__, __config__=_CONFIG, **fields)(**arguments)
+        checked = _arguments_of(cls, frozenset(arguments) if partly else None)(**arguments)
     except ValidationError as error:
         raise UsageError(_one_line(room, error)) from None
     return {key: getattr(checked, key) for key in arguments}
+
+
+@cache
+def _arguments_of(cls: type, given: frozenset[str] | None) -> type[BaseModel]:
+    """The arguments of a class as a model of pydantic; those `given` alone where that is said."""
+    hints = get_type_hints(cls.__init__ if inspect.isclass(cls) else cls, include_extras=True)
+    fields: Any = {
+        p.name: (hints[p.name], ... if p.default is p.empty else p.default)
+        for p in inspect.signature(cls).parameters.values()
+        if given is None or p.name in given
+    }
+    return create_model(cls.__name__, __config__=_CONFIG, **fields)
 
 
 def _one_line(room: str, error: ValidationError) -> str:

@@ -63,10 +63,8 @@ def show(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def show_failed(folder: Path, failed: Sequence[Mapping[str, str]]) -> None:
     """Print the jobs of a sweep that failed, and write them to failed.md in its folder."""
-    grid = (
-        ["job", "settings", "reason"],
-        [[row["job"], row["settings"], row["reason"]] for row in failed],
-    )
+    columns = ["job", "settings", "reason"]
+    grid = columns, [[row[column] for column in columns] for row in failed]
     print("Jobs that failed:")
     _show(grid)
     write_atomically(folder / "failed.md", lambda file: file.write(f"{_pipes(grid)}\n".encode()))
