@@ -28,7 +28,7 @@ from diffgen.config import schema
 from diffgen.config.build import build, find
 from diffgen.dataset.pixels import Range
 from diffgen.evaluation.metrics import METRICS
-from diffgen.interop.convert import KINDS
+from diffgen.interop.rules import RULES
 from diffgen.sampler.ddim import DDIM
 from diffgen.sampler.noise import STARTS
 from diffgen.sampling.plan import CLIPS
@@ -211,7 +211,7 @@ def there() -> dict[str, set[str]]:
         "start": {*STARTS, "auto"},
         "clip": {*CLIPS, "auto"},
         "metrics": set(METRICS),
-        "KIND": set(KINDS),
+        "KIND": set(RULES),
     }
 
 

@@ -6,12 +6,15 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from originals import CASES, CLASSES, MP, SIZE, SONG, expected, inputs
+from running import here, worked
 from torch import Tensor, nn
 
 from diffgen.config.recipe import DenoiserRecipe, recipe_of
+from diffgen.errors import UsageError
 from diffgen.interop.families import read_family
 
 State = dict[str, Tensor]
@@ -138,3 +141,59 @@ def test_a_released_file_becomes_the_network_it_was(name: str, tmp_path: Path) -
     assert found.shape == (3, SIZE, SIZE)
     assert found.assumed
     assert found.step == (7 if name == "score_sde" else 0)
+
+
+@pytest.mark.usefixtures("nvlabs")
+def test_an_imported_pickle_is_sampled_and_told_of(tmp_path: Path) -> None:
+    """By the commands: import, sample, table, and what was assumed, told twice."""
+    path = written(tmp_path / "network.pkl", "ddpmpp")
+    said = worked(here(tmp_path, "import", "edm", str(path), "there")).out
+    assert "schedule=edm (sigma_max=80.0, sigma_min=0.002), prediction=edm" in said
+    assert "average (ema=raw takes it)" in said
+    told = worked(here(tmp_path, "explain", "checkpoint=there")).out
+    for words in ("from network.pkl, a file of edm", "ema=raw takes it", "song_unet, width 16"):
+        assert words in " ".join(told.split())
+    few = ("num_samples=2", "batch_size=2", "metrics=[]", "steps=2")
+    worked(here(tmp_path, "sample", "-m", "checkpoint=there", "sampler=ddim,ddpm", *few))
+    drawn = [np.load(file)["arr_0"] for file in (tmp_path / "there").rglob("samples.npz")]
+    assert [images.shape for images in drawn] == [(2, SIZE, SIZE, 3)] * 2
+    assert (drawn[0] != drawn[1]).any()
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"use_gelu": True}, "use_gelu=True"),
+    ({"channel_mult_emb": 8}, "channel_mult_emb=8, only 4"),
+    ({"channel_mult_noise": 2}, "channel_mult_noise=2, only 1"),
+    ({"embedding_type": "fourier", "channel_mult_noise": 1}, "channel_mult_noise=1, only 2"),
+]
+
+
+@pytest.mark.usefixtures("nvlabs")
+@pytest.mark.parametrize(("settings", "words"), REFUSED)
+def test_settings_that_our_network_cannot_honour_are_refused(
+    settings: dict[str, Any], words: str, tmp_path: Path
+) -> None:
+    state = {f"model.{key}": value for key, value in expected("ddpmpp")[0].items()}
+    about = {"img_resolution": SIZE, "img_channels": 3, "label_dim": CLASSES}
+    network = module(state, ("freqs",), "EDMPrecond", **about)
+    named(network, "model", "SongUNet", {**SONG, **settings})
+    (tmp_path / "network.pkl").write_bytes(pickle.dumps({"ema": network}))
+    with pytest.raises(UsageError, match=words):
+        read_family("edm", tmp_path / "network.pkl", None, {})
+
+
+def test_an_average_of_another_order_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "checkpoint.pth", "score_sde")
+    data = torch.load(path, weights_only=True)
+    data["ema"]["shadow_params"].reverse()
+    torch.save(data, path)
+    with pytest.raises(UsageError, match="not a list of its parameters in their order"):
+        read_family("score_sde", path, SIZE, {})
+
+
+def test_a_classifier_of_adm_is_no_denoiser(tmp_path: Path) -> None:
+    state = expected("adm")[0]
+    kept = {key: value for key, value in state.items() if not key.startswith("output_blocks")}
+    torch.save(kept, tmp_path / "classifier.pt")
+    with pytest.raises(UsageError, match="classifier"):
+        read_family("adm", tmp_path / "classifier.pt", SIZE, {})

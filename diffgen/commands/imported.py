@@ -28,6 +28,8 @@ def write(options: Namespace, config: Config) -> None:
     path = _target(options.out, found, dataset["name"], options.path)
     if path.exists():
         raise UsageError(f"{path} is there already: give another OUT, or remove it")
+    said = list(_assumed(options, config, found))
+    recipe["imported"] = {"kind": options.kind, "file": options.path.name, "said": said}
     checkpoint = sealed(found, recipe)
     write_atomically(path, lambda file: torch.save(checkpoint, file))
     try:
@@ -36,7 +38,7 @@ def write(options: Namespace, config: Config) -> None:
         path.unlink()
         raise
     print(_summary(found, recipe))
-    for line in _assumed(options, config, found):
+    for line in said:
         print(line)
     print(path.parent.parent if path.parent.name == "checkpoints" else path)
 
@@ -87,13 +89,15 @@ def _assumed(options: Namespace, config: Config, found: Imported) -> Iterator[st
         f"read as: schedule={schedule['name']} ({told}), prediction={prediction}, images in "
         f"[{low}, 1], clip={str(model['clip']).lower()}"
     )
-    taken = rules.assumed(options.kind, config)
+    if found.assumed:
+        yield f"assumed, as no file says it: {'; '.join(found.assumed)}"
+    taken = [] if found.assumed else rules.assumed(options.kind, config)
     sized = (options.size, config.get("data", {}).get("image_size"), config.get("unet"))
-    taken += [f"size {found.shape[1]}"] if not any(sized) else []
+    taken += [f"size {found.shape[1]}"] if not any(sized) and not found.assumed else []
     missing = "" if config else "no configuration was found (--config FILE names one); "
     if taken:
         yield f"{missing}assumed, as no file says it: {', '.join(taken)}"
-    if found.classes:
+    if found.classes and not model.get("label_dropout"):
         yield f"{len(found.classes)} classes and no label for none: no classifier-free guidance"
     scheduler = config.get("scheduler", {})
     variances = scheduler.get("variance_type", config.get("model", {}).get("var_type"))
@@ -109,7 +113,8 @@ def _summary(found: Imported, recipe: Mapping[str, Any]) -> str:
     shape = " x ".join(map(str, found.shape))
     line = (
         f"{recipe['network']['name']} of {count:,} parameters for {shape}, "
-        f"{recipe['schedule']['levels']} levels, step {found.step:,}, {average}"
+        f"{recipe['schedule'].get('levels', 'any number of')} levels, "
+        f"step {found.step:,}, {average}"
     )
     if "dataset" in found.recipe or recipe["dataset"]["name"] != "folder":
         return line

@@ -188,6 +188,7 @@ class Train(Common):
 
 
 class Explain(Train):
+    checkpoint: str | None
     cost: bool
     num_samples: Count
 

@@ -15,6 +15,7 @@ from diffgen.config.build import build
 from diffgen.errors import UsageError, did_you_mean
 from diffgen.interop.config_files import Config
 from diffgen.interop.diffusers import diffusers_recipe, read_diffusers
+from diffgen.interop.families import FAMILIES, read_family
 from diffgen.interop.files import Names, Released, State, adopt, read_released
 from diffgen.interop.parameter_names import (
     CONDITIONAL,
@@ -24,7 +25,7 @@ from diffgen.interop.parameter_names import (
     ncsn_names,
 )
 from diffgen.interop.recipes import Recipe, Shape, ddim_recipe, ncsn_recipe, ncsnv2_recipe
-from diffgen.interop.rules import read_settings
+from diffgen.interop.rules import RULES, read_settings
 from diffgen.runs.stored_network import outline
 
 BUFFERS = {"sigmas"}
@@ -35,7 +36,8 @@ class Imported:
     """Foreign weights as ours: `raw` and `ema` ({} without) fit the network of `recipe`.
 
     `recipe` holds model, schedule and network, and dataset and ema where the files tell;
-    `shape` is (C, H, W), `classes` are names of those that the network takes labels of.
+    `shape` is (C, H, W), `classes` are names of those that the network takes labels of; `assumed`
+    is what no file says.
     """
 
     recipe: Recipe
@@ -44,6 +46,7 @@ class Imported:
     ema: State
     step: int
     classes: tuple[str, ...] = ()
+    assumed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -63,9 +66,13 @@ def convert(
     `config` is what rules.read_settings found, which is asked where it is None. UsageError for an
     unknown kind, a missing or foreign file, a setting that is not honoured, another architecture.
     """
-    if kind not in KINDS:
-        raise UsageError(f"no import of {kind}{did_you_mean(kind, KINDS)}")
+    if kind not in RULES:
+        raise UsageError(f"no import of {kind}{did_you_mean(kind, RULES)}")
     config = read_settings(kind, path) if config is None else config
+    if kind in FAMILIES:
+        found, raw, ema = read_family(kind, path, size, config.get("flags", config))
+        classes = tuple(map(str, range(found.classes)))
+        return Imported(found.recipe, found.shape, raw, ema, found.step, classes, found.assumed)
     try:
         return _converted(KINDS[kind], path, size, config)
     except UsageError:

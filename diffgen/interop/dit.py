@@ -37,6 +37,7 @@ def read_dit(path: Path, size: int | None, settings: Settings) -> Release:
         noise_input="level",
         network=network,
         variance="learned" if learned else "fixed",
+        label_dropout=0.1,
     )
     return Release(
         recipe,
@@ -47,7 +48,7 @@ def read_dit(path: Path, size: int | None, settings: Settings) -> Release:
         rewrite=dit_state,
         classes=classes,
         assumed=(
-            "schedule linear with 1000 levels, prediction eps, images in [-1, 1]",
+            "the schedule and prediction of its training",
             f"{network['heads']} heads",
             f"{classes} classes, the last row of the table of labels being no label",
             *(("4 channels of an autoencoder, which diffgen does not have",) * (shape[0] == 4)),

@@ -142,13 +142,6 @@ def _number(record: Record, key: str, path: Path) -> int:
 
 
 def _assumed(recipe: Record) -> tuple[str, ...]:
-    model, schedule = recipe["model"], recipe["schedule"]
-    ends = ", ".join(f"{key} {value:g}" for key, value in schedule.items() if key != "name")
-    said = (
-        "the file holds one state of the weights, an average, which is ema=raw here",
-        f"images in [-1, 1], prediction {recipe['prediction']['name']}, and the network is given "
-        f"{model['noise_input']}",
-    )
-    if recipe["model"]["name"] == "edm":
-        return (*said, f"schedule edm with the paper's ends ({ends}), which no file says")
-    return (*said, f"schedule {schedule['name']} ({ends})")
+    held = "its one state of the weights is an average (ema=raw takes it)"
+    ends = "the sigmas of the paper's sampler" if recipe["schedule"]["name"] == "edm" else ""
+    return (held, ends) if ends else (held,)

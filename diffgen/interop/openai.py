@@ -45,7 +45,6 @@ MULTIPLIERS = {
     (1, 1, 2, 3, 4): 128,
     (1, 1, 2, 2, 4, 4): 256,
 }
-NEVER = {"predict_xstart": False, "dims": 2, "num_heads_upsample": -1}
 BLOCK = re.compile(r"input_blocks\.(\d+)\.0\.in_layers\.2\.weight$")
 
 
@@ -127,7 +126,6 @@ def _release(
     size: int | None,
     settings: Settings,
 ) -> Release:
-    _check(settings, known, path)
     flags = {key: settings.get(key, value) for key, value in known.items()}
     size = settings.get("image_size", size) or MULTIPLIERS.get(tuple(shapes["multipliers"]))
     if not size:
@@ -146,6 +144,7 @@ def _release(
         "dropout": float(flags["dropout"]),
         "frequencies": "cosine",
         "norm_eps": 1e-5,
+        "exact_groups": True,
     }
     recipe = recipe_of(
         "ddpm",
@@ -164,30 +163,14 @@ def _release(
         adm_names,
         rewrite=rewrite,
         classes=classes,
-        assumed=_assumed(flags, settings, size, classes),
+        assumed=_assumed(flags, settings, size),
     )
 
 
-def _check(settings: Settings, known: Settings, path: Path) -> None:
-    for key, value in NEVER.items():
-        if settings.get(key, value) != value:
-            raise UsageError(f"no import of {path} with {key}={settings[key]}, only {value}")
-    schedule = settings.get("noise_schedule", known["noise_schedule"])
-    if schedule not in ("linear", "cosine"):
-        raise UsageError(f"no import of {path} with noise_schedule={schedule}")
-    for key, value in known.items():
-        given = settings.get(key, value)
-        if type(given) is not type(value) and not (key == "dropout" and type(given) is int):
-            raise UsageError(f"no import of {path} with {key}={given}")
-
-
-def _assumed(flags: Settings, settings: Settings, size: int, classes: int) -> tuple[str, ...]:
+def _assumed(flags: Settings, settings: Settings, size: int) -> tuple[str, ...]:
     silent = {key: value for key, value in flags.items() if key not in settings}
     said = [f"--{key} {value}" for key, value in silent.items()]
     lines = [f"flags of the released network of these shapes: {' '.join(said)}"] if said else []
     if "image_size" not in settings:
         lines.append(f"images of {size} pixels")
-    lines.append("images in [-1, 1], prediction eps")
-    if classes:
-        lines.append("no label is the zero vector, which this network never learned")
-    return tuple(lines)
+    return tuple(lines) or ("nothing",)

@@ -124,7 +124,63 @@ DEFAULTS: dict[str, Any] = {
     "scheduler.clip_sample": True,
     "scheduler.rescale_betas_zero_snr": False,
 }
-RULES = {"ncsn": NCSN, "ncsnv2": NCSN, "ddim": DDIM, "ddpm-diffusers": DIFFUSERS}
+# The flags of guided-diffusion and improved-diffusion; most are told by the weights.
+ADM: dict[str, Rule] = {
+    "flags.attention_resolutions": None,
+    "flags.channel_mult": None,
+    "flags.class_cond": None,
+    "flags.diffusion_steps": int,
+    "flags.dropout": float,
+    "flags.image_size": int,
+    "flags.learn_sigma": None,
+    "flags.noise_schedule": ("linear", "cosine"),
+    "flags.num_channels": None,
+    "flags.num_head_channels": int,
+    "flags.num_heads": int,
+    "flags.num_heads_upsample": (-1,),
+    "flags.num_res_blocks": None,
+    "flags.predict_xstart": (False,),
+    "flags.resblock_updown": None,
+    "flags.rescale_learned_sigmas": None,
+    "flags.rescale_timesteps": bool,
+    "flags.timestep_respacing": ("",),
+    "flags.use_checkpoint": None,
+    "flags.use_fp16": None,
+    "flags.use_kl": None,
+    "flags.use_new_attention_order": bool,
+    "flags.use_scale_shift_norm": None,
+}
+SCORE_SDE: dict[str, Rule] = {
+    "data.image_size": int,
+    "model.beta_max": (20,),
+    "model.beta_min": (0.1,),
+    "model.dropout": float,
+    "model.ema_rate": None,
+    "model.fir": bool,
+    "model.fir_kernel": ([1, 3, 3, 1],),
+    "model.name": ("ncsnpp",),
+    "model.nonlinearity": ("swish",),
+    "model.progressive_combine": ("sum",),
+    "model.resblock_type": ("biggan",),
+    "model.skip_rescale": (True,),
+    "training.continuous": (True,),
+    "training.sde": ("vesde", "vpsde"),
+}
+DIT: dict[str, Rule] = {"flags.num_classes": int, "flags.num_heads": int}
+RULES: dict[str, dict[str, Rule]] = {
+    "ncsn": NCSN,
+    "ncsnv2": NCSN,
+    "ddim": DDIM,
+    "ddpm-diffusers": DIFFUSERS,
+    "edm": {},
+    "edm2": {},
+    "score_sde": SCORE_SDE,
+    "adm": ADM,
+    "improved-diffusion": ADM,
+    "dit": DIT,
+}
+PICKLED = ("edm", "edm2")  # with all their settings
+FLAGS = ("adm", "improved-diffusion", "dit")  # whose settings have no sections
 
 
 # What UNet2DModel takes where its configuration says nothing.
@@ -153,7 +209,10 @@ def read_settings(kind: str, path: Path, named: Path | None = None) -> Config:
     """The configuration of a released file; UsageError that names all that is not honoured."""
     read: Callable[[Path, Path | None], Config]
     read = read_unet if kind == "ddpm-diffusers" else read_config
-    config = read(path, named)
+    if kind in PICKLED and named:
+        raise UsageError(f"--config {named}: a file of {kind} says its settings itself")
+    config = {} if kind in PICKLED else read(path, named)
+    config = {"flags": config} if kind in FLAGS and config else config
     rules, wrong = RULES[kind], []
     for section in sorted({key.split(".")[0] for key in rules}):
         settings = config.get(section, {})

@@ -131,18 +131,12 @@ def _average(data: dict[str, Any], state: State, path: Path) -> State:
 
 def _sde(network: Settings, settings: Settings, path: Path) -> str:
     """ve or vp: as the configuration says, else as the embedding of the level has it."""
-    training, model = settings.get("training", {}), settings.get("model", {})
+    training = settings.get("training", {})
     fourier = network["embedding"] == "fourier"
     stated = training.get("sde", "vesde" if fourier else "vpsde")
     if stated not in SDES or (SDES[stated] == "ve") != fourier:
         kind = "Fourier features" if fourier else "a sinusoid"
         raise UsageError(f"no import of {path}: training.sde={stated} with {kind} of the level")
-    if training.get("continuous", True) is not True and fourier:
-        raise UsageError(f"no import of {path}: training.continuous=false")
-    if model.get("nonlinearity", "swish") != "swish":
-        raise UsageError(f"no import of {path}: model.nonlinearity={model['nonlinearity']}")
-    if model.get("skip_rescale", True) is not True:
-        raise UsageError(f"no import of {path}: model.skip_rescale=false")
     return SDES[stated]
 
 

@@ -8,6 +8,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 
 from diffgen.commands.data_dependent import followed, resolved
+from diffgen.commands.explain.checkpoint import tell
 from diffgen.commands.explain.cost import Cost, cost_of
 from diffgen.commands.explain.explanation import Data, data_of, explained
 from diffgen.commands.explain.picture import draw
@@ -21,8 +22,16 @@ from diffgen.runtime.launch import quiet
 
 
 def explain(settings: Explain) -> None:
-    """Print and draw what a configuration comes to; the folder is printed last."""
+    """Tell of a training, whose folder is printed last, or of a checkpoint."""
     quiet()
+    if settings.checkpoint is not None:
+        tell(settings.checkpoint, Path(settings.runs))
+    else:
+        explain_training(settings)
+
+
+def explain_training(settings: Explain) -> None:
+    """Print and draw what a training with this configuration would be."""
     settings, _ = begun(followed(settings), HydraConfig.get().overrides.task)
     folder = Path(HydraConfig.get().runtime.output_dir)
     needed = bool(settings.recipe.unmeasured()) or settings.recipe.model.range == "standardised"

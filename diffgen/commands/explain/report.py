@@ -31,9 +31,9 @@ def show(found: Explanation, num_samples: int) -> None:
         if rows:
             console.print(f"\n[bold]{title}[/bold]")
             for name, text in rows:
-                console.print(_filled(f"  {name:<20} {text}", 23), markup=False)
+                console.print(filled(f"  {name:<20} {text}", 23), markup=False)
     for line in found.warnings:
-        console.print("\n" + _filled(f"[bold yellow]warning:[/bold yellow] {line}", 2))
+        console.print("\n" + filled(f"[bold yellow]warning:[/bold yellow] {line}", 2))
 
 
 def configuration(found: Explanation) -> Rows:
@@ -45,13 +45,13 @@ def configuration(found: Explanation) -> Rows:
     if data.images and data.num_classes:
         classes += f" ({listed(data.images.classes)})"
     shape = " x ".join(map(str, data.shape))
-    averages = [f"{name}: {_listed(profile)}" for name, profile in config["ema"].items()]
+    averages = [f"{name}: {settings_text(profile)}" for name, profile in config["ema"].items()]
     return [
         ("recipe", found.recipe or "none for this model and data set"),
         ("data", f"{data.name}, {shape}, {classes}{count}"),
         ("network", f"{config['network']['name']}, {found.parameters:,} parameters"),
-        ("model", _listed({k: v for k, v in model.items() if k != "labels"})),
-        ("optimiser", _listed(optimizer)),
+        ("model", settings_text({k: v for k, v in model.items() if k != "labels"})),
+        ("optimiser", settings_text(optimizer)),
         ("averages", "; ".join(averages) or "none, samples come from the raw weights"),
         ("training", f"{trainer['max_steps']:,} steps of {trainer['batch_size']} images"),
     ]
@@ -77,7 +77,7 @@ def schedule(found: Explanation) -> Rows:
 
 def sampling(sampler: OwnSampler) -> Rows:
     """The model's own sampler and its cost."""
-    settings = _listed(sampler.settings)
+    settings = settings_text(sampler.settings)
     rows = [
         ("sampler", f"{sampler.name}{', ' + settings if settings else ''}"),
         ("steps", f"{sampler.steps}" if sampler.nfe else "its own"),
@@ -173,7 +173,7 @@ def _changed(sampler: OwnSampler) -> dict[str, Any]:
     return {k: v for k, v in auto.items() if not (k == "convention" and v == "code")}
 
 
-def _listed(settings: Mapping[str, object]) -> str:
+def settings_text(settings: Mapping[str, object]) -> str:
     shown = {k: v for k, v in settings.items() if k != "name" and v is not None}
     return ", ".join(f"{key} {_word(value)}" for key, value in shown.items())
 
@@ -184,5 +184,5 @@ def _word(value: object) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _filled(line: str, indent: int) -> str:
+def filled(line: str, indent: int) -> str:
     return textwrap.fill(line, 99, subsequent_indent=" " * indent)
