@@ -134,6 +134,7 @@ class Run:
             label_dropout=model.label_dropout,
             dequantise=model.dequantise,
             channels_last=settings.channels_last,
+            augment=settings.augment,
         )
 
     def classes(self, images: Images) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from diffgen.denoiser.noise_input import NOISE_INPUTS, level, nothing
 from diffgen.errors import UsageError
 from diffgen.network.classifier import Classifier
 from diffgen.schedule import Schedule
+from diffgen.training.coupling import COUPLINGS
 from diffgen.training.loss import Bound, ClassifierLoss, Loss
 from diffgen.training.module import Objective
 from diffgen.training.times import clean
@@ -43,6 +44,7 @@ class ModelSettings:
     dequantise: whether pixels are spread evenly within their bin.
     clip: whether samplers keep the estimate inside the range unless another clip is asked for.
     variance: fixed, or learned as the variance of ancestral steps, in as many channels again.
+    coupling: how noise is paired with images: independent, or ot (least distance in a batch).
     """
 
     name: str
@@ -57,6 +59,7 @@ class ModelSettings:
     dequantise: bool = False
     clip: bool = True
     variance: Literal["fixed", "learned"] = "fixed"
+    coupling: Literal["independent", "ot"] = "independent"
 
 
 @dataclass(frozen=True)
@@ -180,6 +183,7 @@ class DenoiserRecipe(Recipe):
             per_batch=self.model.level_per == "batch",
             total=self.model.reduction == "sum",
             bound=self._bound(denoiser.schedule) if denoiser.learns_variance else None,
+            coupling=COUPLINGS[self.model.coupling],
         )
 
     def _bound(self, schedule: Schedule) -> Bound:

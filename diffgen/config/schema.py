@@ -153,6 +153,7 @@ class Train(Common):
     init_ema: str | None = None
     init_hash: str | None = None
     channels_last: bool
+    augment: Annotated[float, Field(ge=0, le=1)] | None = None
     dataset: Annotated[Choice, _room("dataset")]
     model: Part
     prediction: Part | None = None
@@ -184,6 +185,11 @@ class Train(Common):
             )
         self._recipe = recipe_of({key: getattr(self, key) for key in parts}, self.trust)
         self._recipe.check()
+        if self.augment and self.network.get("augment_dim") != 9:
+            raise UsageError(
+                f"augment={self.augment:g}: the network must be told of it, or samples will look "
+                "augmented, too: give network.augment_dim=9 (of unet and song_unet)"
+            )
         return self
 
 

@@ -69,11 +69,21 @@ class Preconditioned(Denoiser):
         *_, c_in = self.coefficients(t, x_t)
         return self.call_network(c_in * x_t, t, label)
 
-    def call_network(self, scaled: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
-        """As `outputs`, of what the network itself is given: `scaled` = c_in x_t (B, C, H, W)."""
+    def call_network(
+        self,
+        scaled: Tensor,
+        t: Tensor,
+        label: Tensor | None = None,
+        augment: Tensor | None = None,
+    ) -> Tensor:
+        """As `outputs`, of what the network itself is given: `scaled` = c_in x_t (B, C, H, W).
+
+        `augment` (B, n) says how images were augmented in training; None: not at all.
+        """
         c_noise = self.noise_input(self.schedule, t.expand(len(scaled)))
         c_noise = None if c_noise is None else c_noise.to(scaled)
-        return self.network(scaled, c_noise, label).to(scaled)
+        told = () if augment is None else (augment.to(scaled),)
+        return self.network(scaled, c_noise, label, *told).to(scaled)
 
     def log_variance(self, t: Tensor) -> Tensor | None:
         """ln of the error that a network expects of itself at t (b,); None where it has no say."""

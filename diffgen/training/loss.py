@@ -19,6 +19,7 @@ from diffgen.errors import UsageError
 from diffgen.sampler.base import added_variance, posterior_variance
 from diffgen.schedule import Schedule
 from diffgen.schedule.base import match
+from diffgen.training.coupling import Coupling, independent
 from diffgen.training.random_numbers import RandomNumbers
 from diffgen.training.times import Times
 from diffgen.training.weighting import Weighting, snr_of
@@ -28,7 +29,7 @@ INFINITE = 1e4  # the outermost bins have no end beyond black and white
 
 @dataclass(frozen=True)
 class Loss:
-    """Errors of a denoiser on noised images.
+    """Errors of a denoiser on noised images, `coupling` choosing the noise of each.
 
     `per_batch` gives a whole batch one time; `total` sums over pixels instead of averaging (and
     halves, as NCSN does), which matters to gradient clipping and to Adam's epsilon. `bound` is
@@ -41,6 +42,7 @@ class Loss:
     per_batch: bool = False
     total: bool = False
     bound: "Bound | None" = None
+    coupling: Coupling = independent
 
     @property
     def learner(self) -> Preconditioned:
@@ -48,17 +50,24 @@ class Loss:
         return self.denoiser
 
     def __call__(
-        self, x0: Tensor, label: Tensor | None, random: RandomNumbers
+        self,
+        x0: Tensor,
+        label: Tensor | None,
+        random: RandomNumbers,
+        augment: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Errors (b,) of clean images x0 (b, C, H, W) and the times t (b,) they were noised to."""
+        """Errors (b,) of clean images x0 (b, C, H, W) and the times t (b,) they were noised to.
+
+        `augment` (b, n) tells the network how the images were augmented.
+        """
         schedule = self.denoiser.schedule
-        t, eps = self.draw_times(random), random.normal(x0)
+        t, eps = self.draw_times(random), self.coupling(x0, random.normal(x0), label)
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
         coefficients = self.denoiser.prediction.coefficients(alpha, sigma)
         c_skip, c_out, c_in = coefficients
 
         x_t = match(alpha, x0) * x0 + match(sigma, x0) * eps
-        outputs = self.denoiser.call_network(match(c_in, x0) * x_t, t, label)
+        outputs = self.denoiser.call_network(match(c_in, x0) * x_t, t, label, augment)
         raw = outputs[:, : x0.shape[1]]
         a, b = target_of(coefficients, alpha, sigma)
         target = match(a, x0) * x0 + match(b, x0) * eps
@@ -104,9 +113,12 @@ class ClassifierLoss:
         return self.classifier
 
     def __call__(
-        self, x0: Tensor, label: Tensor, random: RandomNumbers
+        self, x0: Tensor, label: Tensor, random: RandomNumbers, augment: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Errors (b,) on clean images x0 (b, C, H, W), their times (b,), and 1 where right."""
+        """Errors (b,) on clean images x0 (b, C, H, W), their times (b,), and 1 where right.
+
+        A classifier is not told of `augment`.
+        """
         schedule = self.classifier.schedule
         t = random.local(self.times(random.uniform("time"), schedule))
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)

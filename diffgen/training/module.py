@@ -7,6 +7,7 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor, nn
 
+from diffgen.dataset.augmentation import DRAWS, changed, drawn
 from diffgen.dataset.batches import Batch
 from diffgen.dataset.pixels import Range
 from diffgen.denoiser.base import NoisyClassifier, Preconditioned
@@ -57,7 +58,9 @@ class Objective(Protocol):
     @property
     def learner(self) -> Preconditioned | NoisyClassifier: ...
 
-    def __call__(self, x0: Tensor, label: Any, random: RandomNumbers) -> tuple[Tensor, ...]:
+    def __call__(
+        self, x0: Tensor, label: Any, random: RandomNumbers, augment: Tensor | None = None
+    ) -> tuple[Tensor, ...]:
         """Errors (b,), the times (b,) they were made at, and perhaps 1 where correct (b,)."""
         ...
 
@@ -65,7 +68,8 @@ class Objective(Protocol):
 class Module(L.LightningModule):
     """Trains the learner of `loss` on batches {"pixels", "label", "step", "position"}.
 
-    label_dropout: share of labels replaced by the null label, per sample. `header` is what a
+    label_dropout: share of labels replaced by the null label, per sample. augment: probability of
+    each change of an image that the network is told of. `header` is what a
     checkpoint says of itself (see diffgen.runs.checkpoint).
     """
 
@@ -82,6 +86,7 @@ class Module(L.LightningModule):
         label_dropout: float,
         dequantise: bool,
         channels_last: bool,
+        augment: float | None = None,
     ) -> None:
         super().__init__()
         self.denoiser = loss.learner  # or a classifier: the name is that of the weights on disk
@@ -89,14 +94,15 @@ class Module(L.LightningModule):
         self.header = header
         self.seed, self.batch_size, self.num_classes = seed, batch_size, num_classes
         self.label_dropout, self.dequantise = label_dropout, dequantise
+        self.augment = augment
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         self.loss_by_time = LossByTime()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         random = RandomNumbers(self.seed, batch["step"], self.batch_size, batch["position"])
         random.seed_dropout(self.global_rank, self.device)
-        x0 = self.images(batch["pixels"], random)
-        errors, t, *correct = self.loss(x0, self.labels(batch, random), random)
+        x0, told = self.augmented(self.images(batch["pixels"], random), random)
+        errors, t, *correct = self.loss(x0, self.labels(batch, random), random, told)
         self.loss_by_time.add(t, errors.detach())
         for each in correct:
             self.loss_by_time.add(t, each, "accuracy")
@@ -110,6 +116,14 @@ class Module(L.LightningModule):
         else:
             x = self.pixel_range.to_model(pixels)
         return x.contiguous(memory_format=self.format)
+
+    def augmented(self, x0: Tensor, random: RandomNumbers) -> tuple[Tensor, Tensor | None]:
+        """Images, changed with probability `augment`, and what the network is told (b, 9)."""
+        if not self.augment:
+            return x0, None
+        changes = drawn(random.uniforms("augment", DRAWS), self.augment, x0.shape[-1])
+        x0 = changed(x0, changes, random.position)
+        return x0.contiguous(memory_format=self.format), random.local(changes.told).to(x0)
 
     def labels(self, batch: Batch, random: RandomNumbers) -> Tensor | None:
         """Labels (b,), each replaced by the null label with probability `label_dropout`."""

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-STREAMS = {"time": 0, "noise": 1, "label": 2, "dropout": 3, "dequantise": 4}
+STREAMS = {"time": 0, "noise": 1, "label": 2, "dropout": 3, "dequantise": 4, "augment": 5}
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,11 @@ class RandomNumbers:
         """Uniform on [0, 1), for the whole batch: (batch_size,) float64 on the CPU."""
         generator = self._generator(stream, torch.device("cpu"))
         return torch.rand(self.batch_size, generator=generator, dtype=torch.float64)
+
+    def uniforms(self, stream: str, count: int) -> Tensor:
+        """As `uniform`, `count` numbers for each image: (batch_size, count)."""
+        generator, shape = self._generator(stream, torch.device("cpu")), (self.batch_size, count)
+        return torch.rand(shape, generator=generator, dtype=torch.float64)
 
     def normal(self, like: Tensor) -> Tensor:
         """Unit normal noise of the shape of `like` (b, ...), drawn on its device."""
