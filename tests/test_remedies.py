@@ -29,6 +29,7 @@ PRINTED_BY = {
     **{key: {"train", "sample"} for key in ("dataset", "runtime")},
     "commands/train": TRAINING,
     "commands/resume": TRAINING,
+    "commands/initial_weights": TRAINING,
     "commands/data_dependent": TRAINING,
     "commands/explain": TRAINING,
     "commands/tune": {"tune"},

@@ -31,12 +31,12 @@ def run(tmp_path_factory):
     """A run's folder with a cell for each of WAYS, real images, and the log of its training."""
     run = tmp_path_factory.mktemp("runs") / "digits_ddpm"
     for k, (sampler, steps, weight) in enumerate(WAYS):
-        cell = Cell.of(run, {"k": k})
+        cell = Cell.of(run, {"k": k}, run.parent)
         cell.folder.mkdir(parents=True)
         cell.keep_images(DIGITS[k * 40 : k * 40 + 40], None)
         figures = {"fid": 10.0 / steps + weight, "sampler": sampler, "steps": steps, "nfe": steps}
         cell.keep_row(row(n=40, weight=weight, scale=1 + weight, **figures))
-    floor = Cell.of(run, {"k": "real"})
+    floor = Cell.of(run, {"k": "real"}, run.parent)
     floor.folder.mkdir(parents=True)
     floor.keep_row(real(n=40, fid=0.125))
     lines = "".join(f"{90 - k},{1 / k},{2 / k},,{k}\n" for k in range(1, 9))
@@ -94,7 +94,7 @@ def test_the_same_cells_give_the_same_file(page, run, tmp_path):
 
 
 def test_rows_that_do_not_compare_stand_in_tables_of_their_own(run, tmp_path):
-    other = Cell.of(tmp_path / "other", {})
+    other = Cell.of(tmp_path / "other", {}, tmp_path)
     other.folder.mkdir(parents=True)
     other.keep_row(row(features="inception", features_hash="ghi", n=50))
     worked(here(tmp_path, "report", str(run), "other", "--out", "both.html"))
