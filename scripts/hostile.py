@@ -10,6 +10,7 @@ what became of them. tests/test_hostile.py reads fewer of the same.
 import argparse
 import contextlib
 import copy
+import json
 import os
 import pickle
 import random
@@ -21,12 +22,16 @@ import time
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from diffgen.errors import UsageError
+from diffgen.interop.convert import convert
+from diffgen.interop.diffusers import to_diffusers
+from diffgen.network.unet import UNet
 from diffgen.runs import checkpoint
 from diffgen.runs.checkpoint_format import seal
 
@@ -320,8 +325,71 @@ def read_checkpoint(path: Path) -> None:
     found.denoiser()
 
 
+SETTINGS = {
+    "sample_size": 16,
+    "in_channels": 1,
+    "out_channels": 1,
+    "layers_per_block": 1,
+    "block_out_channels": [8, 8],
+    "norm_num_groups": 2,
+    "down_block_types": ["DownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "UpBlock2D"],
+    "downsample_padding": 0,
+    "flip_sin_to_cos": False,
+    "freq_shift": 1,
+    "norm_eps": 1e-6,
+    "attention_head_dim": None,
+}
+GROWING = {
+    "block_out_channels": [8] * 10**5,
+    "layers_per_block": 10**9,
+    "norm_num_groups": 10**12,
+    "sample_size": 10**9,
+    "in_channels": 10**9,
+    "num_class_embeds": 10**12,
+    "attention_head_dim": 10**18,
+    "norm_eps": 10**400,
+}
+
+
+def imports(folder: Path, cases: int, rng: random.Random, _: Path | None = None) -> Iterator[Case]:
+    """Hostile weights and configurations of other programs; SETTINGS stand beside each."""
+    shape = {"width": 8, "multipliers": (1, 1), "blocks": 1, "groups": 2, "attention": ()}
+    network = UNet(channels=1, size=16, **shape)
+    state, good = to_diffusers(network.state_dict()), folder / "good.bin"
+    torch.save(state, good)
+    data = good.read_bytes()
+
+    def configured(settings: dict[str, Any], write: Callable[[Path], object]) -> Any:
+        def case(path: Path) -> None:
+            (folder / "config.json").write_text(json.dumps(settings))
+            write(path)
+
+        return case
+
+    yield "sound", configured(SETTINGS, partial(torch.save, state))
+    for name, write in [*bombs(), *code(folder)]:
+        yield name, configured(SETTINGS, write)
+    whole = partial(torch.save, state)
+    for key, value in GROWING.items():
+        yield f"{key}={str(value)[:20]}", configured(SETTINGS | {key: value}, whole)
+    for k in range(cases):
+        odd = {rng.choice(list(SETTINGS)): rng.choice(ODD)}
+        case = damaged(data, rng) if k % 2 else whole
+        yield f"case {k}", configured(SETTINGS if k % 2 else SETTINGS | odd, case)
+
+
+def read_import(path: Path) -> None:
+    """What `diffgen import` does with a file before it writes."""
+    for kind in ("ncsn", "ncsnv2", "ddim"):
+        with contextlib.suppress(UsageError):
+            convert(kind, path, 16)
+    convert("ddpm-diffusers", path)
+
+
 KINDS: dict[str, tuple[Callable[..., Iterator[Case]], Callable[[Path], None]]] = {
     "checkpoint": (checkpoints, read_checkpoint),
+    "import": (imports, read_import),
 }
 
 

@@ -216,6 +216,8 @@ def test_all_settings_that_are_not_honoured_are_named_at_once(tmp_path: Path) ->
         "unet.wings=2 (not known here)": {"wings": 2},
         "give --size 32": {"sample_size": None},
         "layers_per_block=x (int)": {"layers_per_block": "x"},
+        "layers_per_block=1000000000 (100,000 are the most)": {"layers_per_block": 10**9},
+        "num_class_embeds=1000000000 (100,000": {"num_class_embeds": 10**9},
     }
     for answer, change in wrong.items():
         (tmp_path / "unet" / "config.json").write_text(json.dumps(config | change))

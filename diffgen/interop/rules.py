@@ -14,6 +14,8 @@ from diffgen.interop.config_files import Config, read_config, read_unet
 
 Rule = type | tuple[Any, ...] | None
 
+MOST = 10**5  # of anything that is counted
+
 DATA: dict[str, Rule] = {
     "data.category": str,
     "data.channels": int,
@@ -264,6 +266,8 @@ def _complaint(key: str, value: Any, rules: Mapping[str, Rule]) -> str | None:
     rule = rules[key]
     if rule is None:
         return None
+    if isinstance(value, int) and abs(value) > MOST:
+        return f"{MOST:,} are the most"
     kinds = rule if isinstance(rule, tuple) else (rule,)
     if all(isinstance(kind, type) for kind in kinds):
         numeric = float in kinds and isinstance(value, int) and not isinstance(value, bool)
