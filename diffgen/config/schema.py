@@ -178,18 +178,13 @@ class Train(Common):
     def _read_recipe(self) -> Self:
         parts = ("model", "prediction", "times", "weighting", "schedule", "network")
         from diffgen.config.recipe import recipe_of
+        from diffgen.dataset.augmentation import check_told
 
         if self.sampler and self.sampler.choice is None:
-            raise UsageError(
-                "sampler=own is that of a checkpoint: a training names the sampler itself"
-            )
+            raise UsageError("sampler=own is a checkpoint's: a training names the sampler itself")
         self._recipe = recipe_of({key: getattr(self, key) for key in parts}, self.trust)
         self._recipe.check()
-        if self.augment and self.network.get("augment_dim") != 9:
-            raise UsageError(
-                f"augment={self.augment:g}: the network must be told of it, or samples will look "
-                "augmented, too: give network.augment_dim=9 (of unet and song_unet)"
-            )
+        check_told(self.augment, self.network.get("augment_dim"))
         return self
 
 

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from diffgen.errors import UsageError
+
 TOLD = 9  # numbers about each image
 DRAWS = 14  # uniform numbers for each image
 
@@ -25,6 +27,15 @@ SYMLET = (
     *(-0.021060292512300564, 0.04472490177066578, 0.0017677118642428036, -0.007800708325034148),
 )
 REACH = len(SYMLET) // 4
+
+
+def check_told(probability: float | None, numbers: int | None) -> None:
+    """UsageError where images are augmented and the network takes not TOLD numbers about it."""
+    if probability and numbers != TOLD:
+        raise UsageError(
+            f"augment={probability:g}: the network must be told of it, or samples will look "
+            f"augmented, too: give network.augment_dim={TOLD} (of unet and song_unet)"
+        )
 
 
 @dataclass(frozen=True)
