@@ -115,6 +115,13 @@ FOREIGN = {
     ("network", "nowhere.nets:Net", "nowhere"): "no module nowhere for network=nowhere.nets:Net",
     ("network", "torch.nowhere:Net", "torch"): "no module torch.nowhere for network=",
     ("sampler", FLATTEN, "torch"): "is no Sampler",
+    (
+        "network",
+        ":",
+        "torch",
+    ): "network=: is no class; one outside diffgen is package.module:Class",
+    ("network", "..torch:Net", "torch"): "is no class; one outside",
+    ("network", "subprocess:Popen", "subprocess"): "is no Module",
 }
 
 

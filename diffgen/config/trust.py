@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import re
 import sys
 import traceback
 from collections.abc import Collection
@@ -17,6 +18,8 @@ def trusted_class(choice: str, name: str, trust: Collection[str]) -> type:
     trust: packages, modules, or full names. choice: what to call it in an error, such as
     `sampler=mine.samplers:Midpoint`.
     """
+    if not re.fullmatch(r"\w+(\.\w+)*:\w+", name):
+        raise UsageError(f"{choice} is no class; one outside diffgen is package.module:Class")
     path, _, attribute = name.partition(":")
     if name not in trust and not _within(path, trust):
         package = path.partition(".")[0]
@@ -26,7 +29,7 @@ def trusted_class(choice: str, name: str, trust: Collection[str]) -> type:
     module = _imported(path, choice)
     found = getattr(module, attribute, None)
     if not inspect.isclass(found):
-        own = [each for each, value in vars(module).items() if inspect.isclass(value)]
+        own = [k for k, v in vars(module).items() if inspect.isclass(v) and k[0] != "_"]
         raise UsageError(f"no class {attribute!r} in {path}{did_you_mean(attribute, own)}")
     if name not in trust and not _within(found.__module__, trust):
         raise UsageError(f"{choice} comes from {found.__module__}, which trust= does not name")
