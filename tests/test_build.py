@@ -119,7 +119,7 @@ FOREIGN = {
         "network",
         ":",
         "torch",
-    ): "network=: is no class; one outside diffgen is package.module:Class",
+    ): "network=: is no class; one outside diffgen is ",
     ("network", "..torch:Net", "torch"): "is no class; one outside",
     ("network", "subprocess:Popen", "subprocess"): "is no Module",
 }
