@@ -24,7 +24,10 @@ TRAINING, SAMPLING = {"train", "explain"}, {"sample", "tune"}
 PRINTED_BY = {
     **dict.fromkeys(("schedule", "network", "training"), TRAINING),
     **dict.fromkeys(("sampler", "guidance", "task", "sampling", "runs"), SAMPLING),
-    **{key: {"sample"} for key in ("evaluation", "sampling/evaluator", "sampling/report")},
+    **{
+        key: {"sample"}
+        for key in ("evaluation", "sampling/evaluator", "sampling/foreign", "sampling/report")
+    },
     **dict.fromkeys(("dataset/batches", "dataset/pixels"), TRAINING),
     **{key: {"train", "sample"} for key in ("dataset", "runtime")},
     "commands/train": TRAINING,
@@ -35,6 +38,8 @@ PRINTED_BY = {
     "commands/tune": {"tune"},
     "commands/sample": {"sample"},
     "commands/import_": {"import"},
+    "commands/evaluate": {"evaluate"},
+    "commands/report": {"report"},
     "interop": {"import"},
     "config/recipe": TRAINING,
 }

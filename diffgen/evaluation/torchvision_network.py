@@ -74,7 +74,9 @@ class TorchvisionExtractor(Extractor):
 def _last_linear(network: nn.Module) -> tuple[str, nn.Module]:
     found = [(n, part) for n, part in network.named_modules() if isinstance(part, nn.Linear)]
     if not found:
-        raise UsageError("this network has no linear layer: name one of its others by layer=")
+        raise UsageError(
+            "this network has no linear layer: name another one by features.layer=NAME"
+        )
     return found[-1]
 
 
