@@ -53,9 +53,10 @@ def test_distances_and_labels_carry_the_names_of_folders(numbered):
 
 
 def test_samples_reference_and_real_images_take_the_same_shares(numbered):
-    done = worked(sampled(numbered, "num_samples=24", "metrics=[fid]", *SCORED))
+    two = ("labels=[10,11]", "num_samples=24", "metrics=[fid]")
+    done = worked(sampled(numbered, *two, *SCORED))
     text = (numbered[0] / done.folder / "table.md").read_text()
-    assert "12 classes in equal shares" in text
+    assert "(76 images, 10: 50 %, 11: 50 %)" in text
     assert "labels=data draws samples in the data set's shares" in done.out + done.err
     assert "| real (test) |" in text
     done = worked(sampled(numbered, "labels=data", "num_samples=30", "metrics=[fid]", *SCORED))
@@ -65,6 +66,15 @@ def test_samples_reference_and_real_images_take_the_same_shares(numbered):
     with np.load(numbered[0] / done.folder / "samples.npz") as arrays:
         names = arrays["classes"][arrays["arr_1"]].tolist()
     assert names.count("11") == pytest.approx(30 * 120 / sum(COUNTS.values()), abs=1)
+
+
+def test_rows_count_all_images_where_few_are_held_out_in_their_shares(numbered):
+    """Of class 0 one image is held out: no row of one real image, which no distance is of."""
+    done = worked(sampled(numbered, "labels=0", "num_samples=9", "metrics=[fid]", *SCORED))
+    text = (numbered[0] / done.folder / "table.md").read_text()
+    assert "of n = 9 images" in text
+    assert "| real (test) |" not in text
+    assert "holds out too few images in these shares: no real row" in done.out + done.err
 
 
 def test_automatic_features_do_not_ask_what_a_folder_is_called(numbered, monkeypatch, tmp_path):

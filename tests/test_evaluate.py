@@ -133,7 +133,7 @@ ANSWERS = {
     ): "no key 'metrcs' of diffgen evaluate; did",
     ("images", "--against", "digits", *RANDOM, "n=61"): "n=61: images has 60 images",
     ("images", "--against", "digits", *RANDOM, "n=many"): "n=many is no number",
-    ("images", "--against", "digits", *RANDOM, "metrics=[fib]"): "no metric fib; did you mean fid",
+    ("images", "--against", "digits", *RANDOM, "metrics=[fib]"): "no metric fib; ",
     ("images", "--against", "images", "features=classifier"): "needs a data set of diffgen",
     ("floats.npz", "--against", "digits", *RANDOM): "arr_0, uint8 (N, H, W, C), and has float64",
     ("objects.npz", "--against", "digits", *RANDOM): "objects.npz is no .npz of plain arrays",

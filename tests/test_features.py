@@ -135,7 +135,7 @@ def test_a_file_of_weights_runs_no_code(tmp_path):
             return (tmp_path / "harm").touch, ()
 
     torch.save({"fc.weight": Harm()}, tmp_path / "weights.pth")
-    with pytest.raises(UsageError, match="cannot be read as weights"):
+    with pytest.raises(UsageError, match="holds more than weights: it is not read"):
         TorchvisionExtractor(network="resnet18", weights=str(tmp_path / "weights.pth"))
     assert not (tmp_path / "harm").exists()
 

@@ -1,6 +1,7 @@
 """Files of published weights: found, or downloaded once, and checked before they are read."""
 
 import hashlib
+import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,10 @@ def state_in(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         found: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # whose text advises to run what it holds
+        raise UsageError(
+            f"features.weights={path} holds more than weights: it is not read"
+        ) from None
     except Exception as error:  # readers of foreign files raise any kind
         first = str(error).strip().partition("\n")[0]
         raise UsageError(f"features.weights={path} cannot be read as weights ({first})") from error

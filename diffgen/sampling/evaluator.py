@@ -55,7 +55,8 @@ class Evaluator:
     def for_labels(self, labels: Tensor | None) -> "Evaluator":
         """The same with reference and held-out images in the shares of these labels (N,).
 
-        They stay as they are where labels are unknown or the shares do not differ.
+        They stay as they are where labels are unknown or the shares do not differ. Where fewer
+        than two images a class are held out in these shares, none are.
         """
         known = self.reference.labels
         if labels is None or known is None or not differ(labels, known):
@@ -64,6 +65,9 @@ class Evaluator:
         test = self.test
         if test.labels is not None:
             rows = rows_in_shares(test.labels, labels)
+            if len(rows) < 2 * len(labels.unique()):
+                say_once(f"{test.name} holds out too few images in these shares: no real row")
+                rows = rows[:0]
             shares = short_hash({"of": test.fingerprint, **taken.identity})
             test = replace(
                 test, pixels=test.at(rows), labels=test.labels[rows], fingerprint=shares
@@ -93,7 +97,7 @@ class Evaluator:
             say_once(f"n={n} images are too few for {told}: left empty")
         if n > num_samples:
             raise UsageError(f"n={n} needs as many images: num_samples={num_samples} is less")
-        if n > held:
+        if n > held > 0:  # of none, `for_labels` has told
             say_once(
                 f"n={n}: no row 'real (test)', since {self.test.name} holds out {held} images"
             )
