@@ -20,7 +20,7 @@ from running import here
 
 from diffgen.cli import registry
 from diffgen.cli.argv import parse, quoted
-from diffgen.cli.job import PastHydra, WorkerCommand
+from diffgen.cli.job import PastHydra, WorkerCommand, with_pins
 from diffgen.cli.main import complete, main
 from diffgen.cli.output import complain
 from diffgen.errors import UsageError
@@ -118,7 +118,7 @@ def test_answers_without_waiting(words):
 def test_a_mistake_is_told_before_torch_is_imported():
     code = "import sys; from diffgen.cli.main import main; \
         print([main(['sample', w]) for w in ('steps=0', '+typo=1')], 'torch' in sys.modules)"
-    assert fresh(code) == "[2, 2] False\n"
+    assert fresh(code).endswith("\n[2, 2] False\n")
 
 
 def test_the_module_passes_its_exit_status_on():
@@ -457,6 +457,13 @@ def test_each_job_of_a_sweep_takes_the_recipe_of_its_own_pair(line, answer):
     assert recipes_of_jobs() == answer
 
 
+def test_sampling_says_first_what_it_begins(capsys):
+    assert main(["sample", "sampler=heun", "num_samples=7", "checkpoint=mine", "runs=r"]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith("sampling 7 images of checkpoint=mine by heun, accelerator=auto")
+    assert "results in r/samples/" in first
+
+
 def test_a_sweep_says_how_many_of_its_jobs_failed(capsys):
     assert main(["sample", "-m", f"seed=0,{Seed.MISUSE},{Seed.FAIL}", "hydra.sweep.dir=s"]) == 1
     assert capsys.readouterr().err.splitlines()[-1] == (
@@ -520,6 +527,13 @@ def test_a_child_process_runs_this_job_of_the_sweep_in_its_folder():
     (replayed,) = SEEN
     assert replayed == ({**config, "seed": 8}, folder)
     assert (Path(folder) / "sample-rank1.log").exists()
+
+
+def test_all_processes_of_a_job_read_one_content_of_a_checkpoint():
+    words = ["seed=1", "checkpoint=latest", "+guidance.checkpoint=b"]
+    pins = {"checkpoint": "r/a,b.ckpt@0123456789ab"}
+    assert with_pins(words, pins) == [words[0], words[2], "checkpoint='r/a,b.ckpt@0123456789ab'"]
+    assert with_pins(words, {}) == words
 
 
 def test_lightning_starts_its_processes_by_our_command():

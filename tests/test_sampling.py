@@ -392,7 +392,7 @@ REFUSALS = {
     ("accelerator=cpu", "devices=-1"): "no accelerator=cpu with devices=-1 here (`devices` sel",
     ("accelerator=cpu", "devices=999"): "devices=999 is more processes than the ",
     ("accelerator=cpu", "precision=16-mixed"): "precision=16-mixed needs a GPU; set precision=bf1",
-    ("metrics=[fdi]",): "no metric fdi; did you mean fid?",
+    ("metrics=[acuracy]",): "no metric acuracy; did you mean accuracy?",
     ("labels=12",): "no class 12: there is 0, 1",
     ("labels=cat",): "no class cat: there is 0, 1",
     ("sampler=rk45", "precision=bf16-mixed"): "sampler.tolerance=1e-05 is finer than",

@@ -7,9 +7,9 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from diffgen.cli.argv import literal
+from diffgen.cli.argv import literal, quote
 from diffgen.cli.output import complain
 from diffgen.cli.registry import Command, imported
 from diffgen.config.schema import check
@@ -98,7 +98,9 @@ class Job:
         from diffgen.runtime.launch import isolated, relaunch
 
         if several(config):
-            relaunch(WorkerCommand(self.command.name, self.flags))
+            pins = pinned(self.command, config)
+            settings = check(self.command.name, config)
+            relaunch(WorkerCommand(self.command.name, self.flags, pins))
         with isolated():
             return imported(self.command.task)(settings)
 
@@ -107,22 +109,41 @@ class Job:
 class WorkerCommand:
     """Called with a local rank, returns the command line and the working folder of its process.
 
-    The process runs exactly this job of a sweep, in the job's own output folder.
+    The process runs exactly this job of a sweep, in the job's own output folder, on the same
+    contents of checkpoints (`pins`).
     """
 
     command: str
     flags: list[str]
+    pins: dict[str, str] = field(default_factory=dict)
 
     def __call__(self, local_rank: int) -> tuple[list[str], str]:
         job = HydraConfig.get()
         return [
             *(sys.executable, "-m", "diffgen", self.command, *self.flags),
-            *job.overrides.task,
+            *with_pins(job.overrides.task, self.pins),
             *(override for override in job.overrides.hydra if not OWN.match(override)),
             f"hydra.run.dir={literal(job.runtime.output_dir)}",
             f"hydra.job.name={job.job.name}-rank{local_rank}",
             "hydra.output_subdir=null",
         ], job.runtime.cwd
+
+
+def pinned(command: Command, config: DictConfig) -> dict[str, str]:
+    """The checkpoints that a config names, by key, put into it with their contents."""
+    pin = imported("diffgen.runs.pinned:pinned")
+    pins = {}
+    for key in command.pins:
+        if name := OmegaConf.select(config, key):
+            pins[key] = pin(name, Path(config.runs), tuple(config.trust))
+            OmegaConf.update(config, key, pins[key])
+    return pins
+
+
+def with_pins(overrides: Sequence[str], pins: Mapping[str, str]) -> list[str]:
+    """The overrides of a job with these checkpoints in the place of those that they name."""
+    others = [word for word in overrides if word.lstrip("+").partition("=")[0] not in pins]
+    return [*others, *(f"{key}={quote(name)}" for key, name in pins.items())]
 
 
 def _failure() -> Path:

@@ -25,6 +25,8 @@ class Preflight(Callback):
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         with errors_past_hydra():
+            if begin := COMMANDS[self.command].begin:
+                print(begin.format(config), flush=True)
             check(self.command, config)
             make(config.hydra.run.dir, config.runs)
 

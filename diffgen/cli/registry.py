@@ -15,11 +15,12 @@ class Command:
 
     `task`, `preflight` and `finish` are "module:function", imported when they are called. A
     composed task is called with the config that Hydra made of `configs/<name>.yaml`, any other
-    with the list of words after its name. Of a sweep, `preflight` is called with the settings of
-    each job before the first one starts, `kept` with those and the job's folder, which it fills
+    with the list of words after its name. `begin` is what a single job says at once, before its
+    seconds of imports: a format of the config. Of a sweep, `preflight` is called with the settings
+    of each job before the first one starts, `kept` with those and the job's folder, which it fills
     and returns true where the job's work is done already, and `finish` with the sweep's folder
     when it has ended, also if jobs of it failed. `pins` are the keys of checkpoints whose content
-    must stay the same throughout a sweep.
+    must stay the same throughout a job or a sweep.
 
     Remedies name keys of `diffgen train`. `keys` maps those that this command writes otherwise to
     its own words, and `instead` has a remedy for each group that it does not have.
@@ -30,6 +31,7 @@ class Command:
     task: str
     composed: bool = True
     preflight: str | None = None
+    begin: str | None = None
     finish: str | None = None
     kept: str | None = None
     pins: tuple[str, ...] = ()
@@ -77,6 +79,9 @@ COMMANDS = {
             preflight="diffgen.commands.sample:preflight",
             finish="diffgen.commands.sample:finish_sweep",
             kept="diffgen.commands.sample:kept",
+            begin="sampling {0.num_samples} images of checkpoint={0.checkpoint} by "
+            "{0.hydra.runtime.choices.sampler}, accelerator={0.accelerator}, results in "
+            "{0.hydra.run.dir}",
             pins=("checkpoint", "guidance.checkpoint"),
             keys={"dataset.root=": "root="},
             instead={

@@ -18,8 +18,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from diffgen.cli.argv import quote
-from diffgen.cli.job import JobFailed
+from diffgen.cli.job import JobFailed, pinned, with_pins
 from diffgen.cli.output import complain
 from diffgen.cli.recipe_choice import job_with_recipe
 from diffgen.cli.registry import Command, imported
@@ -90,9 +89,7 @@ def planned(command: Command, config: DictConfig, loader: Any) -> Plan:
     found: list[Any] = []
     for k, job in enumerate(jobs):
         if command.pins:
-            pins = _pins(command, made[k])
-            others = [word for word in job if word.lstrip("+").partition("=")[0] not in pins]
-            jobs[k] = [*others, *(f"{key}={quote(name)}" for key, name in pins.items())]
+            jobs[k] = with_pins(job, pinned(command, made[k]))
         found.append(check(command.name, made[k]))
         if command.preflight:
             imported(command.preflight)(found[k])
@@ -124,17 +121,6 @@ def _covering(jobs: Sequence[Sequence[str]]) -> list[int]:
     return found
 
 
-def _pins(command: Command, config: DictConfig) -> dict[str, str]:
-    """The checkpoints that a job names, put into its config with their contents."""
-    pinned = imported("diffgen.runs.pinned:pinned")
-    pins = {}
-    for key in command.pins:
-        if name := OmegaConf.select(config, key):
-            pins[key] = pinned(name, Path(config.runs), tuple(config.trust))
-            OmegaConf.update(config, key, pins[key])
-    return pins
-
-
 def _count(override: Override) -> int:
     return len(list(override.sweep_string_iterator())) if override.is_sweep_override() else 1
 
@@ -142,7 +128,8 @@ def _count(override: Override) -> int:
 def start(command: Command, plan: Plan, config: DictConfig) -> None:
     """Say what is to do, and leave out the jobs that earlier sweeps have done."""
     folder, total = Path(config.hydra.sweep.dir), plan.total
-    complain(f"{total} {'job' if total == 1 else 'jobs'} ({plan.title}) into {folder}")
+    title = f" ({plan.title})" if plan.title else ""
+    complain(f"{total} {'job' if total == 1 else 'jobs'}{title} into {folder}")
     local = "BasicLauncher" in config.hydra.launcher._target_
     if command.kept and local:
         kept = imported(command.kept)

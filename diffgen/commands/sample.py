@@ -97,8 +97,8 @@ def preflight(settings: Sample) -> None:
 
 def finish_sweep(folder: Path) -> None:
     """Make the table of a sweep from the cells that its jobs finished."""
-    jobs = [path.parent for path in folder.glob(f"*/{NOTE}")]
-    publish(folder, sorted(jobs, key=lambda job: (len(job.name), job.name)))
+    jobs = [path.parent for path in folder.rglob(NOTE)]
+    publish(folder, sorted(jobs, key=lambda job: (len(str(job)), str(job))))
 
 
 class Job:

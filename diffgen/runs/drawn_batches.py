@@ -2,15 +2,16 @@
 
 import shutil
 import time
+import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from diffgen.files import write_atomically
+from diffgen.runs.torch_file import check_stored
 
 EVERY = 5  # seconds between two writes: what a kill may lose
 
@@ -75,9 +76,11 @@ class DrawnBatches:
 
     def _part(self, path: Path) -> Drawn | None:
         try:
-            with np.load(path) as arrays:
+            with zipfile.ZipFile(path) as archive:
+                check_stored(archive, path.stat().st_size)
+            with np.load(path, allow_pickle=False) as arrays:
                 part = Drawn(**{n: torch.from_numpy(arrays[n]) for n in Drawn.__annotations__})
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+        except Exception:  # damaged bytes fail in every possible way
             return None
         count = len(part.numbers)
         sound = part.images.shape == (count, *self.shape) and part.images.dtype == torch.uint8

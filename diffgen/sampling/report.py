@@ -46,8 +46,11 @@ def publish(folder: Path, jobs: Sequence[Path]) -> None:
 
 def failures(sweep: Path) -> list[dict[str, Any]]:
     """The jobs of a sweep that failed, {"job", "settings", "reason"}, in their order."""
-    notes = sorted(sweep.glob(f"*/{FAILURE}"), key=lambda path: (len(str(path)), str(path)))
-    return [{"job": note.parent.name, **json.loads(note.read_text())} for note in notes]
+    notes = sorted(sweep.rglob(FAILURE), key=lambda path: (len(str(path)), str(path)))
+    return [
+        {"job": str(note.parent.relative_to(sweep)), **json.loads(note.read_text())}
+        for note in notes
+    ]
 
 
 def cells_of(folder: Path) -> list[Path]:
