@@ -37,8 +37,13 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
-            write(file)
-            file.flush()
+            try:
+                write(file)
+                file.flush()
+            except RuntimeError:  # torch's own, which does not say what the system said
+                file.write(bytes(2**20))
+                file.flush()
+                raise
             os.fsync(file.fileno())
         os.replace(partial, path)
     except OSError as error:
