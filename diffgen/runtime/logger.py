@@ -8,12 +8,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
-from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from diffgen.config.build import typed
 from diffgen.config.parts import Named
 from diffgen.errors import UsageError
+from diffgen.files import write_atomically
+from diffgen.runtime.metrics_csv import MetricsCsv
 
 
 @dataclass(frozen=True)
@@ -25,13 +26,7 @@ class Csv:
 
     def start(self, folder: Path) -> Logger:
         """The logger that writes into a folder."""
-        path = folder / "metrics.csv"
-        before = path.read_text() if path.is_file() else ""
-        logger = CSVLogger(folder, name="", version="", flush_logs_every_n_steps=1)
-        if before and getattr(rank_zero_only, "rank", 0) == 0:
-            logger.experiment.metrics_keys = before.splitlines()[0].split(",")
-            path.write_text(before)  # which the line above has removed
-        return logger
+        return MetricsCsv(folder / "metrics.csv")
 
 
 @dataclass(frozen=True)
@@ -69,10 +64,15 @@ class Wandb:
                 wandb.login(verify=False)
 
     def start(self, folder: Path) -> Logger:
-        """The logger of a run that has begun."""
+        """The logger of a run that has begun, or that goes on with the run begun in the folder."""
+        kept = folder / "wandb_id"
+        known = kept.read_text() if kept.is_file() else None
         with _one_line_errors_of_wandb():
-            logger = WandbLogger(name=folder.name, save_dir=folder, **asdict(self))
+            logger = WandbLogger(name=folder.name, save_dir=folder, id=known, **asdict(self))
             logger.experiment  # noqa: B018 (it starts the run)
+        name = logger.version
+        if name and name != known:  # on the first rank, which knows it
+            write_atomically(kept, lambda file: file.write(name.encode()))
         return logger
 
 
