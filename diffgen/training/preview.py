@@ -1,5 +1,7 @@
 """Sample grids while training, made with the averaged weights."""
 
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +16,8 @@ from diffgen.denoiser.base import Denoiser
 from diffgen.sampler import Sampler, SeededNoise
 from diffgen.sampler.noise import Start
 from diffgen.training.ema import Ema
+
+log = logging.getLogger(__name__)
 
 
 class Plan(Protocol):
@@ -38,40 +42,90 @@ class PreviewImages:
     labels: Tensor | None
     num_samples: int
 
-    def __call__(self, denoiser: Denoiser, pixel_range: Range, device: torch.device) -> Tensor:
-        """Images uint8 (num_samples, C, H, W) of the denoiser as it stands."""
+    def __call__(
+        self, denoiser: Denoiser, pixel_range: Range, device: torch.device, batch_size: int
+    ) -> Tensor:
+        """Images uint8 (num_samples, C, H, W) of the denoiser as it stands.
+
+        `batch_size` of them are drawn at once.
+        """
+        denoiser = self.plan.clipped(denoiser, pixel_range)
+        parts = torch.arange(self.num_samples).split(batch_size)
+        return torch.cat([self._part(denoiser, pixel_range, device, part) for part in parts])
+
+    def _part(
+        self, denoiser: Denoiser, pixel_range: Range, device: torch.device, part: Tensor
+    ) -> Tensor:
+        """The images whose numbers are `part` (b,), the same in any batch."""
         plan, bounds = self.plan, (pixel_range.low, pixel_range.high)
-        denoiser = plan.clipped(denoiser, pixel_range)
-        noise = SeededNoise(0, range(self.num_samples))
-        like = torch.empty(self.num_samples, *self.shape, device=device)
+        noise = SeededNoise(0, part.tolist())
+        like = torch.empty(len(part), *self.shape, device=device)
         x = plan.start(denoiser.schedule, plan.times[0], like, noise, bounds)
-        labels = None if self.labels is None else self.labels.to(device)
+        labels = None if self.labels is None else self.labels[part].to(device)
         return pixel_range.to_uint8(plan.sampler(denoiser, x, plan.times, labels, noise)).cpu()
 
 
-class Preview(L.Callback):
-    """Every `every` steps, and at the end, a grid of `images` into the folder and the loggers."""
+class Stopped(Exception):
+    """The run is to end, and does not wait for pictures."""
 
-    def __init__(self, folder: Path, ema: Ema, every: int, images: PreviewImages) -> None:
+
+class Preview(L.Callback):
+    """Every `every` steps, and at the end, a grid of `images` into the folder and the loggers.
+
+    It is drawn with no more images at once than a training step has, so that it needs no more
+    memory, and given up where `stopping` says so. A grid that cannot be drawn or written is told
+    in one line and ends no training.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        ema: Ema,
+        every: int,
+        images: PreviewImages,
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.folder, self.ema, self.every, self.images = folder, ema, every, images
-        self.step = 0
+        self.stopping, self.step = stopping, 0
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, *_: Any, **__: Any) -> None:
         step = trainer.global_step
         due = step % self.every == 0 or step == trainer.max_steps
         if trainer.is_global_zero and due and step != self.step:
             self.step = step
-            self._draw(trainer, pl_module, step)
+            try:
+                picture = self._draw(trainer, pl_module)
+                save_png(picture, self.folder / f"step_{step:07d}.png")
+            except Stopped:
+                return
+            except (FloatingPointError, OSError, torch.OutOfMemoryError) as error:
+                log.warning("no preview at step %d: %s", step, error)
+                return
+            for logger in trainer.loggers:
+                _log(logger, picture, step)
 
-    def _draw(self, trainer: L.Trainer, module: Any, step: int) -> None:
+    def _draw(self, trainer: L.Trainer, module: Any) -> Tensor:
+        """The grid as a picture uint8 (C, H, W)."""
+        shares = trainer.world_size * trainer.accumulate_grad_batches
+        network = module.denoiser.network
+        watch = network.register_forward_pre_hook(self._give_up)
         module.denoiser.eval()
-        with self.ema.weights(module):
-            images = self.images(module.denoiser, module.pixel_range, module.device)
-        module.denoiser.train()
-        picture = enlarge(grid(images))
-        save_png(picture, self.folder / f"step_{step:07d}.png")
-        for logger in trainer.loggers:
-            _log(logger, picture, step)
+        try:
+            with self.ema.weights(module):
+                images = self.images(
+                    module.denoiser,
+                    module.pixel_range,
+                    module.device,
+                    max(1, module.batch_size // shares),
+                )
+        finally:
+            watch.remove()
+            module.denoiser.train()
+        return enlarge(grid(images))
+
+    def _give_up(self, *_: Any) -> None:
+        if self.stopping():
+            raise Stopped
 
 
 def _log(logger: Any, picture: Tensor, step: int) -> None:

@@ -1,8 +1,11 @@
 """Reports the progress of a run: a bar on a terminal, else lines, and rows of the log."""
 
+import contextlib
+import os
 import sys
 import time
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
 import lightning.pytorch as L
@@ -11,12 +14,23 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from diffgen.training.module import LossByTime
+from diffgen.training.saving import Diverged
+
+
+def say(line: str) -> None:
+    """Print a line; where nobody reads any more, this line and those to come go nowhere."""
+    try:
+        print(line, flush=True)
+    except OSError:
+        # Python flushes at its end, and would complain of the same once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class Reporter(L.Callback):
     """Loss, images/s and time left; every `every` steps a row in the loggers.
 
-    Between rows it shows the losses so far, each second on a bar, else every `quiet_seconds`.
+    Between rows it shows the losses so far, each second on a bar, else every `quiet_seconds`, the
+    first time after two. A reader of it that goes away ends no training.
     A loss that is no longer finite stops the run, since nothing after it would be worth keeping.
     """
 
@@ -25,8 +39,12 @@ class Reporter(L.Callback):
         self.bar: Progress | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.shown_at = time.monotonic()
-        self.last_row = (self.shown_at, trainer.global_step)
+        self.last_row = (time.monotonic(), trainer.global_step)
+        self.shown_at = self.last_row[0] - self.quiet_seconds + min(2.0, self.quiet_seconds)
+        for logger in trainer.loggers:
+            drop_after = getattr(logger, "drop_after", None)
+            if drop_after:  # of a file, where rows behind a checkpoint would come twice
+                drop_after(trainer.global_step)
         if trainer.is_global_zero and sys.stderr.isatty():
             columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
             self.bar = Progress(*columns, transient=True, console=Console(stderr=True))
@@ -57,7 +75,7 @@ class Reporter(L.Callback):
         losses: LossByTime = pl_module.loss_by_time
         values, now = losses.pop_means(), time.monotonic()
         if not torch.isfinite(torch.tensor(values["loss"])):
-            raise RuntimeError(f"the loss is {values['loss']} at step {step}; lower optimizer.lr")
+            raise Diverged(f"the loss is {values['loss']} at step {step}; lower optimizer.lr")
         row = {
             **values,
             "images_per_second": pl_module.batch_size / self._seconds_per_step(step),
@@ -83,9 +101,13 @@ class Reporter(L.Callback):
         )
         left = (trainer.max_steps - step) * per_step
         if self.bar:
-            self.bar.update(self.task, completed=step, description=text)
+            try:
+                self.bar.update(self.task, completed=step, description=text)
+            except OSError:  # the terminal is gone
+                self.bar = None
         else:
-            print(f"{text}  {int(left // 60)} min {left % 60:02.0f} s left", flush=True)
+            end = f", until {datetime.now() + timedelta(seconds=left):%H:%M}" if left else ""
+            say(f"{text}  {int(left // 60)} min {left % 60:02.0f} s left{end}")
 
     def _seconds_per_step(self, step: int) -> float:
         """Seconds per step since the last row of the log."""
@@ -97,5 +119,6 @@ class Reporter(L.Callback):
 
     def _close(self) -> None:
         if self.bar:
-            self.bar.stop()
+            with contextlib.suppress(OSError):
+                self.bar.stop()
             self.bar = None

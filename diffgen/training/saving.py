@@ -1,5 +1,6 @@
 """Saves checkpoints, whole or not at all, at steps, signals and the end."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -35,19 +36,25 @@ class SealedCheckpointIO(TorchCheckpointIO):
         write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
 
 
+class Diverged(RuntimeError):
+    """The loss or the weights are no longer finite: nothing of this state is worth keeping."""
+
+
 class CheckpointSaver(L.Callback):
-    """Saves `last.ckpt` every `every` steps, on SIGTERM, SIGUSR1, SIGUSR2, Ctrl-C and at the end.
+    """Saves `last.ckpt` every `every` steps, on a signal, at the end, and before an error ends it.
 
     Every `snapshot` steps the file is also saved as step_0001000.ckpt. A signal only sets a flag;
-    the step under way is finished, every rank agrees, and `stopped` then holds the signal. It
-    must stand behind the averages in the list of callbacks.
+    the step under way is finished, every rank agrees, and `stopped` then holds the signal. An
+    error between two updates of the weights leaves the state whole, which is then saved unless it
+    diverged. It must stand behind the averages in the list of callbacks.
     """
 
-    SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
+    SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
 
     def __init__(self, folder: Path, every: int, snapshot: int | None) -> None:
         self.folder, self.every, self.snapshot = folder, every, snapshot
-        self.received = self.stopped = self.step = 0
+        self.received = self.stopped = self.step = self.saved = 0
+        self.whole = False  # whether weights, averages and the optimiser are of one step
         self.handlers: dict[signal.Signals, Any] = {}
 
     @property
@@ -56,18 +63,25 @@ class CheckpointSaver(L.Callback):
         return self.folder / "last.ckpt"
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        for leftover in self.folder.glob(".*.partial"):
-            leftover.unlink(missing_ok=True)
-        self.step = trainer.global_step
+        if trainer.is_global_zero:  # who holds the folder's lock, so that these are of the dead
+            for leftover in self.folder.glob(".*.partial"):
+                leftover.unlink(missing_ok=True)
+        self.step = self.saved = trainer.global_step
+        self.whole = True
         if threading.current_thread() is threading.main_thread():
             for number in self.SIGNALS:
+                if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                    continue  # of nohup: the terminal may go
                 self.handlers[number] = signal.signal(number, self._on_signal)
+
+    def on_before_optimizer_step(self, *_: Any, **__: Any) -> None:
+        self.whole = False
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
         step = trainer.global_step
         if step == self.step:
             return  # gradients are still accumulating; ranks agree at whole steps only
-        self.step = step
+        self.step, self.whole = step, True
         stop = trainer.strategy.reduce_boolean_decision(bool(self.received), all=False)
         if stop:
             self.stopped = self.received or signal.SIGTERM
@@ -80,6 +94,14 @@ class CheckpointSaver(L.Callback):
         self._restore_handlers()
 
     def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
+        kept = isinstance(exception, Diverged) or self.step == self.saved
+        if trainer.is_global_zero and self.whole and not kept:
+            with contextlib.suppress(Exception):  # the first error is the one to tell
+                self._check(trainer, self.step)
+                # trainer.save_checkpoint waits for the other ranks, which may be gone
+                contents = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+                trainer.strategy.checkpoint_io.save_checkpoint(contents, self.last)
+                self.saved = self.step
         self._restore_handlers()
 
     def _restore_handlers(self) -> None:
@@ -89,16 +111,17 @@ class CheckpointSaver(L.Callback):
         self.handlers = {}
 
     def _save(self, trainer: L.Trainer, step: int, snapshot: bool) -> None:
-        module: Any = trainer.lightning_module
-        if not all(bool(w.isfinite().all()) for w in module.denoiser.network.parameters()):
-            before = f"{self.last} holds those before" if self.last.is_file() else "none are kept"
-            raise RuntimeError(
-                f"the weights are not finite at step {step} and are not written ({before}); "
-                "lower optimizer.lr"
-            )
+        self._check(trainer, step)
         trainer.save_checkpoint(self.last, weights_only=False)  # with all that training needs
+        self.saved = step
         if snapshot and trainer.is_global_zero:
             _link(self.last, self.folder / f"step_{step:07d}.ckpt")
+
+    def _check(self, trainer: L.Trainer, step: int) -> None:
+        """Diverged where weights are not finite, which never replace those that are."""
+        module: Any = trainer.lightning_module
+        if not all(bool(w.isfinite().all()) for w in module.denoiser.network.parameters()):
+            raise Diverged(f"the weights are not finite at step {step}; lower optimizer.lr")
 
     def _on_signal(self, number: int, frame: object) -> None:
         if self.received == signal.SIGINT == number:
