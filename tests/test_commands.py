@@ -125,9 +125,8 @@ def test_resuming_goes_on_bit_for_bit(processes, unbroken):
 def test_the_log_goes_on_where_it_was(processes, unbroken):
     ended_once(processes.of["resumed"])
     rows, before = log_of(processes.copy), log_of(unbroken)
-    assert [int(row["step"]) for row in rows] == [1, 2, 3, 4, 5, 6, 4, 5, 6]
-    assert [row["loss"] for row in rows[:6]] == [row["loss"] for row in before]
-    assert [row["loss"] for row in rows[6:]] == [row["loss"] for row in before[3:]]
+    assert [int(row["step"]) for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert [row["loss"] for row in rows] == [row["loss"] for row in before]
 
 
 def ended_once(process):
@@ -359,7 +358,7 @@ def test_images_that_are_not_square_are_refused_with_the_remedy(command, tmp_pat
     done = here(tmp_path, command, *words, "trainer.max_steps=1", "preview.every=0")
     assert done.status == 2
     assert done.line().startswith(
-        "the images of photos are 24x16, and networks need square ones: dataset.size=16 keeps"
+        "the images of photos are 24x16, and networks need square ones; dataset.size=16 keeps"
     )
     done = here(
         tmp_path, command, *words, "trainer.max_steps=1", "preview.every=0", "dataset.size=8"

@@ -1,5 +1,6 @@
 """A composed command: Hydra around a task, and one line with an exit status for each failure."""
 
+import logging
 import os
 import shlex
 import signal
@@ -8,6 +9,7 @@ import threading
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
+from tempfile import TemporaryDirectory
 from types import FrameType
 
 import hydra
@@ -23,7 +25,7 @@ from diffgen.cli.recipe_choice import recipe_per_job, recipes
 from diffgen.cli.registry import Command, imported
 from diffgen.cli.sweep import own_sweeper
 from diffgen.errors import refuse
-from diffgen.runtime.launch import rank, register
+from diffgen.runtime.launch import common_id, rank, register
 
 
 def run(command: Command, words: list[str]) -> int:
@@ -41,12 +43,14 @@ def run(command: Command, words: list[str]) -> int:
             refuse(f"{key}= takes one choice; -m {key}=A,B runs both")
     args.overrides, words = found.added(named), [*words, *found.of(named)]
     asked = os.environ.get("HYDRA_FULL_ERROR")
+    logging.raiseExceptions = False  # a log that cannot be written to says so nowhere
     job = Job(command, config_flags(args), asked)
     try:
         # With it, Hydra raises what went wrong instead of printing pages and exiting.
         with (
             full_error("1"),
-            sys_argv([sys.argv[0], *words]),
+            own_folder_of_rank() as folder,
+            sys_argv([sys.argv[0], *words, *folder]),
             sigterm_exits(),
             first_rank_prints(),
         ):
@@ -58,7 +62,7 @@ def run(command: Command, words: list[str]) -> int:
     except SystemExit as stop:
         # Lightning answers Ctrl-C with an exit status of its own.
         if isinstance(stop.__context__, KeyboardInterrupt):
-            return 130
+            raise KeyboardInterrupt from None
         raise
     except BrokenPipeError:
         raise
@@ -136,6 +140,19 @@ def first_rank_prints() -> Iterator[None]:
 
 
 @contextmanager
+def own_folder_of_rank() -> Iterator[list[str]]:
+    """Words that give a rank beyond the first a folder for its log which goes when it ends.
+
+    So where the processes of a run share no name; where they do, they share the run's folder.
+    """
+    if rank() == 0 or common_id() or "LOCAL_RANK" in os.environ:
+        yield []
+        return
+    with TemporaryDirectory(prefix="diffgen-rank") as folder:
+        yield [f"hydra.run.dir={folder}", f"hydra.sweep.dir={folder}"]
+
+
+@contextmanager
 def sigterm_exits() -> Iterator[None]:
     """Makes SIGTERM end this process in order, with exit status 143."""
     if threading.current_thread() is not threading.main_thread():
@@ -149,4 +166,6 @@ def sigterm_exits() -> Iterator[None]:
 
 
 def terminate(number: int, _: FrameType | None) -> None:
+    with suppress(OSError, RuntimeError):  # nobody reads, or it strikes while a line is written
+        print(f"diffgen: stopped by {signal.Signals(number).name}", file=sys.stderr)
     raise SystemExit(128 + number)

@@ -161,7 +161,8 @@ def describe(error: Exception) -> str:
     job = HydraConfig.get()
     first = (str(error).strip().splitlines() or [""])[0]
     log = Path(job.runtime.output_dir) / f"{job.job.name}.log"
-    return f"{type(error).__name__}: {first} (traceback in {log})"
+    where = f" (traceback in {log})" if log.is_file() else ""
+    return f"{type(error).__name__}: {first}{where}"
 
 
 @contextmanager

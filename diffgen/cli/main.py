@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain(str(error))
         return 2
     except KeyboardInterrupt:
-        complain("interrupted")
+        complain("stopped by Ctrl-C")
         return 130
     except BrokenPipeError:  # as in `diffgen train --help | head`
         # Python flushes at its end, and would complain of the same once more.

@@ -1,5 +1,6 @@
 """A Hydra callback that refuses bad values before a job starts or even its folder is made."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from diffgen.cli.recipe_choice import job_with_recipe, needs_own_sweeper, parse
 from diffgen.cli.registry import COMMANDS, imported
 from diffgen.config.schema import check
 from diffgen.errors import UsageError
+from diffgen.runtime.launch import rank, restarted
 
 SWEEPS: list[Path] = []
 
@@ -26,8 +28,10 @@ class Preflight(Callback):
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         with errors_past_hydra():
             if begin := COMMANDS[self.command].begin:
-                print(begin.format(config), flush=True)
+                print(begin.format(config, threads=threads()), flush=True)
             check(self.command, config)
+            if "resume" in config:
+                refuse_occupied(Path(config.hydra.run.dir), config.resume)
             make(config.hydra.run.dir, config.runs)
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
@@ -56,6 +60,27 @@ class Preflight(Callback):
             settings = check(self.command, made)
             if preflight := COMMANDS[self.command].preflight:
                 imported(preflight)(settings)
+
+
+def threads() -> str:
+    """How many threads compute on processors, as far as it is known before torch is imported."""
+    return os.environ.get("OMP_NUM_THREADS") or str(len(os.sched_getaffinity(0)))
+
+
+def refuse_occupied(folder: Path, resume: str | None) -> None:
+    """UsageError where a new run would take the folder of another one.
+
+    A job that a cluster starts again finds its own there.
+    """
+    last = folder / "checkpoints" / "last.ckpt"
+    if not last.is_file() or resume == "auto" or rank() or restarted():
+        return
+    named = Path(resume).resolve() if resume else None
+    if named not in (folder.resolve(), last.resolve()):
+        raise UsageError(
+            f"{folder} holds another run: resume={folder} goes on with it, and "
+            "hydra.run.dir=FOLDER names another place"
+        )
 
 
 def make(folder: str, runs: str) -> None:

@@ -62,6 +62,8 @@ COMMANDS = {
             "train",
             "train a model",
             "diffgen.commands.train:train",
+            begin="training {0.model.name} on {0.dataset.name}: {0.trainer.max_steps} steps of "
+            "{0.trainer.batch_size} images, {threads} threads, results in {0.hydra.run.dir}",
             keys={"steps=": "preview.sampler.steps="},
             instead={"spacing": "take fewer steps: preview.sampler.steps=N"},
         ),

@@ -12,6 +12,7 @@ from diffgen.dataset.download import offline
 from diffgen.errors import UsageError
 from diffgen.runs import checkpoint
 from diffgen.runs.checkpoint import Checkpoint
+from diffgen.runs.newest import newest_first
 
 # What may change between two parts of a run without changing what it computes or means.
 FREE = (
@@ -46,15 +47,20 @@ log = logging.getLogger(__name__)
 def resumed(
     settings: Train, overrides: Sequence[str], folder: Path
 ) -> tuple[Train, Path, Path | None]:
-    """(settings, run folder, checkpoint to start from) for `resume=PATH` or `resume=auto`.
+    """(settings, run folder, checkpoint to start from) of a job that Hydra gave `folder`.
 
-    auto takes the newest run of the same data set and model whose recipe this one repeats, and
-    starts anew where there is none. A setting of the command line that contradicts the recipe
-    is a UsageError.
+    A job whose own folder holds a checkpoint goes on with it: one of a sweep, or of a cluster,
+    that is started again. Else `resume=PATH` names a run, and `resume=auto` takes the newest one
+    whose recipe this one repeats, those of sweeps too, or starts anew where there is none. A
+    setting of the command line that contradicts the recipe is a UsageError.
     """
     config = settings.plain
+    if settings.resume == "":
+        raise UsageError("resume= names no run; give its folder, a checkpoint, or resume=auto")
     if settings.resume in (None, "auto"):
-        found = _newest_alike(config)
+        found = _own(folder, config, settings.trust)
+        if found is None and settings.resume:
+            found = _newest_alike(config, settings.trust)
         if found is None:
             return settings, folder, None
     else:
@@ -64,6 +70,7 @@ def resumed(
     measured = settings.recipe.unmeasured()
     for key in map(key_of, overrides):
         merged = _carried(merged, config, key, measured, found.run)
+    log.info("going on with step %d of %s", found.step, found.run)
     _tell_if_finished(found, merged)
     return Train.of({**merged, "trust": settings.trust}), found.run, found.path
 
@@ -101,17 +108,31 @@ def naming(dataset: str) -> Iterator[None]:
         raise UsageError(error.what, remedy) from error
 
 
-def _newest_alike(config: Mapping[str, Any]) -> Checkpoint | None:
-    folder = Path(config["runs"]) / f"{config['dataset']['name']}_{config['model']['name']}"
-    paths = folder.glob("*/checkpoints/last.ckpt")
-    for path in sorted(paths, key=lambda path: path.stat().st_mtime, reverse=True):
+def _own(folder: Path, config: Mapping[str, Any], trust: Sequence[str]) -> Checkpoint | None:
+    """What an earlier start of this job left in its folder; UsageError where that is another's."""
+    path = folder / "checkpoints" / "last.ckpt"
+    if not path.is_file():
+        return None
+    found = checkpoint.load(path, trust)
+    if flat_settings(found.recipe) != flat_settings(config):
+        raise UsageError(
+            f"{folder} holds another run, of other settings; name another folder, as "
+            "hydra.run.dir=FOLDER or hydra.sweep.dir=FOLDER"
+        )
+    return found
+
+
+def _newest_alike(config: Mapping[str, Any], trust: Sequence[str]) -> Checkpoint | None:
+    try:
+        paths = newest_first(Path(config["runs"]))
+    except UsageError:  # none was trained before
+        return None
+    for path in paths:
         try:
-            found = checkpoint.load(path)
-        except UsageError as error:  # of another run, perhaps
+            if flat_settings(checkpoint.stored_recipe(path)) == flat_settings(config):
+                return checkpoint.load(path, trust)
+        except UsageError as error:
             log.warning("resume=auto leaves out a run: %s", error)
-            continue
-        if flat_settings(found.recipe) == flat_settings(config):
-            return found
     return None
 
 

@@ -1,7 +1,11 @@
 """`diffgen train`: a configuration in, checkpoints out."""
 
+import contextlib
 import logging
-from contextlib import nullcontext
+import shlex
+import signal
+import sys
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,13 +28,14 @@ from diffgen.runs.checkpoint_format import header, seal
 from diffgen.runtime.devices import fabric_of, strategy_of
 from diffgen.runtime.launch import quiet
 from diffgen.runtime.logger import finish, logger_of
+from diffgen.runtime.run_lock import sole_writer
 from diffgen.sampling.plan import plan_of
 from diffgen.training.ema import Ema
 from diffgen.training.ema_snapshots import EmaSnapshots
 from diffgen.training.module import Module
 from diffgen.training.preview import Preview, PreviewImages
-from diffgen.training.progress import Reporter
-from diffgen.training.saving import CheckpointSaver, SealedCheckpointIO
+from diffgen.training.progress import Reporter, say
+from diffgen.training.saving import CheckpointSaver, Diverged, SealedCheckpointIO
 
 log = logging.getLogger(__name__)
 
@@ -46,13 +51,13 @@ def train(settings: Train) -> None:
     if settings.resume in (None, "auto") and settings.recipe.unmeasured():
         images = settings.dataset.build().split("train")  # else a recipe holds the numbers
         settings = resolved(settings, images)
-    if settings.resume:
-        settings, folder, checkpoint = resumed(settings, job.overrides.task, folder)
+    settings, folder, checkpoint = resumed(settings, job.overrides.task, folder)
+    with sole_writer(folder):
         continue_in(folder)
-    run = Run(settings, folder, None if checkpoint else initial)
-    with as_typed(settings, job.overrides.task) if checkpoint else nullcontext():
-        run.fit(checkpoint, images)
-    print(folder)
+        run = Run(settings, folder, None if checkpoint else initial)
+        with as_typed(settings, job.overrides.task) if checkpoint else contextlib.nullcontext():
+            run.fit(checkpoint, images)
+    say(str(folder))
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,8 @@ class Run:
         """Train to the last step, from a checkpoint where there is one.
 
         `read` is the training set, if it was read before. SystemExit(128 + signal) after a stop
-        by signal, the checkpoint written.
+        by signal, the checkpoint written. Whatever else ends it, the state is saved if it is
+        whole, and a line says what is saved and how to go on.
         """
         settings = self.settings.trainer
         if warning := self.settings.optimizer.warning(settings.max_steps):
@@ -89,18 +95,43 @@ class Run:
         reporter = Reporter(settings.log_every)
         named = [name for name, average in self.settings.ema.items() if average.width]
         kept = EmaSnapshots(saver.folder, ema, named, settings.ema_snapshots, seal)
-        callbacks = [ema, *self.previews(ema, module, images), saver, kept, reporter]
-        trainer = self.trainer(callbacks)
+        previews = self.previews(ema, module, images, lambda: bool(saver.received))
+        trainer = self.trainer([ema, saver, kept, reporter, *previews])
+        self.tell(module, trainer)
         seed, flip = self.settings.seed, source.flip
         batches = Batches(images, settings.batch_size, seed, settings.accumulate, flip=flip)
         data = DataModule(batches, settings.max_steps, settings.workers)
         try:
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+        except Diverged as error:
+            raise Diverged(f"{error}; {self.saved(saver)}") from error
+        except BaseException:
+            if trainer.is_global_zero:
+                log.warning(self.saved(saver))
+            raise
         finally:
             finish(trainer.loggers)
         # Another status than 0 of another rank would have Lightning kill this one, working or not.
         if saver.stopped and trainer.is_global_zero:
+            name = signal.Signals(saver.stopped).name
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                print(f"diffgen: stopped by {name}; {self.saved(saver)}", file=sys.stderr)
             raise SystemExit(128 + saver.stopped)
+
+    def tell(self, module: Module, trainer: L.Trainer) -> None:
+        """Log what learns, on what, and where it is written."""
+        if trainer.is_global_zero:
+            count = sum(p.numel() for p in module.denoiser.network.parameters())
+            device, threads = trainer.strategy.root_device, torch.get_num_threads()
+            on = f"{threads} threads" if device.type == "cpu" else torch.cuda.get_device_name()
+            log.info("%s parameters on %s (%s), in %s", f"{count:,}", device, on, self.folder)
+
+    def saved(self, saver: CheckpointSaver) -> str:
+        """What of the run is on the disk, and the command that goes on with it."""
+        if not saver.last.is_file():
+            return "nothing of it is saved"
+        name = shlex.quote(str(self.folder))
+        return f"step {saver.saved} is saved; go on with: diffgen train resume={name}"
 
     def module(self, images: Images) -> Module:
         """The LightningModule, its weights drawn from the seed."""
@@ -141,7 +172,9 @@ class Run:
         """The names of the classes that the model learns, () where it learns none."""
         return images.classes if self.settings.recipe.model.labels else ()
 
-    def previews(self, ema: Ema, module: Module, images: Images) -> list[L.Callback]:
+    def previews(
+        self, ema: Ema, module: Module, images: Images, stopping: Callable[[], bool]
+    ) -> list[L.Callback]:
         """The callback that draws sample grids; none of a classifier, or where every is 0."""
         recipe, preview = self.settings.recipe, self.settings.preview
         if not isinstance(recipe, DenoiserRecipe) or not preview.every or not preview.sampler:
@@ -154,7 +187,7 @@ class Run:
             labels=torch.arange(count) % classes if classes else None,
             num_samples=count,
         )
-        return [Preview(self.folder / "previews", ema, preview.every, drawn)]
+        return [Preview(self.folder / "previews", ema, preview.every, drawn, stopping)]
 
     def trainer(self, callbacks: list[L.Callback]) -> L.Trainer:
         """Lightning's Trainer for these settings."""

@@ -21,6 +21,7 @@ from diffgen.errors import UsageError, did_you_mean
 from diffgen.runs import posthoc
 from diffgen.runs.checkpoint_format import FORMATS, content_hash, training_hash
 from diffgen.runs.header_check import check
+from diffgen.runs.newest import newest_first
 from diffgen.runs.stored_network import outline
 from diffgen.runs.torch_file import read
 from diffgen.runs.upgrade import upgraded
@@ -221,19 +222,18 @@ def _last_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
 
 
-def newest(runs: Path, pattern: str = "*/*") -> Path | None:
-    """The last.ckpt under `runs` that was written last, or None."""
-    found = list(runs.glob(f"{pattern}/checkpoints/last.ckpt"))
-    return max(found, key=lambda path: path.stat().st_mtime, default=None)
+def stored_recipe(path: Path) -> dict[str, Any]:
+    """The recipe in a checkpoint, read without its weights; UsageError where it has none."""
+    try:
+        return upgraded(_data(path, numbers=False))["diffgen"]["recipe"]
+    except (LookupError, TypeError, AttributeError):
+        raise UsageError(f"{path} is damaged: its recipe is missing") from None
 
 
 def locate(name: str, runs: Path) -> Path:
     """The file meant by `checkpoint=`: a path, a run's folder, or `latest`."""
     if name == "latest":
-        path = newest(runs)
-        if path is None:
-            raise UsageError(f"no checkpoint under {runs}/: train one with `diffgen train` first")
-        return path
+        return newest_first(runs)[0]
     path = Path(name)
     return path / "checkpoints" / "last.ckpt" if path.is_dir() else path
 

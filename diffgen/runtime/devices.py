@@ -8,6 +8,7 @@ from lightning.fabric import Fabric
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from diffgen.errors import UsageError
+from diffgen.runtime.launch import slurm_tasks
 
 
 def fabric_of(settings: Mapping[str, Any], within: str = "") -> Fabric:
@@ -17,6 +18,7 @@ def fabric_of(settings: Mapping[str, Any], within: str = "") -> Fabric:
     compute in this precision.
     """
     accelerator, devices = settings["accelerator"], settings["devices"]
+    _check_slurm(devices, within)
     try:
         fabric = Fabric(
             accelerator=accelerator,
@@ -38,6 +40,27 @@ def fabric_of(settings: Mapping[str, Any], within: str = "") -> Fabric:
 def strategy_of(devices: Any) -> str:
     """Lightning's name for how these devices share a job."""
     return "auto" if devices in (1, "auto") else "ddp"
+
+
+def _check_slurm(devices: Any, within: str) -> None:
+    """UsageError where Slurm's tasks are not one for each device of one node."""
+    tasks, env = slurm_tasks(), os.environ
+    if tasks == 1:
+        return
+    if "SLURM_STEP_ID" not in env:
+        raise UsageError(
+            f"Slurm gave this job {tasks} tasks, and this is one process: start it by `srun` with "
+            f"{within}devices={tasks} and --ntasks-per-node={tasks}, or ask for one task (and "
+            "--cpus-per-task for more processors), or `unset SLURM_NTASKS`"
+        )
+    if int(env.get("SLURM_NNODES", "1")) > 1:
+        raise UsageError("diffgen computes on one node: ask Slurm for --nodes=1")
+    if devices != tasks:
+        raise UsageError(
+            f"srun starts {tasks} tasks, but {within}devices={devices}: set "
+            f"{within}devices={tasks}, or start one task (srun --ntasks=1)"
+        )
+    env.setdefault("SLURM_NTASKS_PER_NODE", str(tasks))  # of one node, which Lightning asks for
 
 
 def _check_processors(devices: int | str, precision: str, within: str) -> None:

@@ -32,15 +32,38 @@ def rank() -> int:
 
 
 def run_id() -> str:
-    """DIFFGEN_RUN_ID, else the id that torchrun or srun gives to all ranks, else the time."""
+    """The name that all processes of a run share, else the time."""
+    return common_id() or datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
+
+
+def common_id() -> str | None:
+    """DIFFGEN_RUN_ID, else the id that torchrun or srun gives to all ranks; None without them.
+
+    A step of a shell's belongs to the whole session and names no single run.
+    """
     env = os.environ
     if named := env.get("DIFFGEN_RUN_ID"):
         return named
     if (elastic := env.get("TORCHELASTIC_RUN_ID", "none")) != "none":
         return elastic
-    if int(env.get("SLURM_NTASKS", "1")) > 1 and "SLURM_STEP_ID" in env:
+    if slurm_tasks() > 1 and "SLURM_STEP_ID" in env:
         return f"{env['SLURM_JOB_ID']}.{env['SLURM_STEP_ID']}"
-    return datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
+    return None
+
+
+def slurm_tasks() -> int:
+    """How many tasks a step of Slurm has; 1 without Slurm and in an interactive shell.
+
+    Lightning tells such a shell by the same names.
+    """
+    shell = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
+    return 1 if shell else int(os.environ.get("SLURM_NTASKS", "1"))
+
+
+def restarted() -> bool:
+    """Whether a cluster started this job before, and now again under the same name."""
+    counts = ("SLURM_RESTART_COUNT", "TORCHELASTIC_RESTART_COUNT")
+    return any(os.environ.get(name, "0") != "0" for name in counts)
 
 
 def register() -> None:

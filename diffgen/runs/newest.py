@@ -1,0 +1,14 @@
+"""Which runs there are under a folder."""
+
+from pathlib import Path
+
+from diffgen.errors import UsageError
+
+
+def newest_first(runs: Path) -> list[Path]:
+    """The last.ckpt of each run under `runs`, also of those of sweeps; UsageError without any."""
+    patterns = (f"{depth}checkpoints/last.ckpt" for depth in ("*/", "*/*/", "*/*/*/"))
+    found = [path for pattern in patterns for path in runs.glob(pattern)]
+    if not found:
+        raise UsageError(f"no checkpoint under {runs}/: train one with `diffgen train` first")
+    return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
