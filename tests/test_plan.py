@@ -14,6 +14,7 @@ from running import TINY, contents, here, tree, worked
 from diffgen.commands.explain.own_sampler import own_sampler
 from diffgen.commands.sample import Job
 from diffgen.commands.train import Run
+from diffgen.commands.train_callbacks import Watched
 from diffgen.config.recipe import DenoiserRecipe
 from diffgen.config.schema import identity_keys
 from diffgen.evaluation.rows import blocks, varying
@@ -131,7 +132,8 @@ def test_previews_explain_and_sample_give_one_plan(sampler, ddpm):
     assert own.times == found.times.tolist()
     images = settings.dataset.build().split("train")
     run = Run(settings, Path())
-    (callback,) = run.previews(Ema(settings.ema), run.module(images), images)
+    watched = Watched(settings, Path(), run.module(images), images, run.classes(images))
+    (callback,) = watched.previews(Ema(settings.ema), lambda: False)
     plan: Any = callback.images.plan
     assert torch.equal(plan.times, found.times)
     assert asdict(plan.sampler) == asdict(found.sampler)

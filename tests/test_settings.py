@@ -74,10 +74,10 @@ LOOSE = {
     *(f"training/ema.py:on_{name}_checkpoint" for name in ("load", "save")),
     *(f"training/module.py:on_{name}_checkpoint" for name in ("load", "save")),
     "training/module.py:__init__",
-    "training/muon.py:load_state_dict",
     "interop/nvlabs.py:_of",
     "interop/openai.py:_release",
     *(f"interop/score_sde.py:{name}" for name in ("_average", "_recipe", "_assumed")),
+    *(f"training/{name}.py:load_state_dict" for name in ("muon", "quality")),
     "training/saving.py:save_checkpoint",
 }
 

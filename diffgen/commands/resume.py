@@ -27,6 +27,7 @@ FREE = (
     "trainer.log_every",
     "trainer.workers",
     "preview",
+    "evaluate",
     "sampler",
     "logger",
     "compile",

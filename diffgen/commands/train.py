@@ -5,7 +5,6 @@ import logging
 import shlex
 import signal
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,22 +17,21 @@ from diffgen.cli.job import continue_in
 from diffgen.commands.data_dependent import followed, range_of, resolved
 from diffgen.commands.initial_weights import begun, fill
 from diffgen.commands.resume import as_typed, resumed
-from diffgen.config.recipe import DenoiserRecipe
+from diffgen.commands.train_callbacks import Watched
 from diffgen.config.schema import Train
 from diffgen.dataset.batches import Batches
 from diffgen.dataset.datamodule import DataModule
 from diffgen.dataset.images import Images, Source, described, numbered_as, shape_of
+from diffgen.files import WriteError, write_atomically
 from diffgen.runs.checkpoint import Checkpoint, contents, load
 from diffgen.runs.checkpoint_format import header, seal
 from diffgen.runtime.devices import fabric_of, strategy_of
 from diffgen.runtime.launch import quiet
 from diffgen.runtime.logger import finish, logger_of
 from diffgen.runtime.run_lock import sole_writer
-from diffgen.sampling.plan import plan_of
 from diffgen.training.ema import Ema
 from diffgen.training.ema_snapshots import EmaSnapshots
 from diffgen.training.module import Module
-from diffgen.training.preview import Preview, PreviewImages
 from diffgen.training.progress import Reporter, say
 from diffgen.training.saving import CheckpointSaver, Diverged, SealedCheckpointIO
 
@@ -58,6 +56,18 @@ def train(settings: Train) -> None:
         with as_typed(settings, job.overrides.task) if checkpoint else contextlib.nullcontext():
             run.fit(checkpoint, images)
     say(str(folder))
+
+
+def draw_curves(folder: Path) -> None:
+    """Write curves.png, where there is a metrics.csv; a full disk undoes no training."""
+    from diffgen.evaluation.curves import curves  # matplotlib would delay each first step
+
+    if figure := curves(folder / "metrics.csv"):
+        picture = folder / "curves.png"
+        try:
+            write_atomically(picture, lambda file: figure.savefig(file, format="png", dpi=100))
+        except WriteError as error:
+            log.warning("%s", error)
 
 
 @dataclass(frozen=True)
@@ -95,8 +105,10 @@ class Run:
         reporter = Reporter(settings.log_every)
         named = [name for name, average in self.settings.ema.items() if average.width]
         kept = EmaSnapshots(saver.folder, ema, named, settings.ema_snapshots, seal)
-        previews = self.previews(ema, module, images, lambda: bool(saver.received))
-        trainer = self.trainer([ema, saver, kept, reporter, *previews])
+        watched = Watched(self.settings, self.folder, module, images, self.classes(images))
+        previews = watched.previews(ema, lambda: bool(saver.received))
+        quality = watched.quality(ema, source, lambda: bool(saver.received))
+        trainer = self.trainer([ema, *quality, saver, kept, reporter, *previews])
         self.tell(module, trainer)
         seed, flip = self.settings.seed, source.flip
         batches = Batches(images, settings.batch_size, seed, settings.accumulate, flip=flip)
@@ -117,6 +129,8 @@ class Run:
             with contextlib.suppress(OSError):  # the terminal may be gone
                 print(f"diffgen: stopped by {name}; {self.saved(saver)}", file=sys.stderr)
             raise SystemExit(128 + saver.stopped)
+        if trainer.is_global_zero:
+            draw_curves(self.folder)
 
     def tell(self, module: Module, trainer: L.Trainer) -> None:
         """Log what learns, on what, and where it is written."""
@@ -171,23 +185,6 @@ class Run:
     def classes(self, images: Images) -> tuple[str, ...]:
         """The names of the classes that the model learns, () where it learns none."""
         return images.classes if self.settings.recipe.model.labels else ()
-
-    def previews(
-        self, ema: Ema, module: Module, images: Images, stopping: Callable[[], bool]
-    ) -> list[L.Callback]:
-        """The callback that draws sample grids; none of a classifier, or where every is 0."""
-        recipe, preview = self.settings.recipe, self.settings.preview
-        if not isinstance(recipe, DenoiserRecipe) or not preview.every or not preview.sampler:
-            return []
-        sampler, steps = preview.sampler.build(), preview.sampler.steps
-        count, classes = preview.num_samples, len(self.classes(images))
-        drawn = PreviewImages(
-            plan=plan_of(sampler, steps, recipe.model, module.denoiser.schedule),
-            shape=shape_of(images),
-            labels=torch.arange(count) % classes if classes else None,
-            num_samples=count,
-        )
-        return [Preview(self.folder / "previews", ema, preview.every, drawn, stopping)]
 
     def trainer(self, callbacks: list[L.Callback]) -> L.Trainer:
         """Lightning's Trainer for these settings."""

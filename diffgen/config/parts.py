@@ -170,3 +170,23 @@ class PreviewSettings:
         sampler = options.pop("sampler", None)
         found = SamplerSettings.of(sampler, trust) if sampler else None
         return typed(cls, "preview", {**options, "sampler": found})
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """Figures of quality while training, by the averaged weights.
+
+    every: steps between two measurements; 0 for none.
+    num_samples: images, by the preview's sampler, whose distance is measured; 0 for none.
+    steps: the sampler's steps, fewer ones are cheaper; null for the preview's.
+    features: auto, or another name of `diffgen sample features=`, with its own settings.
+    held_out: held-out images whose loss is measured.
+    best: the figure whose least value best.ckpt has; auto takes fd where it is measured.
+    """
+
+    every: NonNegativeInt = 0
+    num_samples: NonNegativeInt = 2000
+    steps: PositiveInt | None = None
+    features: str = "auto"
+    held_out: PositiveInt = 1000
+    best: Literal["auto", "fd", "held_out_loss"] = "auto"

@@ -24,6 +24,7 @@ from pydantic import (
 from diffgen.config.build import Choice, choice, typed
 from diffgen.config.parse import complaint, plain
 from diffgen.config.parts import (
+    EvaluateSettings,
     GuidanceSettings,
     Named,
     Precision,
@@ -69,6 +70,10 @@ def _generate() -> Choice:
 
 def _trainer(given: Mapping[str, Any]) -> TrainerSettings:
     return typed(TrainerSettings, "trainer", given)
+
+
+def _evaluate(given: Mapping[str, Any]) -> EvaluateSettings:
+    return typed(EvaluateSettings, "evaluate", given)
 
 
 def _optimizer(given: Mapping[str, Any]) -> "OptimizerSettings":
@@ -166,6 +171,7 @@ class Train(Common):
     sampler: Annotated[SamplerSettings | None, _trusting(_sampler)] = None
     trainer: Annotated[TrainerSettings, BeforeValidator(_trainer)]
     preview: Annotated[PreviewSettings, _trusting(PreviewSettings.of)]
+    evaluate: Annotated[EvaluateSettings, BeforeValidator(_evaluate)] = EvaluateSettings()
 
     _recipe: Recipe = PrivateAttr()
 

@@ -231,11 +231,14 @@ def stored_recipe(path: Path) -> dict[str, Any]:
 
 
 def locate(name: str, runs: Path) -> Path:
-    """The file meant by `checkpoint=`: a path, a run's folder, or `latest`."""
+    """The file meant by `checkpoint=`: a path, a run's folder, RUN/best, or `latest`."""
     if name == "latest":
         return newest_first(runs)[0]
     path = Path(name)
-    return path / "checkpoints" / "last.ckpt" if path.is_dir() else path
+    if path.is_dir():
+        return path / "checkpoints" / "last.ckpt"
+    best = path.parent / "checkpoints" / f"{path.name}.ckpt"
+    return path if path.exists() or path.name != "best" else best
 
 
 def opened(path: Path, trust: Collection[str] = ()) -> Checkpoint:

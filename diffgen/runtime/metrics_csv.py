@@ -38,6 +38,7 @@ class MetricsCsv(Logger):
     def __init__(self, path: Path) -> None:
         super().__init__()
         self.path, self.columns = path, list[str]()
+        self.last: int | None = None  # the step of the last row, to which more figures may come
 
     def log_hyperparams(self, params: Any, *_: Any, **__: Any) -> None:
         """Nothing: the checkpoint and .hydra/config.yaml hold the configuration."""
@@ -54,13 +55,17 @@ class MetricsCsv(Logger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         row = {**metrics, "step": step}
-        new = row.keys() - self.columns
-        if not new:
+        new, again = row.keys() - self.columns, step == self.last
+        self.last = step
+        if not new and not again:
             self._append(row)
             return
-        before = whole_rows(self.path.read_text()).values() if self.path.is_file() else ()
+        rows: dict[int | None, Row] = {}
+        if self.path.is_file():
+            rows |= whole_rows(self.path.read_text())
+        rows[step] = {**rows.pop(step, {}), **row}
         self.columns = sorted({*self.columns, *new})
-        self._write_anew([*before, row])
+        self._write_anew(rows.values())
 
     def _write_anew(self, rows: Iterable[Row]) -> None:
         text = ",".join(self.columns) + "\n" + "".join(map(self._line, rows))

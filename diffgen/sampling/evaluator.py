@@ -168,11 +168,27 @@ def _evaluator(
     classes: tuple[str, ...],
 ) -> Evaluator:
     name, options = features
-    known = None if name == CLASSIFIER else pretrained(name, options, device)
+    if name != CLASSIFIER:
+        pretrained(name, options, device)  # before images are read
     source = build("dataset", dict(dataset), trust)
     train = numbered_as(source.split("train"), classes)
     test = numbered_as(source.split("test"), classes)
-    extractor = known or classifier_of(options, train, test, Path(cache), device)
+    return evaluator_on(train, test, features, cache, device)
+
+
+def evaluator_on(
+    train: Images,
+    test: Images,
+    features: tuple[str, tuple[tuple[str, Any], ...]],
+    cache: str,
+    device: str,
+) -> Evaluator:
+    """The evaluator of two splits of a data set, by features (name, options)."""
+    name, options = features
+    if name == CLASSIFIER:
+        extractor = classifier_of(options, train, test, Path(cache), device)
+    else:
+        extractor = pretrained(name, options, device)
     real = reference(train, "train", extractor, Path(cache))
     return Evaluator(extractor, real, test, Path(cache))
 

@@ -97,6 +97,7 @@ class Module(L.LightningModule):
         self.augment = augment
         self.format = torch.channels_last if channels_last else torch.contiguous_format
         self.loss_by_time = LossByTime()
+        self.quality = ""  # the last figures of quality, as progress shows them
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         random = RandomNumbers(self.seed, batch["step"], self.batch_size, batch["position"])

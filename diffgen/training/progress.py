@@ -98,6 +98,7 @@ class Reporter(L.Callback):
         text = (
             f"step {step}/{trainer.max_steps}  loss {values['loss']:.4f}  {accuracy}"
             f"{pl_module.batch_size / per_step:.0f} images/s"
+            f"{pl_module.quality and '  ' + pl_module.quality}"
         )
         left = (trainer.max_steps - step) * per_step
         if self.bar:
