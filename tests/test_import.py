@@ -20,7 +20,7 @@ from diffgen.errors import UsageError
 from diffgen.interop.config_files import parse_config, read_json
 from diffgen.interop.convert import convert
 from diffgen.interop.parameter_names import CONDITIONAL, UNCONDITIONAL, ddim_names, ncsn_names
-from diffgen.interop.rules import read_settings
+from diffgen.interop.settings import read_settings
 from diffgen.network.ncsn_refinenet import NCSNRefineNet
 from diffgen.network.refinenet import RefineNet
 from diffgen.network.unet import UNet

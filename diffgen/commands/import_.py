@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffgen.errors import UsageError, did_you_mean, refuse
-from diffgen.interop.rules import RULES, read_settings
+from diffgen.interop.rules import RULES
+from diffgen.interop.settings import read_settings
 
 HELP = """\
 what PATH is for each kind:

@@ -13,9 +13,9 @@ from diffgen.config.build import build
 from diffgen.dataset.pixels import RANGES
 from diffgen.errors import UsageError
 from diffgen.files import write_atomically
-from diffgen.interop import rules
 from diffgen.interop.config_files import Config
 from diffgen.interop.convert import Imported, convert
+from diffgen.interop.settings import assumed
 from diffgen.runs.checkpoint import PREFIX, load
 from diffgen.runs.checkpoint_format import header, seal
 
@@ -91,7 +91,7 @@ def _assumed(options: Namespace, config: Config, found: Imported) -> Iterator[st
     )
     if found.assumed:
         yield f"assumed, as no file says it: {'; '.join(found.assumed)}"
-    taken = [] if found.assumed else rules.assumed(options.kind, config)
+    taken = [] if found.assumed else assumed(options.kind, config)
     sized = (options.size, config.get("data", {}).get("image_size"), config.get("unet"))
     taken += [f"size {found.shape[1]}"] if not any(sized) and not found.assumed else []
     missing = "" if config else "no configuration was found (--config FILE names one); "

@@ -25,7 +25,8 @@ from diffgen.interop.parameter_names import (
     ncsn_names,
 )
 from diffgen.interop.recipes import Recipe, Shape, ddim_recipe, ncsn_recipe, ncsnv2_recipe
-from diffgen.interop.rules import RULES, read_settings
+from diffgen.interop.rules import RULES
+from diffgen.interop.settings import read_settings
 from diffgen.runs.stored_network import outline
 
 BUFFERS = {"sigmas"}

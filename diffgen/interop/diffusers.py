@@ -17,7 +17,7 @@ from diffgen.errors import UsageError
 from diffgen.interop.files import Released, State, adopt, read_state, release
 from diffgen.interop.parameter_names import diffusers_names
 from diffgen.interop.recipes import Recipe, Shape, ddpm_recipe, size_of
-from diffgen.interop.rules import setting
+from diffgen.interop.settings import setting
 from diffgen.network.unet import UNet
 
 OLD = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from diffgen.errors import UsageError
 from diffgen.interop.files import State
-from diffgen.interop.rules import setting
+from diffgen.interop.settings import setting
 
 Recipe = dict[str, Any]
 Shape = tuple[int, int, int]
