@@ -64,16 +64,8 @@ def _room(room: str) -> BeforeValidator:
     return _trusting(partial(choice, room))
 
 
-def _generate() -> Choice:
-    return choice("task", {"name": "generate"})
-
-
-def _trainer(given: Mapping[str, Any]) -> TrainerSettings:
-    return typed(TrainerSettings, "trainer", given)
-
-
-def _evaluate(given: Mapping[str, Any]) -> EvaluateSettings:
-    return typed(EvaluateSettings, "evaluate", given)
+def _part(cls: type, where: str) -> BeforeValidator:
+    return BeforeValidator(lambda given: typed(cls, where, given))
 
 
 def _optimizer(given: Mapping[str, Any]) -> "OptimizerSettings":
@@ -88,9 +80,7 @@ def _averages(given: Mapping[str, Any]) -> "dict[str, EmaSettings]":
     return {name: typed(EmaSettings, f"ema.{name}", value) for name, value in given.items()}
 
 
-def _sampler(
-    given: Mapping[str, Any] | None, trust: Collection[str] = ()
-) -> SamplerSettings | None:
+def _sampler(given: Any, trust: Collection[str] = ()) -> SamplerSettings | None:
     return None if given is None else SamplerSettings.of(given, trust)
 
 
@@ -169,9 +159,9 @@ class Train(Common):
     optimizer: Annotated[OptimizerSettings, BeforeValidator(_optimizer)]
     ema: Annotated[dict[str, EmaSettings], BeforeValidator(_averages)]
     sampler: Annotated[SamplerSettings | None, _trusting(_sampler)] = None
-    trainer: Annotated[TrainerSettings, BeforeValidator(_trainer)]
+    trainer: Annotated[TrainerSettings, _part(TrainerSettings, "trainer")]
     preview: Annotated[PreviewSettings, _trusting(PreviewSettings.of)]
-    evaluate: Annotated[EvaluateSettings, BeforeValidator(_evaluate)] = EvaluateSettings()
+    evaluate: Annotated[EvaluateSettings, _part(EvaluateSettings, "evaluate")] = EvaluateSettings()
 
     _recipe: Recipe = PrivateAttr()
 
@@ -217,7 +207,9 @@ class Sampling(Settings):
     seed: Seed
     accelerator: str
     runs: str
-    task: Annotated[Choice, _room("task")] = Field(default_factory=_generate)
+    task: Annotated[Choice, _room("task")] = Field(
+        default_factory=partial(choice, "task", {"name": "generate"})
+    )
     root: str | None = None
     deterministic: bool = False
     compile: bool = False
