@@ -28,7 +28,8 @@ def load(
     from pathlib import Path
 
     from diffgen.runs import checkpoint
+    from diffgen.runs.locate import locate
 
-    found = checkpoint.load(checkpoint.locate(str(path), Path("runs")), trust)
+    found = checkpoint.load(locate(str(path), Path("runs")), trust)
     denoiser = found.denoiser(ema)
     return denoiser, denoiser.schedule, found.range

@@ -16,6 +16,7 @@ from diffgen.errors import UsageError
 from diffgen.files import write_atomically
 from diffgen.runs import checkpoint
 from diffgen.runs.checkpoint_format import seal
+from diffgen.runs.locate import locate
 from diffgen.training.saving import CheckpointSaver, Diverged, SealedCheckpointIO
 
 
@@ -269,16 +270,16 @@ def test_the_commands_refuse_bad_files_in_one_line(words, good, tmp_path):
 
 def test_latest_is_the_newest_of_all_runs(tmp_path):
     with pytest.raises(UsageError, match="train one with `diffgen train` first"):
-        checkpoint.locate("latest", tmp_path)
+        locate("latest", tmp_path)
     for k, run in enumerate(("a/2", "b/1", "a/1")):
         path = tmp_path / run / "checkpoints" / "last.ckpt"
         path.parent.mkdir(parents=True)
         path.touch()
         os.utime(path, (k, k))
     newest = tmp_path / "a/1/checkpoints/last.ckpt"
-    assert checkpoint.locate("latest", tmp_path) == newest
-    assert checkpoint.locate(str(tmp_path / "a/1"), tmp_path) == newest
-    assert checkpoint.locate(str(newest), tmp_path) == newest
+    assert locate("latest", tmp_path) == newest
+    assert locate(str(tmp_path / "a/1"), tmp_path) == newest
+    assert locate(str(newest), tmp_path) == newest
 
 
 def test_a_kill_while_writing_leaves_the_old_file(tmp_path):

@@ -20,7 +20,7 @@ from diffgen.config.parts import Named
 from diffgen.dataset.pixels import RANGES
 from diffgen.errors import UsageError
 from diffgen.files import WriteError, write_atomically
-from diffgen.runs.checkpoint import locate
+from diffgen.runs.locate import locate
 from diffgen.runtime.devices import fabric_of
 from diffgen.runtime.launch import run_id
 from diffgen.runtime.logger import logger_of

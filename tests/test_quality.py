@@ -10,7 +10,8 @@ from running import TINY, assert_same, contents, here, worked
 
 from diffgen.dataset.images import in_memory
 from diffgen.dataset.random_choices import subset
-from diffgen.runs.checkpoint import load, locate
+from diffgen.runs.checkpoint import load
+from diffgen.runs.locate import locate
 from diffgen.runtime.metrics_csv import MetricsCsv
 from diffgen.training.quality import HeldOutLoss
 

@@ -30,6 +30,7 @@ WAYS = [
 def run(tmp_path_factory):
     """A run's folder with a cell for each of WAYS, real images, and the log of its training."""
     run = tmp_path_factory.mktemp("runs") / "digits_ddpm"
+    run.mkdir()
     for k, (sampler, steps, weight) in enumerate(WAYS):
         cell = Cell.of(run, {"k": k}, run.parent)
         cell.folder.mkdir(parents=True)
@@ -94,6 +95,7 @@ def test_the_same_cells_give_the_same_file(page, run, tmp_path):
 
 
 def test_rows_that_do_not_compare_stand_in_tables_of_their_own(run, tmp_path):
+    (tmp_path / "other").mkdir()
     other = Cell.of(tmp_path / "other", {}, tmp_path)
     other.folder.mkdir(parents=True)
     other.keep_row(row(features="inception", features_hash="ghi", n=50))

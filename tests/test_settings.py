@@ -65,8 +65,9 @@ def test_every_key_of_the_configuration_is_typed(command):
 
 
 # Functions outside config/, cli/ and runs/ that take a dict[str, Any] all the same: Lightning and
-# torch hand it to them or want it of them, or another program's file holds it.
+# torch hand it to them or want it of them, or another program's file or a checkpoint holds it.
 LOOSE = {
+    *(f"commands/explain/checkpoint.py:{name}" for name in ("_origin", "_parts")),
     "dataset/datamodule.py:load_state_dict",
     *(f"interop/diffusers.py:{name}" for name in ("_network", "_schedule")),
     "interop/diffusers.py:diffusers_recipe",

@@ -16,7 +16,8 @@ from diffgen.dataset.images import Images
 from diffgen.dataset.pixels import RANGES, Range, standardised
 from diffgen.errors import UsageError
 from diffgen.files import WriteError, expanded, write_atomically
-from diffgen.runs.checkpoint import locate, opened
+from diffgen.runs.checkpoint import opened
+from diffgen.runs.locate import locate
 from diffgen.schedule.ncsnv2 import levels_of
 
 MOST = 10_000  # images from which mean and deviation are taken where each must be read first

@@ -12,7 +12,8 @@ from diffgen.commands.resume import flat_settings, key_of
 from diffgen.config.recipe import Recipe, Shape
 from diffgen.config.schema import Train
 from diffgen.errors import UsageError
-from diffgen.runs.checkpoint import Checkpoint, locate, opened
+from diffgen.runs.checkpoint import Checkpoint, opened
+from diffgen.runs.locate import locate
 
 # What gives the weights their meaning, and all of a recipe that comes with them unless typed.
 MEANING = ("network", "prediction", "model.noise_input", "model.range", "model.variance")

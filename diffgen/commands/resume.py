@@ -12,7 +12,7 @@ from diffgen.dataset.download import offline
 from diffgen.errors import UsageError
 from diffgen.runs import checkpoint
 from diffgen.runs.checkpoint import Checkpoint
-from diffgen.runs.newest import newest_first
+from diffgen.runs.locate import locate, newest_first
 
 # What may change between two parts of a run without changing what it computes or means.
 FREE = (
@@ -65,7 +65,7 @@ def resumed(
         if found is None:
             return settings, folder, None
     else:
-        path = checkpoint.locate(settings.resume, Path(settings.runs))
+        path = locate(settings.resume, Path(settings.runs))
         found = checkpoint.load(path, settings.trust)
     merged = _inside(found, config, overrides)
     measured = settings.recipe.unmeasured()

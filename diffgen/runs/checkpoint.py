@@ -21,7 +21,6 @@ from diffgen.errors import UsageError, did_you_mean
 from diffgen.runs import posthoc
 from diffgen.runs.checkpoint_format import FORMATS, content_hash, training_hash
 from diffgen.runs.header_check import check
-from diffgen.runs.newest import newest_first
 from diffgen.runs.stored_network import outline
 from diffgen.runs.torch_file import read
 from diffgen.runs.upgrade import upgraded
@@ -228,17 +227,6 @@ def stored_recipe(path: Path) -> dict[str, Any]:
         return upgraded(_data(path, numbers=False))["diffgen"]["recipe"]
     except (LookupError, TypeError, AttributeError):
         raise UsageError(f"{path} is damaged: its recipe is missing") from None
-
-
-def locate(name: str, runs: Path) -> Path:
-    """The file meant by `checkpoint=`: a path, a run's folder, RUN/best, or `latest`."""
-    if name == "latest":
-        return newest_first(runs)[0]
-    path = Path(name)
-    if path.is_dir():
-        return path / "checkpoints" / "last.ckpt"
-    best = path.parent / "checkpoints" / f"{path.name}.ckpt"
-    return path if path.exists() or path.name != "best" else best
 
 
 def opened(path: Path, trust: Collection[str] = ()) -> Checkpoint:

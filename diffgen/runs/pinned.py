@@ -6,7 +6,8 @@ from functools import lru_cache
 from pathlib import Path
 
 from diffgen.errors import UsageError
-from diffgen.runs.checkpoint import Checkpoint, locate, opened
+from diffgen.runs.checkpoint import Checkpoint, opened
+from diffgen.runs.locate import locate
 
 PIN = re.compile(r"(.+)@([0-9a-f]{8,64})")  # PATH@HASH
 

@@ -7,7 +7,8 @@ from typing import Any
 from rich.console import Console
 
 from diffgen.commands.explain.report import Rows, filled, settings_text
-from diffgen.runs.checkpoint import Checkpoint, load, locate
+from diffgen.runs.checkpoint import Checkpoint, load
+from diffgen.runs.locate import locate
 
 
 def tell(name: str, runs: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which runs there are under a folder."""
+"""Which checkpoint a name means, and which runs there are under a folder."""
 
 from pathlib import Path
 
@@ -12,3 +12,15 @@ def newest_first(runs: Path) -> list[Path]:
     if not found:
         raise UsageError(f"no checkpoint under {runs}/: train one with `diffgen train` first")
     return sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def locate(name: str, runs: Path) -> Path:
+    """The file meant by `checkpoint=`: a path, a run's folder, RUN/best, or `latest`."""
+    if name == "latest":
+        return newest_first(runs)[0]
+    path = Path(name)
+    if path.is_dir():
+        return path / "checkpoints" / "last.ckpt"
+    if path.name == "best" and not path.exists():
+        return path.parent / "checkpoints" / "best.ckpt"
+    return path
