@@ -25,7 +25,7 @@ from diffgen.evaluation.rows import Block, Row, blocks, collect, setting, title
 from diffgen.evaluation.table import header, main_cells
 from diffgen.files import write_atomically
 from diffgen.runs.cell import Cell
-from diffgen.sampling.report import cells_of
+from diffgen.sampling.report import cells_in
 
 BYTES = 12_000_000  # of images, before compression, that a report holds at most
 MOST = 64  # images of a cell
@@ -40,11 +40,7 @@ def main(words: Sequence[str]) -> int:
     )
     parser.add_argument("--out", type=Path, help="the file; report.html in the first folder")
     options = parser.parse_args(words)
-    for folder in options.folders:
-        if not folder.is_dir():
-            raise UsageError(f"no folder {folder} to make a report of")
-    cells = dict.fromkeys(cell for folder in options.folders for cell in cells_of(folder))
-    page = render([Path(cell) for cell in cells])
+    page = render(cells_in(options.folders))
     out = options.out or options.folders[0] / "report.html"
     write_atomically(out, lambda file: file.write(page.encode()))
     print(out)

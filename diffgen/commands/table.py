@@ -4,10 +4,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffgen.errors import UsageError, refuse
+from diffgen.errors import refuse
 from diffgen.evaluation import table
 from diffgen.evaluation.rows import blocks, collect
-from diffgen.sampling.report import cells_of
+from diffgen.sampling.report import cells_in
 
 
 def main(words: Sequence[str]) -> int:
@@ -19,10 +19,7 @@ def main(words: Sequence[str]) -> int:
     )
     parser.add_argument("--out", type=Path, help="folder for table.csv, table.md and table.png")
     options = parser.parse_args(words)
-    for folder in options.folders:
-        if not folder.is_dir():
-            raise UsageError(f"no folder {folder} to take a table's rows from")
-    rows = collect(path for folder in options.folders for path in cells_of(folder))
+    rows = collect(cells_in(options.folders))
     blocks(rows)
     if options.out:
         table.write(options.out, rows)

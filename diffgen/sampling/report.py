@@ -12,7 +12,7 @@ import torch
 
 from diffgen.config.parts import Named
 from diffgen.dataset.pixels import save_sheet
-from diffgen.errors import FAILURE
+from diffgen.errors import FAILURE, UsageError
 from diffgen.evaluation import table
 from diffgen.evaluation.rows import blocks, collect, identity_of, setting, text, varying
 from diffgen.runs.cell import Cell
@@ -59,6 +59,14 @@ def cells_of(folder: Path) -> list[Path]:
     named = [cell for note in notes for cell in _named_in(note)]
     held = sorted(path.parent.resolve() for path in folder.rglob("result.json"))
     return list(dict.fromkeys([*named, *held]))
+
+
+def cells_in(folders: Sequence[Path]) -> list[Path]:
+    """Those of several folders, each once; UsageError for a folder that is not there."""
+    for folder in folders:
+        if not folder.is_dir():
+            raise UsageError(f"no folder {folder} to take a table's rows from")
+    return list(dict.fromkeys(cell for folder in folders for cell in cells_of(folder)))
 
 
 def named_from(job: Path, cell: Cell) -> str:
