@@ -826,9 +826,12 @@ def test_a_signal_while_images_are_decoded_ends_the_run(delay):
 
     with pytest.raises(KeyboardInterrupt):
         read()
-    for thread in {*threading.enumerate()} - before:
-        thread.join(60)
-        assert not thread.is_alive()
+    for _ in range(600):  # one may be about to start, and cannot be joined then
+        if not any(thread.is_alive() for thread in {*threading.enumerate()} - before):
+            break
+        time.sleep(0.1)
+    else:
+        pytest.fail("threads that decode outlive the run")
 
 
 def test_sizes_that_differ_are_named_with_the_remedy(tmp_path):
@@ -887,7 +890,7 @@ def test_greys_in_a_corner_of_their_range_are_said_and_scaled(
         found.flatten().tolist()
         == np.rint((white * ramp).astype(kind) / white * 255).flatten().tolist()
     )
-    assert not caplog.text
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
 def test_a_window_opens_values_of_any_kind(tmp_path):

@@ -12,7 +12,7 @@ import diffgen
 from diffgen.cli.config_files import config_dir
 from diffgen.cli.other_words import for_number, table
 from diffgen.cli.registry import COMMANDS
-from diffgen.config.parts import TrainerSettings
+from diffgen.config.parts import EvaluateSettings, TrainerSettings
 from diffgen.config.schema import SETTINGS
 from diffgen.errors import UsageError
 
@@ -32,6 +32,8 @@ PRINTED_BY = {
     **{key: {"train", "sample"} for key in ("dataset", "runtime")},
     "commands/train": TRAINING,
     "commands/resume": TRAINING,
+    "commands/train_callbacks": TRAINING,
+    "cli/preflight_callback": TRAINING,
     "commands/initial_weights": TRAINING,
     "commands/data_dependent": TRAINING,
     "commands/explain": TRAINING,
@@ -61,7 +63,7 @@ def flattened(tree: dict, prefix: str = "") -> set[str]:
 @cache
 def keys_of(command: str) -> set[str]:
     """Every key that a command takes with some choice of its groups."""
-    found = set(SETTINGS[command].model_fields) | {"recipe", "hydra.run.dir"}
+    found = set(SETTINGS[command].model_fields) | {"recipe", "hydra.run.dir", "hydra.sweep.dir"}
     for group in GROUPS & found | {"trainer", "preview"} & found:
         found.add(group)
         for path in CONFIGS.glob(f"{group}/*.yaml"):
@@ -72,6 +74,7 @@ def keys_of(command: str) -> set[str]:
     if "trainer" in found:
         found |= {f"trainer.{name}" for name in TrainerSettings.__dataclass_fields__}
         found |= {"preview.every", "preview.num_samples"}
+        found |= {f"evaluate.{name}" for name in EvaluateSettings.__dataclass_fields__}
     return found
 
 

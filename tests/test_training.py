@@ -762,7 +762,7 @@ def test_progress_is_told_before_the_first_row_of_the_log(bar, monkeypatch, caps
         loggers=[SimpleNamespace(log_metrics=lambda values, step: rows.update({step: values}))],
         optimizers=[SimpleNamespace(param_groups=[{"lr": 0.1}])],
     )
-    module = SimpleNamespace(loss_by_time=LossByTime(), batch_size=6)
+    module = SimpleNamespace(loss_by_time=LossByTime(), batch_size=6, quality="")
     reporter = Reporter(every=6, quiet_seconds=1)
     reporter.on_train_start(trainer, module)
     if bar:
