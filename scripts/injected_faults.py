@@ -158,7 +158,7 @@ def early_signals(counts: Counts, tries: int, unbroken: Path) -> None:
             time.sleep(random.uniform(0, 5))
             process.send_signal(signal.SIGINT)
             ended = end(process)
-            # Python ends by the signal itself where it struck in code made of text: 130 in a shell.
+            # Python may end by the signal itself, which a shell shows as 130.
             heard = ended.status in (130, -2) and "diffgen: stopped by" in ended.said
             counts.add("" if heard and first else f"{ended}", ended)
 
