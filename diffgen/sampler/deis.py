@@ -18,7 +18,8 @@ class DEIS(Sampler):
     """Adams-Bashforth of `order`: eps is extrapolated as a polynomial in ln(alpha / sigma).
 
     With y = x / alpha and u = sigma / alpha, dy/du = eps is integrated exactly for it. The first
-    steps are of lower order, and the step to the image is of first.
+    steps are of lower order, and the step to the image is of first: where these do not lie at
+    nearly pure noise and at nearly none, their error bounds the whole, and the order seen is 2.
     """
 
     order: Literal[1, 2, 3, 4] = 3

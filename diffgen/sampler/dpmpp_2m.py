@@ -14,7 +14,8 @@ from diffgen.sampler.base import Noise, Sampler, first_order, log_snrs
 class DPMpp2M(Sampler):
     """Second order from one evaluation a step: x0 is extrapolated in ln(alpha / sigma).
 
-    The first step and the step to the image are of first order.
+    The first step and the step to the image are of first order; the last one is what is left of
+    the error at spacing=trailing.
     """
 
     spacing = "trailing"
