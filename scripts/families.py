@@ -1,8 +1,8 @@
-"""Which family of models is better at few evaluations: the same network, images and seeds for each.
+"""Which family of models is better at few evaluations, with the same network, images and seeds.
 
 python scripts/families.py DATASET [ROOT] [--steps 2000] [--images 2000] [--out families]
 Trains DDPM, EDM, flow matching (independent and optimal-transport pairs) and a transformer that
-predicts the image, each in OUT/FAMILY, unless it is there; draws every sampler and number of
+predicts the image, each in OUT/FAMILY; draws every sampler and number of
 steps; prints the distances by number of evaluations. Started again, it goes on.
 """
 
@@ -37,9 +37,10 @@ def diffgen(*words: str) -> None:
 
 
 def train(run: Path, words: list[str], data: list[str], steps: int) -> None:
-    if not (run / "last.ckpt").exists():
-        length = f"trainer.max_steps={steps}"
-        diffgen("train", *data, *words, *TRAINING, length, f"hydra.run.dir={run}")
+    if any(run.rglob("last.ckpt")):
+        return diffgen("train", f"resume={run}")
+    length = f"trainer.max_steps={steps}"
+    diffgen("train", *data, *words, *TRAINING, length, f"hydra.run.dir={run}")
 
 
 def score(run: Path, images: int) -> list[dict[str, str]]:
