@@ -37,10 +37,8 @@ def diffgen(*words: str) -> None:
 
 
 def train(run: Path, words: list[str], data: list[str], steps: int) -> None:
-    if any(run.rglob("last.ckpt")):
-        return diffgen("train", f"resume={run}")
-    length = f"trainer.max_steps={steps}"
-    diffgen("train", *data, *words, *TRAINING, length, f"hydra.run.dir={run}")
+    start = [*data, *words, *TRAINING, f"trainer.max_steps={steps}", f"hydra.run.dir={run}"]
+    diffgen("train", *([f"resume={run}"] if any(run.rglob("last.ckpt")) else start))
 
 
 def score(run: Path, images: int) -> list[dict[str, str]]:
