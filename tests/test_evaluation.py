@@ -38,11 +38,12 @@ from diffgen.evaluation.frechet import FeatureStats, frechet
 from diffgen.evaluation.inception import InceptionExtractor
 from diffgen.evaluation.metrics import METRICS, Scored, evaluate
 from diffgen.evaluation.reference import Reference, identity_of, reference
-from diffgen.evaluation.rows import FLOOR, collect
+from diffgen.evaluation.rows import FLOOR
 from diffgen.evaluation.scoring import floor
 from diffgen.evaluation.table import show, write
 from diffgen.files import sha256
 from diffgen.network.classifier import Classifier
+from diffgen.runs.result_file import collect
 
 
 def normal(*shape, seed=0):

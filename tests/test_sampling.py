@@ -16,9 +16,10 @@ from running import TINY, ended, here, there, tree, worked
 from diffgen.cli.config_files import config_dir
 from diffgen.config.recipe import ModelSettings
 from diffgen.errors import UsageError
-from diffgen.evaluation.rows import ESSENTIAL, collect
+from diffgen.evaluation.rows import ESSENTIAL
 from diffgen.files import expanded
 from diffgen.runs.cell import Cell
+from diffgen.runs.result_file import collect
 from diffgen.sampler.ddim import DDIM
 from diffgen.sampler.unipc import UniPC
 from diffgen.sampling import report as publish

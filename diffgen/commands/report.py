@@ -21,10 +21,11 @@ from diffgen.dataset.pixels import grid
 from diffgen.errors import UsageError, refuse
 from diffgen.evaluation import plot
 from diffgen.evaluation.curves import curves
-from diffgen.evaluation.rows import Block, Row, blocks, collect, setting, title
+from diffgen.evaluation.rows import Block, Row, blocks, setting, title
 from diffgen.evaluation.table import header, main_cells
 from diffgen.files import write_atomically
 from diffgen.runs.cell import Cell
+from diffgen.runs.result_file import collect
 from diffgen.sampling.report import cells_in
 
 BYTES = 12_000_000  # of images, before compression, that a report holds at most

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from diffgen.errors import refuse
 from diffgen.evaluation import table
-from diffgen.evaluation.rows import blocks, collect
+from diffgen.evaluation.rows import blocks
+from diffgen.runs.result_file import collect
 from diffgen.sampling.report import cells_in
 
 

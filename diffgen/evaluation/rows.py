@@ -1,21 +1,16 @@
-"""The rows of a table: their columns and order, which may stand together, and their collection."""
+"""The rows of a table: their columns, their order, and which may stand together."""
 
 import json
-import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import groupby
 from operator import or_
-from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
 from diffgen.errors import UsageError
 from diffgen.evaluation.jackknife import told_apart
-from diffgen.files import sha256_of_json
-
-log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 
@@ -191,57 +186,3 @@ def setting(value: object) -> str:
 def varying(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
     """Those of the columns in which the rows differ."""
     return [column for column in columns if len({text(row.get(column)) for row in rows}) > 1]
-
-
-def collect(folders: Iterable[Path | str]) -> list[Row]:
-    """The rows in every result.json below the folders, each file once, in the order of paths.
-
-    One that is damaged or unfinished is left out, with a notice.
-    """
-    files: set[Path] = set()
-    for folder in map(Path, folders):
-        if not folder.exists():
-            raise UsageError(f"no folder {folder} to take a table's rows from")
-        files |= {path.resolve() for path in folder.rglob("result.json")}
-    rows = [_row(path) for path in sorted(files)]
-    return [row for row in rows if row is not None]
-
-
-def seal_of(cell: str, row: Row) -> str:
-    """What tells that a row, plain data, is as it was written in the folder of this name."""
-    return sha256_of_json([cell, {key: value for key, value in row.items() if key != "seal"}])
-
-
-def read_row(path: Path, sealed: bool = False) -> Row:
-    """The row in a result.json; ValueError where it is damaged or was changed.
-
-    Rows of 0.1.0 have no seal; any other is none where it has to be `sealed`.
-    """
-    try:
-        row: Any = json.loads(path.read_text())
-    except RecursionError:
-        raise ValueError("it is nested") from None
-    if not isinstance(row, dict):
-        raise ValueError("it is no row")
-    seal = row.pop("seal", None)
-    wanted = seal_of(path.parent.name, row)
-    earlier = dict(row.get("versions") or {}).get("diffgen") == "0.1.0"
-    if seal != wanted and (seal is not None or (sealed and not earlier)):
-        raise ValueError("it was changed after it was written")
-    return row
-
-
-def _row(path: Path) -> Row | None:
-    try:
-        row = read_row(path)
-    except (OSError, ValueError, TypeError) as error:
-        log.warning("left out %s, which is damaged (%s)", path, error)
-        return None
-    if any(row.get(key) is None for key in ESSENTIAL):
-        log.warning("left out %s, which is no finished row of a table", path)
-        return None
-    for key in NUMBERS:
-        if not isinstance(row.get(key), int | float | None):
-            log.warning("left out %s, whose %s is no number: %r", path, key, row[key])
-            return None
-    return row

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffgen.dataset.pixels import by_class, save_sheet
-from diffgen.evaluation.rows import read_row, seal_of
 from diffgen.files import can_write, place, sha256, sha256_of_json, write_atomically
+from diffgen.runs.result_file import read_row, seal_of
 from diffgen.runs.torch_file import check_stored
 
 log = logging.getLogger(__name__)

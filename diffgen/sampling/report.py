@@ -14,8 +14,9 @@ from diffgen.config.parts import Named
 from diffgen.dataset.pixels import save_sheet
 from diffgen.errors import FAILURE, UsageError
 from diffgen.evaluation import table
-from diffgen.evaluation.rows import blocks, collect, identity_of, setting, text, varying
+from diffgen.evaluation.rows import blocks, identity_of, setting, text, varying
 from diffgen.runs.cell import Cell
+from diffgen.runs.result_file import collect
 from diffgen.runtime.logger import finish, logger_of
 
 log = logging.getLogger(__name__)
