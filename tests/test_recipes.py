@@ -360,6 +360,7 @@ def test_what_follows_is_as_published(pair):
 
 SMALL = [("ddpm", "digits"), ("ddpm", "mnist"), ("ncsn", "digits")]
 SMALL += [("edm", "digits"), ("edm", "mnist"), ("flow", "digits"), ("flow", "mnist")]
+SMALL += [("jit", "digits"), ("jit", "mnist")]
 SMALL += [("ncsnv2", "digits"), ("ncsnv2", "mnist")]
 
 
@@ -388,6 +389,22 @@ def test_edms_figures_are_its_papers():
     assert batch * stated["trainer.max_steps"] == 200 * MILLION
     assert batch * stated["optimizer"]["warmup"] == pytest.approx(10 * MILLION, abs=batch)
     assert stated["ema.average.decay"] == pytest.approx(0.5 ** (batch / (MILLION / 2)), abs=5e-6)
+
+
+@pytest.mark.parametrize("dataset", ["digits", "mnist", "folder"])
+def test_jit_is_its_papers_combination(dataset):
+    """Li and He 2025: x0 from a transformer, v's loss divided by no less than 0.05, Heun.
+
+    Their time is 1 - t, whose logit is normal with mean -0.8.
+    """
+    config = composed(("jit", dataset))
+    assert config["network"]["name"] == "dit"
+    assert config["prediction"] == {"name": "x0"}
+    assert config["weighting"] == {"name": "flow", "floor": 0.05}
+    assert config["times"] == {"name": "logit_normal", "mean": 0.8, "std": 0.8}
+    assert config["schedule"] == {"name": "flow", "shift": 1.0, "t_min": 1e-3}
+    assert config["optimizer"]["betas"] == [0.9, 0.95]
+    assert config["sampler"]["name"] == "heun"
 
 
 def test_edm_without_labels_is_the_unconditional_one():
@@ -456,7 +473,7 @@ def test_no_recipe_leaves_the_models_own():
 def test_every_recipe_is_held_here():
     files = {path.stem for path in Path(config_dir(), "recipe").glob("*.yaml")}
     files.remove("none")
-    own = [("flow", "folder")]
+    own = [("flow", "folder"), ("jit", "folder")]
     assert files == {"_".join(pair) for pair in [*RECIPES, *SMALL, *CLASSIFIERS, *own]}
 
 
