@@ -1,5 +1,6 @@
 """The plan of a sweep: what Hydra can write, its checkpoint, and what earlier sweeps have done."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
@@ -107,7 +108,12 @@ def test_a_sweep_that_is_done_draws_nothing_and_starts_no_job(run, tmp_path, mon
     assert stopped.status == 1
     assert stopped.err.splitlines()[-1].startswith("diffgen: 1 of 3 jobs failed")
     folder = Path(stopped.out.splitlines()[-1])
-    assert "ZeroDivisionError" in (tmp_path / folder / "failed.md").read_text()
+    assert "ZeroDivisionError" in (tmp_path / folder / "table.md").read_text()
+    (failed,) = csv.DictReader((tmp_path / folder / "table.csv").open(newline=""))
+    assert (failed["seed"], failed["steps"], failed["sampler"]) == ("5", "2", "")
+    assert "ZeroDivisionError" in failed["reason"]
+    again = worked(here(tmp_path, "table", str(folder)))
+    assert "ZeroDivisionError" in again.out
     assert json.loads((tmp_path / folder / "2" / "failed.json").read_text())["settings"]
     assert len(list((tmp_path / folder).glob("*/samples.png"))) == 2
 

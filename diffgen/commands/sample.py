@@ -21,6 +21,7 @@ from diffgen.evaluation.metrics import named
 from diffgen.files import place, write_atomically
 from diffgen.runs.cell import Cell
 from diffgen.runs.drawn_batches import DrawnBatches
+from diffgen.runs.locate import name_under
 from diffgen.runtime.devices import fabric_of
 from diffgen.runtime.launch import quiet
 from diffgen.runtime.logger import ready
@@ -220,6 +221,8 @@ class Job:
             **identity,
             "identity": list(identity),
             "checkpoint_hash": self.request.checkpoint.hash[:12],
+            "run": name_under(self.request.checkpoint.run, Path(self.settings.runs)),
+            "recipe": self.request.checkpoint.recipe,
             "scale": None if weight is None else 1 + weight,
             "seed": self.settings.seed,
             "versions": {

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import groupby
 from operator import or_
@@ -11,13 +11,15 @@ from typing import Any
 
 from diffgen.errors import UsageError
 from diffgen.evaluation.jackknife import told_apart
+from diffgen.evaluation.trainings import TRAINING, flat, with_trainings
 
 Row = dict[str, Any]
 
 FLOOR = "real (test)"
 COLUMNS = (
-    *("checkpoint", "step", "ema", "sampler", "settings", "steps", "spacing", "nfe"),
-    *("guidance", "weight", "scale", "start", "clip", "numeric_precision", "labels", "seed", "n"),
+    *("checkpoint", "run", "training", "step", "ema", "sampler", "settings"),
+    *("steps", "spacing", "nfe", "guidance", "weight", "scale", "start", "clip"),
+    *("numeric_precision", "labels", "seed", "n"),
     *("features", "features_hash", "reference", "reference_hash"),
     *("fid", "fid_error", "fid_test", "fid_infinity", "kid", "kid_std", "kid_error", "mind"),
     *("is", "is_std", "accuracy", "precision", "recall", "density", "coverage"),
@@ -38,14 +40,23 @@ EARLIER = (  # the identity of rows written by 0.1.0, which do not name it
 
 
 def identity_of(rows: Sequence[Mapping[str, Any]]) -> tuple[str, ...]:
-    """The columns that tell one way of sampling from another: each row names its own."""
+    """The columns that tell one way of sampling from another: each row names its own.
+
+    What tells the trainings of its checkpoints apart stands for their names, where rows have it.
+    """
     named = (row.get("identity", EARLIER) for row in rows if row["sampler"] != FLOOR)
-    return tuple(dict.fromkeys(column for columns in named for column in columns)) or EARLIER
+    found = list(dict.fromkeys(column for columns in named for column in columns)) or [*EARLIER]
+    if any(row.get(TRAINING) for row in rows):
+        found = [TRAINING if column == "checkpoint" else column for column in found]
+    return tuple(found)
 
 
 @dataclass(frozen=True)
 class Block:
-    """Rows of one n, in order; `floor` is the row of real images, None where it is missing."""
+    """Rows that compare, in order: of one extractor, one reference and one n.
+
+    `floor` is the row of real images, None where it is missing.
+    """
 
     n: int
     floor: Row | None
@@ -61,28 +72,44 @@ class Block:
         """The rows with the floor before them."""
         return [*([self.floor] if self.floor else []), *self.rows]
 
+    def by(self, column: str, descending: bool = False) -> "Block":
+        """The same with its rows in the order of a column; those without it stand last."""
+        have = [row for row in self.rows if value_of(row, column) is not None]
+        have.sort(key=lambda row: rank(value_of(row, column)), reverse=descending)
+        return replace(self, rows=[*have, *(row for row in self.rows if row not in have)])
+
+
+def value_of(row: Row, column: str) -> Any:
+    """What a row has in a column, or in a setting of its sampler or its training."""
+    told = row.get(TRAINING) or {}
+    if column in row or column in told:
+        return told.get(column, row.get(column))
+    given, _, key = column.partition(".")
+    settings = row.get("settings") or {}
+    return settings.get(key) if given == "settings" else flat(row.get("recipe") or {}).get(column)
+
 
 def blocks(rows: Sequence[Mapping[str, Any]]) -> list[Block]:
-    """The rows by n, which must share one extractor and one reference; else UsageError.
+    """The rows by extractor, reference and n: only rows that share all three compare.
 
-    Distances fall with n, so several n stand in one table only if each has its floor.
+    UsageError without rows, and for one that does not say what it was measured by. Where rows are
+    of several checkpoints, `training` holds what tells theirs from the others.
     """
     if not rows:
         raise UsageError("no rows for a table: run `diffgen sample` with metrics first")
-    _check_comparable(rows)
-    found = [_block(n, rows) for n in sorted({row["n"] for row in rows})]
-    bare = [block.n for block in found if block.floor is None]
-    if bare and len(found) > 1:
-        numbers = ", ".join(str(block.n) for block in found)
-        raise UsageError(
-            f"rows of n = {numbers} do not compare, and n = {bare[0]} has no row {FLOOR!r}: "
-            "use one n, or score real images for each"
-        )
-    return found
+    for row in rows:
+        missing = [key for key in ESSENTIAL if row.get(key) is None]
+        if missing:
+            raise UsageError(f"a row of the table lacks {', '.join(missing)}")
+
+    def kind(row: Row) -> tuple[Any, ...]:
+        return *(row[key] for key in ESSENTIAL if key not in ("sampler", "n")), row["n"]
+
+    named = sorted(with_trainings(rows), key=kind)
+    return [_block(kinds[-1], list(group)) for kinds, group in groupby(named, key=kind)]
 
 
-def _block(n: int, rows: Sequence[Mapping[str, Any]]) -> Block:
-    mine = [dict(row) for row in rows if row["n"] == n]
+def _block(n: int, mine: Sequence[Row]) -> Block:
     floors = [row for row in mine if row["sampler"] == FLOOR]
     others = [row for row in mine if row["sampler"] != FLOOR]
     return Block(n, _merged(floors), sorted(others, key=_place(identity_of(others))))
@@ -94,27 +121,13 @@ def _merged(floors: Sequence[Row]) -> Row | None:
     return reduce(or_, sorted(known, key=text)) if known else None
 
 
-def _check_comparable(rows: Sequence[Mapping[str, Any]]) -> None:
-    for row in rows:
-        missing = [key for key in ESSENTIAL if row.get(key) is None]
-        if missing:
-            raise UsageError(f"a row of the table lacks {', '.join(missing)}")
-    for what in ("features", "reference"):
-        kinds = sorted({f"{row[what]} [{row[f'{what}_hash']}]" for row in rows})
-        if len(kinds) > 1:
-            raise UsageError(
-                f"rows of different {what} do not compare: {' and '.join(kinds)}; "
-                "make one table for each"
-            )
-
-
 def _place(identity: Sequence[str]) -> Callable[[Row], tuple[Any, ...]]:
     """The key by which rows are sorted."""
     order = (*identity, "nfe", "seed")
-    return lambda row: tuple(_rank(row.get(key)) for key in order)
+    return lambda row: tuple(rank(row.get(key)) for key in order)
 
 
-def _rank(value: object) -> tuple[bool, float, str]:
+def rank(value: object) -> tuple[bool, float, str]:
     """Nothing first, then numbers, 0 the same as 0.0, then text."""
     if isinstance(value, int | float):
         return True, value, ""
@@ -180,7 +193,7 @@ def setting(value: object) -> str:
     """Settings as a reader sees them: `eta=0.5, start=prior`."""
     if isinstance(value, Mapping):
         return ", ".join(f"{key}={value[key]}" for key in sorted(value))
-    return text(value)
+    return ", ".join(map(text, value)) if isinstance(value, list | tuple) else text(value)
 
 
 def varying(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:

@@ -1,21 +1,12 @@
 """Tables of scores: table.csv for programs, table.md for readers, table.png for a glance."""
 
-import csv
-import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.markup import escape
-from rich.measure import Measurement
-from rich.table import Table
-
 from diffgen.evaluation.plot import draw
 from diffgen.evaluation.rows import (
-    COLUMNS,
     Block,
     Row,
     best_rows,
@@ -26,6 +17,14 @@ from diffgen.evaluation.rows import (
     title,
     varying,
 )
+from diffgen.evaluation.table_csv import as_csv
+from diffgen.evaluation.table_formats import (
+    Grid,
+    Part,
+    formatted,
+    print_parts,
+)
+from diffgen.evaluation.trainings import TRAINING
 from diffgen.files import write_atomically
 
 ALWAYS = ("sampler", "settings", "steps", "weight")  # columns of every table
@@ -33,82 +32,62 @@ SHARES = (
     *("accuracy", "precision", "recall", "density", "coverage", "authentic", "nearer"),
     "saturation",
 )
-
-Grid = tuple[list[str], list[list[str]]]
-Column = tuple[str, Callable[[Row], str]]
 OVER_SEEDS = "The same over seeds:"
+PER_CLASS = "The same distance for each class alone:"
+FAILED = "Jobs that failed:"
+
+Column = tuple[str, Callable[[Row], str]]
 
 
-def write(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def write(
+    folder: Path,
+    rows: Sequence[Mapping[str, Any]],
+    failed: Sequence[Mapping[str, str]] = (),
+) -> None:
     """Write table.csv, table.md and, where there are distances, table.png into the folder.
 
-    Rows are put in order; UsageError for rows that do not compare (see `rows.blocks`).
+    Rows that do not compare stand in tables of their own (see `rows.blocks`); jobs that failed
+    (`job`, `settings`, `reason`) come last.
     """
-    found = blocks(rows)
-    write_atomically(folder / "table.csv", lambda file: file.write(_csv(found).encode()))
-    write_atomically(folder / "table.md", lambda file: file.write(_markdown(found).encode()))
+    write_blocks(folder, blocks(rows) if rows or not failed else [], failed)
+
+
+def write_blocks(
+    folder: Path, found: Sequence[Block], failed: Sequence[Mapping[str, str]] = ()
+) -> None:
+    """As `write`, of blocks in the order that they have."""
+    text_of = {"csv": as_csv(found, failed), "md": formatted("md", parts(found, failed))}
+    for ending, written in text_of.items():
+        path = folder / f"table.{ending}"
+        write_atomically(path, lambda file, written=written: file.write(written.encode()))
     draw(folder / "table.png", found)
 
 
-def show(rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print the table, a block for each n; wider than the terminal rather than cut."""
-    for block in blocks(rows):
-        print(header(block))
-        _show(main_cells(block))
-        seeds = over_seeds(block)
-        if seeds:
-            print(OVER_SEEDS)
-            _show(seeds)
+def show(rows: Sequence[Mapping[str, Any]], failed: Sequence[Mapping[str, str]] = ()) -> None:
+    """Print the tables, one for each extractor, reference and n, and the jobs that failed."""
+    print_parts(parts(blocks(rows) if rows or not failed else [], failed, classes=False))
 
 
-def show_failed(folder: Path, failed: Sequence[Mapping[str, str]]) -> None:
-    """Print the jobs of a sweep that failed, and write them to failed.md in its folder."""
-    columns = ["job", "settings", "reason"]
-    grid = columns, [[row[column] for column in columns] for row in failed]
-    print("Jobs that failed:")
-    _show(grid)
-    write_atomically(folder / "failed.md", lambda file: file.write(f"{_pipes(grid)}\n".encode()))
-
-
-def _show(grid: Grid) -> None:
-    headers, body = grid
-    table = Table(*headers, box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in table.columns:
-        column.justify = "left" if column.header == "sampler" else "right"
-    for row in body:
-        table.add_row(*map(escape, row))
-    wanted = Measurement.get(Console(width=1000), Console(width=1000).options, table).maximum
-    Console(width=max(wanted, Console().width)).print(table)
-
-
-def _csv(found: Sequence[Block]) -> str:
-    rows = [row for block in found for row in block.all]
-    others = {key for row in rows for key in row} - {*COLUMNS, "identity"}
-    columns = [*COLUMNS, *sorted(others)]
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([[text(row.get(column)) for column in columns] for row in rows])
-    return file.getvalue()
-
-
-def _markdown(found: Sequence[Block]) -> str:
-    parts = []
+def parts(
+    found: Sequence[Block], failed: Sequence[Mapping[str, str]] = (), classes: bool = True
+) -> list[Part]:
+    """Each block's table, its means over seeds and distances per class, then the failed jobs."""
+    made: list[Part] = []
     for block in found:
-        parts += [header(block), _pipes(main_cells(block))]
-        seeds, classes = over_seeds(block), per_class(block)
-        if seeds:
-            parts += [OVER_SEEDS, _pipes(seeds)]
-        if classes:
-            parts += ["The same distance for each class alone:", _pipes(classes)]
-    return "\n\n".join(parts) + "\n"
+        made.append(Part(header(block), main_cells(block)))
+        for text_above, grid in (
+            (OVER_SEEDS, over_seeds(block)),
+            (PER_CLASS, per_class(block) if classes else None),
+        ):
+            made += [Part(text_above, grid)] if grid else []
+    return [*made, *failed_parts(failed)]
 
 
-def _pipes(grid: Grid) -> str:
-    headers, body = grid
-    rule = [":---", *["---:"] * (len(headers) - 1)]
-    lines = [[cell.replace("|", r"\|") for cell in line] for line in (headers, rule, *body)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+def failed_parts(failed: Sequence[Mapping[str, str]]) -> list[Part]:
+    """The table of the jobs that failed; none without any."""
+    columns = ["job", "settings", "reason"]
+    body = [[str(row[column]) for column in columns] for row in failed]
+    return [Part(FAILED, (columns, body))] if failed else []
 
 
 def header(block: Block) -> str:
@@ -122,7 +101,7 @@ def header(block: Block) -> str:
     same = [c for c in _shared(block) if first.get(c) is not None and c not in _differing(block)]
     if not same:
         return scored
-    return f"{scored} All samples: {', '.join(f'{c} {first[c]}' for c in same)}."
+    return f"{scored} All samples: {', '.join(f'{c} {setting(first[c])}' for c in same)}."
 
 
 def main_cells(block: Block) -> Grid:
@@ -133,16 +112,26 @@ def main_cells(block: Block) -> Grid:
         (title(block.all[0]), _with("fid", "fid_error")),
         ("best", lambda row: "*" if row in best else ""),
         ("/ real", lambda row: _ratio(row.get("fid"), floor)),
-        (f"{title(block.all[0])} test", _of("fid_test", _number)),
-        (f"{title(block.all[0])} infinite", _of("fid_infinity", _number)),
+        (f"{title(block.all[0])} test", _of("fid_test", number)),
+        (f"{title(block.all[0])} infinite", _of("fid_infinity", number)),
         ("KID", _with("kid", "kid_error")),
-        ("MIND", _of("mind", _number)),
+        ("MIND", _of("mind", number)),
         ("IS", _with("is", "is_std")),
         *((name, _of(name, _share)) for name in SHARES),
         ("worst class", _worst),
-        ("images/s", _of("images_per_second", _number)),
+        ("images/s", _of("images_per_second", number)),
     ]
     return _grid(columns, block.all)
+
+
+def heads_of(block: Block) -> dict[str, str]:
+    """The heads of the block's columns whose names in table.csv are others, and these."""
+    distance = title(block.all[0])
+    return {
+        **{"NFE": "nfe", "w": "weight", "1 + w": "scale", "images/s": "images_per_second"},
+        **{distance: "fid", f"{distance} test": "fid_test"},
+        **{f"{distance} infinite": "fid_infinity", "KID": "kid", "MIND": "mind", "IS": "is"},
+    }
 
 
 def over_seeds(block: Block) -> Grid | None:
@@ -154,8 +143,8 @@ def over_seeds(block: Block) -> Grid | None:
     columns: list[Column] = [
         *_methods(replace(block, rows=rows)),
         ("seeds", _of("seeds")),
-        (f"mean {title(rows[0])}", _of("fid", _number)),
-        ("deviation", _of("deviation", _number)),
+        (f"mean {title(rows[0])}", _of("fid", number)),
+        ("deviation", _of("deviation", number)),
         ("/ real", lambda row: _ratio(row["fid"], floor)),
     ]
     return _grid(columns, rows)
@@ -174,12 +163,23 @@ def _methods(block: Block) -> list[Column]:
     """The columns that tell one way of sampling from another."""
     return [
         ("sampler", _of("sampler")),
-        *((column, _of(column)) for column in _differing(block)),
+        *(column for name in _differing(block) for column in _expanded(block, name)),
         ("settings", _of("settings", setting)),
         ("steps", _of("steps")),
         ("NFE", _of("nfe")),
-        ("w", _of("weight", _number)),
-        ("1 + w", _of("scale", _number)),
+        ("w", _of("weight", number)),
+        ("1 + w", _of("scale", number)),
+    ]
+
+
+def _expanded(block: Block, name: str) -> list[Column]:
+    """A column, or one for each setting in which the rows' trainings differ."""
+    if name != TRAINING:
+        return [(name, _of(name, setting))]
+    told = [row.get(TRAINING) or {} for row in block.rows]
+    keys = varying(told, list(dict.fromkeys(key for each in told for key in each)))
+    return [
+        (key, lambda row, key=key: setting((row.get(TRAINING) or {}).get(key))) for key in keys
     ]
 
 
@@ -207,7 +207,7 @@ def _with(column: str, error: str) -> Callable[[Row], str]:
     """A figure with its error: `0.1234 ± 0.012`."""
 
     def cell(row: Row) -> str:
-        told = _number(row.get(column))
+        told = number(row.get(column))
         return f"{told} ± {row[error]:.2g}" if told and row.get(error) is not None else told
 
     return cell
@@ -218,7 +218,7 @@ def _share(value: float | None) -> str:
 
 
 def _distance(label: str) -> Callable[[Row], str]:
-    return lambda row: _number(row["fid_per_class"].get(label))
+    return lambda row: number(row["fid_per_class"].get(label))
 
 
 def _worst(row: Row) -> str:
@@ -227,10 +227,10 @@ def _worst(row: Row) -> str:
     if not distances:
         return ""
     label = max(distances, key=distances.__getitem__)
-    return f"{label}: {_number(distances[label])}"
+    return f"{label}: {number(distances[label])}"
 
 
-def _number(value: Any) -> str:
+def number(value: Any) -> str:
     """Four significant digits, for 0.0123 and 431 alike."""
     return "" if value is None else f"{value:.4g}"
 

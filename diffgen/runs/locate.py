@@ -24,3 +24,9 @@ def locate(name: str, runs: Path) -> Path:
     if path.name == "best" and not path.exists():
         return path.parent / "checkpoints" / "best.ckpt"
     return path
+
+
+def name_under(run: Path, runs: Path) -> str:
+    """A run's path under the folder of all runs, the whole path where it stands elsewhere."""
+    found, above = run.resolve(), runs.resolve()
+    return (found.relative_to(above) if found.is_relative_to(above) else found).as_posix()

@@ -64,4 +64,6 @@ def _finished(path: Path) -> Row | None:
         if not isinstance(row.get(key), int | float | None):
             log.warning("left out %s, whose %s is no number: %r", path, key, row[key])
             return None
+    if row.get("checkpoint") and path.parent.parent.name == "cells":
+        row.setdefault("run", path.parents[2].as_posix())
     return row

@@ -14,7 +14,7 @@ from diffgen.config.parts import Named
 from diffgen.dataset.pixels import save_sheet
 from diffgen.errors import FAILURE, UsageError
 from diffgen.evaluation import table
-from diffgen.evaluation.rows import blocks, identity_of, setting, text, varying
+from diffgen.evaluation.rows import identity_of, setting, text, varying
 from diffgen.runs.cell import Cell
 from diffgen.runs.result_file import collect
 from diffgen.runtime.logger import finish, logger_of
@@ -29,13 +29,10 @@ def publish(folder: Path, jobs: Sequence[Path]) -> None:
     cells = list(dict.fromkeys(cell for job in jobs for cell in cells_of(job)))
     rows = {cell: row for cell in cells if (row := Cell(cell).row)}
     scored = collect(cell for cell, row in rows.items() if "n" in row)
-    if scored:
-        table.write(folder, scored)
-        table.show(scored)
-        scored = [row for block in blocks(scored) for row in block.all]
     failed = failures(folder)
-    if failed:
-        table.show_failed(folder, failed)
+    if scored or failed:
+        table.write(folder, scored, failed)
+        table.show(scored, failed)
     pictures = [*(job / "samples.png" for job in jobs), *guidance_sheets(folder, rows)]
     for path in pictures:
         print(path)

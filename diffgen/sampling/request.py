@@ -77,10 +77,18 @@ class Request:
             "start": {"start": plan.start_name},
             "clip": {"clip": plan.clip},
             "precision": {"numeric_precision": self.settings.precision},
+            "labels": {"labels": self._named_labels()},
         }
         for key in identity_keys():
             found |= resolved.get(key, {key: getattr(self.settings, key)})
         return found
+
+    def _named_labels(self) -> str | list[str]:
+        """The classes asked for by their names, whichever way they were typed."""
+        asked, classes = self.settings.labels, self.guides.classes
+        if asked == "balanced" or (asked == "data" and "data" not in classes):
+            return asked
+        return [classes[label] for label in labels_of(asked, classes) or ()]
 
     def exact(self) -> dict[str, Any]:
         """The same to the last bit, for the key of a cell: contents in the place of names."""

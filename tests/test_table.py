@@ -1,0 +1,256 @@
+"""`diffgen table`: what may stand together, names of checkpoints, sorting, pivots and formats."""
+
+import csv
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from running import here, worked
+from test_evaluation import real, row
+
+from diffgen.evaluation.rows import FLOOR, blocks, pooled
+from diffgen.evaluation.table import main_cells, write
+from diffgen.evaluation.table_formats import Part, formatted
+from diffgen.evaluation.trainings import differences, short_paths, trainings
+
+RECIPE = {
+    "seed": 0,
+    "runs": "runs",
+    "dataset": {"name": "mnist"},
+    "model": {"name": "ddpm", "clip": True},
+    "network": {"name": "unet", "width": 64},
+    "optimizer": {"lr": 1e-3, "warmup": 100},
+    "ema": {"average": {"decay": 0.999}},
+}
+
+
+def recipe(**changes):
+    """RECIPE with other settings, as model__name="edm"."""
+    found = json.loads(json.dumps(RECIPE))
+    for key, value in changes.items():
+        *groups, last = key.split("__")
+        place = found
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[last] = value
+    return found
+
+
+def of(number, **changes):
+    """A row of the checkpoint of a run that is called a number, as those of sweeps are."""
+    made = {"recipe": recipe(**changes), "run": f"sweeps/{number // 10}/{number % 10}"}
+    return (
+        row(checkpoint=str(number % 10), checkpoint_hash=f"hash{number}", fid=1.0 + number) | made
+    )
+
+
+def kept(folder, rows):
+    for k, one in enumerate(rows):
+        path = folder / "cells" / f"{k:02}" / "result.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(one))
+
+
+# --- what tells trainings apart -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"optimizer__lr": 1e-4}, {"optimizer.lr": 1e-4}),
+        (
+            {"optimizer__lr": 1e-4, "network__width": 32},
+            {"network.width": 32, "optimizer.lr": 1e-4},
+        ),
+        ({"model__name": "edm", "network__width": 32, "optimizer__lr": 0.1}, {"model": "edm"}),
+        ({"network__name": "dit", "network__depth": 4}, {"network": "dit"}),
+        ({"network__name": "dit", "seed": 3}, {"network": "dit", "seed": 3}),
+        ({"dataset__name": "digits"}, {"dataset": "digits"}),
+        ({"model__clip": False}, {"model.clip": "false"}),
+        ({"augment": 0.1}, {"augment": 0.1}),
+        ({"runs": "elsewhere", "trainer__devices": 2, "preview__every": 5}, {}),
+        ({"optimizer__warmup": 100.0}, {}),
+    ],
+)
+def test_trainings_are_told_apart_by_what_was_chosen(changes, told):
+    assert differences([recipe(), recipe(**changes)])[1] == told
+
+
+def test_a_setting_that_a_model_does_not_bring_is_told_beside_it():
+    rows = [
+        {"model__name": name, "optimizer__lr": lr} for name in ("ddpm", "edm") for lr in (1.0, 2.0)
+    ]
+    assert differences([recipe(**each) for each in rows]) == [
+        {"model": each["model__name"], "optimizer.lr": each["optimizer__lr"]} for each in rows
+    ]
+
+
+def test_runs_with_one_recipe_are_told_apart_by_their_folders():
+    assert trainings([of(10), of(21)]) == [{"run": "1/0"}, {"run": "2/1"}]
+    assert trainings([of(10), {**of(10), "step": 5, "checkpoint_hash": "x"}]) == [{}, {}]
+    same = [of(10), {**of(10), "checkpoint_hash": "other"}]
+    assert [each["run"] for each in trainings(same)] == ["1/0 [hash10]", "1/0 [other]"]
+    assert short_paths(["/a/b/c/d"]) == ["c/d"]
+    assert short_paths(["/a/b/c", "x/y"]) == ["/a/b/c", "x/y"]
+
+
+def test_checkpoints_of_one_name_are_neither_pooled_nor_alike(tmp_path):
+    """Two sweeps have a run 0 each, whose seeds are no seeds of one way of sampling."""
+    rows = [of(10, optimizer__lr=0.1), of(20, optimizer__lr=0.2) | {"seed": 1}]
+    (block,) = blocks([*rows, real()])
+    assert len(pooled(block.rows)) == 2
+    heads, body = main_cells(block)
+    assert [line[heads.index("optimizer.lr")] for line in body] == ["", "0.1", "0.2"]
+    assert not {"checkpoint", "run"} & set(heads)
+    write(tmp_path, rows)
+    lines = list(csv.DictReader((tmp_path / "table.csv").open(newline="")))
+    assert [json.loads(line["training"]) for line in lines] == [
+        {"optimizer.lr": 0.1},
+        {"optimizer.lr": 0.2},
+    ]
+    assert lines[0]["run"] == "sweeps/1/0"
+    assert "recipe" not in lines[0]
+
+
+def test_rows_without_a_recipe_still_say_which_is_which():
+    without = [{key: v for key, v in of(k).items() if key != "recipe"} for k in (10, 21)]
+    heads, body = main_cells(blocks(without)[0])
+    assert [line[heads.index("run")] for line in body] == ["1/0", "2/1"]
+
+
+# --- which rows stand together --------------------------------------------------------------
+
+
+def test_rows_that_do_not_compare_have_tables_and_best_rows_of_their_own(tmp_path):
+    """The worst of one reference is not told to be behind the best of another."""
+    kinds = ({}, {"features_hash": "xyz"}, {"reference_hash": "xyz"}, {"n": 500})
+    rows = [
+        row(sampler=sampler, fid=fid + 10 * k) | kind | {"fid_without": [fid + 10 * k] * 10}
+        for k, kind in enumerate(kinds)
+        for sampler, fid in (("ddim", 1.0), ("heun", 2.0))
+    ]
+    kept(tmp_path, rows)
+    out = worked(here(tmp_path, "table", ".", "--format", "md")).out
+    assert out.count("| :--- |") == len(kinds)
+    starred = [line for line in out.splitlines() if "| * |" in line]
+    assert len(starred) == len(kinds)
+    assert all(line.startswith("| ddim |") for line in starred)
+    pivot = worked(here(tmp_path, "table", ".", "--pivot", "sampler,steps", "--format", "md")).out
+    assert [line for line in pivot.splitlines() if line.endswith("* |")] == [
+        line for line in pivot.splitlines() if line.startswith("| ddim |")
+    ]
+    assert pivot.count("| ddim |") == len(kinds)
+
+
+# --- order, pivot, formats ------------------------------------------------------------------
+
+SWEPT = [
+    row(sampler=sampler, steps=steps, nfe=steps, seed=seed, kid=0.5, fid=fid * seed / steps)
+    for sampler, fid in (("heun_x", 10.0), ("ddim", 40.0))
+    for steps in (5, 10)
+    for seed in (1, 2)
+]
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory):
+    """Two samplers, two counts of steps, two seeds, and real images."""
+    folder = tmp_path_factory.mktemp("table")
+    kept(folder, [*SWEPT, real(fid=0.5)])
+    return folder
+
+
+def printed(folder, *words):
+    text = worked(here(folder, "table", ".", "--format", "csv", *words)).out
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+@pytest.mark.parametrize("word", ["fid", "FD(classifier)", "fd(CLASSIFIER)"])
+def test_rows_are_sorted_by_a_column_or_its_head(cells, word):
+    found = printed(cells, "--sort", word)
+    assert found[0]["sampler"] == FLOOR
+    figures = [float(line["fid"]) for line in found[1:]]
+    assert figures == sorted(figures)
+    down = printed(cells, "--sort", word, "--descending")
+    assert [float(line["fid"]) for line in down[1:]] == figures[::-1]
+
+
+def test_a_pivot_holds_the_mean_over_seeds(cells):
+    (heun, ddim) = sorted(
+        printed(cells, "--pivot", "sampler,NFE"), key=lambda line: line["sampler"], reverse=True
+    )
+    assert list(heun) == ["sampler", "NFE = 5", "NFE = 10"]
+    assert ddim == {"sampler": "ddim", "NFE = 5": "12 ± 5.7", "NFE = 10": "6 ± 2.8"}
+    assert heun["NFE = 10"] == "1.5 ± 0.71"
+    by_seed = printed(cells, "--pivot", "sampler,seed", "--figure", "KID")
+    assert by_seed[0] == {"sampler": "ddim", "steps": "5", "seed = 1": "0.5", "seed = 2": "0.5"}
+
+
+class Table(HTMLParser):
+    """The texts of the cells of a page's rows, and those that are bold."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.rows, self.bold, self.tag = [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tag = tag
+        if tag == "tr":
+            self.rows.append([])
+        if tag in ("td", "th"):
+            self.rows[-1].append("")
+
+    def handle_data(self, data):
+        if self.rows and data.strip():
+            self.rows[-1][-1] += data
+            self.bold += [data] if self.tag == "b" else []
+
+
+HARD = Part(
+    "50 % of a_b & <c>", (["sampler", "FD", "best"], [["[x] <b>\\_{&}|", "0.1 ± 0.2", "*"]])
+)
+
+
+def test_html_is_what_a_browser_reads_back():
+    found = Table(formatted("html", [HARD]))
+    assert found.rows == [["sampler", "FD"], ["[x] <b>\\_{&}|", "0.1 ± 0.2"]]
+    assert found.bold == ["0.1 ± 0.2"]
+
+
+def test_latex_escapes_every_character_that_has_a_meaning():
+    text = formatted("latex", [HARD])
+    assert r"\caption{50 \% of a\_b \& \textless{}c\textgreater{}}" in text
+    line = r"{[}x] \textless{}b\textgreater{}\textbackslash{}\_\{\&\}\textbar{} & "
+    assert line + r"\textbf{0.1 $\pm$ 0.2} \\" in text
+    assert r"\begin{tabular}{lr}" in text
+    assert text.count(r"\toprule") == text.count(r"\bottomrule") == 1
+    assert text.count("{") == text.count("}")
+
+
+@pytest.mark.parametrize("form", ["md", "csv", "latex", "html"])
+def test_each_format_has_the_same_figures_and_is_all_that_is_printed(cells, form, tmp_path):
+    out = worked(here(cells, "table", ".", "--format", form, "--out", str(tmp_path))).out
+    assert all(re.search(rf"(?<![\d.]){row['fid']:.4g}(?!\d)", out) for row in SWEPT)
+    ending = {"latex": "tex"}.get(form, form)
+    assert (tmp_path / f"table.{ending}").read_text() == out
+    assert (tmp_path / "table.png").is_file()
+
+
+REFUSED = {
+    ("--sort", "fidd"): "no row has a column 'fidd'; did you mean fid?",
+    ("--pivot", "sampler"): "--pivot takes two columns, as --pivot sampler,steps",
+    ("--pivot", "sampler,nowhere"): "no row has a column 'nowhere'",
+    ("--pivot", "sampler,steps", "--figure", "recall"): "no row has a column 'recall'",
+    ("--pivot", "sampler,steps", "--figure", "ema"): "no row of n = 2000 has a number in ema",
+    ("--format", "word"): "argument --format: invalid choice: 'word'",
+}
+
+
+@pytest.mark.parametrize(("words", "line"), REFUSED.items())
+def test_what_no_table_has_is_refused_in_one_line(cells, words, line):
+    done = here(cells, "table", ".", *words)
+    assert done.status == 2
+    assert done.line().startswith(line)
