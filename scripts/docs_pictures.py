@@ -238,7 +238,7 @@ def floor() -> None:
         for k, dim in enumerate((16, 64, 256)):
             draw = torch.randn(20000, dim, generator=generator, dtype=torch.float64)
             reference = FeatureStats.of(draw[10000:])
-            distance = [frechet(draw[:n], reference) for n in counts]
+            distance = [frechet(FeatureStats.of(draw[:n]), reference) for n in counts]
             panel.loglog(counts, distance, "o-", color=COLOURS[k], ms=4, label=f"{dim} features")
         panel.set(xlabel="n, images counted", ylabel="Frechet distance", xticks=counts)
         panel.set_xticks(counts, [f"{n:,}" for n in counts])

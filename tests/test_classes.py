@@ -12,6 +12,7 @@ from diffgen.dataset.random_choices import in_shares, stratified_subset
 from diffgen.evaluation.class_shares import described, differ, rows_in_shares
 from diffgen.evaluation.frechet import FeatureStats, frechet
 from diffgen.evaluation.reference import Reference
+from diffgen.evaluation.stored import InMemory
 
 COUNTS = {str(k): 12 + 3 * k for k in range(12)} | {"11": 120}  # of the folders 0 to 11
 SCORED = ("features=classifier", "features.steps=6", "features.width=4", "features.dim=8")
@@ -105,18 +106,24 @@ def test_a_perfect_model_reaches_the_distance_of_real_images():
     train, test = labels_of(9000, 1000), labels_of(900, 100)
     identity = {"dataset": "made", "split": "train", "count": "10000"}
     features = law(train, 0)
-    whole = Reference(features, train, FeatureStats.of(features), identity, ("cat", "dog"))
+    whole = Reference(
+        InMemory(features), train, FeatureStats.of(features), identity, ("cat", "dog")
+    )
     asked = torch.arange(200) % 2
     perfect, held = law(asked, 1), law(test, 2)
     assert differ(asked, train)
     real = held[stratified_subset(test, 200)]
-    assert frechet(perfect, whole.stats) > 20 * frechet(real, whole.stats)
+    assert frechet(FeatureStats.of(perfect), whole.stats) > 20 * frechet(
+        FeatureStats.of(real), whole.stats
+    )
     taken = whole.in_shares(asked)
     assert taken.title == "made/train (2000 images, cat: 50 %, dog: 50 %)"
     assert taken.hash != whole.hash
     real = held[rows_in_shares(test, asked)]
     assert len(real) == 200
-    ratio = frechet(perfect, taken.stats) / frechet(real, taken.stats)
+    ratio = frechet(FeatureStats.of(perfect), taken.stats) / frechet(
+        FeatureStats.of(real), taken.stats
+    )
     assert 0.2 < ratio < 5
     one = whole.in_shares(torch.ones(9, dtype=torch.int64))
     assert one.title == "made/train (1000 images, dog: 100 %)"
@@ -160,6 +167,8 @@ def test_few_classes_are_named_with_their_shares():
 def test_a_class_that_the_reference_lacks_is_named():
     features = torch.randn(10, 2).double()
     identity = {"dataset": "made", "split": "train", "count": "10"}
-    have = Reference(features, labels_of(5, 5, 0), FeatureStats.of(features), identity, (*"abc",))
+    have = Reference(
+        InMemory(features), labels_of(5, 5, 0), FeatureStats.of(features), identity, (*"abc",)
+    )
     with pytest.raises(Exception, match=r"too few images of the classes .*\(c: 100 %\)"):
         have.in_shares(torch.tensor([2, 2]))

@@ -55,7 +55,7 @@ def test_a_folder_a_zip_and_an_array_have_the_same_figures(containers, cache):
     assert figures[0] == figures[1] == figures[2]
     extractor = RandomExtractor(dim=16)
     train = extract(extractor, Digits().split("train").pixels).features
-    truth = frechet(extractor(pixels).features, FeatureStats.of(train))
+    truth = frechet(FeatureStats.of(extractor(pixels).features), FeatureStats.of(train))
     assert float(rows[0]["fid"]) == pytest.approx(truth, rel=1e-9)
     assert float(rows[0]["fid"]) > float(found[0]["fid"])
     assert float(rows[0]["fid_test"]) > 0

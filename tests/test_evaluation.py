@@ -36,10 +36,12 @@ from diffgen.evaluation.features_classifier import ClassifierExtractor, Features
 from diffgen.evaluation.features_classifier_cache import cached
 from diffgen.evaluation.frechet import FeatureStats, frechet
 from diffgen.evaluation.inception import InceptionExtractor
-from diffgen.evaluation.metrics import METRICS, Scored, evaluate
+from diffgen.evaluation.metrics import METRICS, evaluate
 from diffgen.evaluation.reference import Reference, identity_of, reference
 from diffgen.evaluation.rows import FLOOR
+from diffgen.evaluation.scored import Scored
 from diffgen.evaluation.scoring import floor
+from diffgen.evaluation.stored import InMemory
 from diffgen.evaluation.table import show, write
 from diffgen.files import sha256
 from diffgen.network.classifier import Classifier
@@ -76,7 +78,9 @@ def test_frechet_of_independent_gaussians_is_the_textbook_sum():
     shift = torch.tensor([1.0, -2.0, 3.0]).double()
     mine, theirs = with_moments(shift, a.diag()), with_moments(0 * shift, b.diag(), 333, 1)
     truth = 1 + 4 + 9 + ((a.sqrt() - b.sqrt()) ** 2).sum()
-    assert frechet(mine, FeatureStats.of(theirs)) == pytest.approx(truth.item(), abs=1e-9)
+    assert frechet(FeatureStats.of(mine), FeatureStats.of(theirs)) == pytest.approx(
+        truth.item(), abs=1e-9
+    )
 
 
 def test_features_that_are_not_finite_have_no_distance():
@@ -84,7 +88,7 @@ def test_features_that_are_not_finite_have_no_distance():
     bad = good.clone()
     bad[4, 1] = torch.nan
     with pytest.raises(FloatingPointError, match="not finite"):
-        frechet(bad, FeatureStats.of(good))
+        frechet(FeatureStats.of(bad), FeatureStats.of(good))
 
 
 def test_frechet_of_correlated_gaussians_is_scipys():
@@ -92,7 +96,9 @@ def test_frechet_of_correlated_gaussians_is_scipys():
     mine, theirs = with_moments(normal(6), s1), with_moments(0 * normal(6), s2, 333, 1)
     cross = scipy.linalg.sqrtm((s1 @ s2).numpy()).real
     truth = (normal(6) ** 2).sum() + s1.trace() + s2.trace() - 2 * np.trace(cross)
-    assert frechet(mine, FeatureStats.of(theirs)) == pytest.approx(truth.item(), abs=1e-9)
+    assert frechet(FeatureStats.of(mine), FeatureStats.of(theirs)) == pytest.approx(
+        truth.item(), abs=1e-9
+    )
 
 
 @pytest.mark.parametrize("count", [500, 70, 20], ids=lambda n: f"n={n}")
@@ -100,18 +106,20 @@ def test_frechet_agrees_with_torch_fidelity(count):
     mine, theirs = normal(count, 64) + 1, 2 * normal(900, 64, seed=1)
     parts = [metric_fid.fid_features_to_statistics(part) for part in (mine, theirs)]
     truth = metric_fid.fid_statistics_to_metric(*parts, False)["frechet_inception_distance"]
-    assert frechet(mine, FeatureStats.of(theirs)) == pytest.approx(truth, rel=1e-6)
+    assert frechet(FeatureStats.of(mine), FeatureStats.of(theirs)) == pytest.approx(
+        truth, rel=1e-6
+    )
 
 
 @pytest.mark.parametrize("count", [3, 40, 400], ids=lambda n: f"n={n}")
 def test_frechet_of_a_set_to_itself_is_nothing_and_never_negative(count):
     mine = 10 * normal(count, 64)
-    assert 0 <= frechet(mine, FeatureStats.of(mine)) < 1e-4
+    assert 0 <= frechet(FeatureStats.of(mine), FeatureStats.of(mine)) < 1e-4
 
 
 def test_frechet_needs_two_images():
     with pytest.raises(UsageError, match="at least 2"):
-        frechet(normal(1, 4), FeatureStats.of(normal(9, 4)))
+        frechet(FeatureStats.of(normal(1, 4)), FeatureStats.of(normal(9, 4)))
 
 
 # --- precision and recall -------------------------------------------------------------------
@@ -158,12 +166,12 @@ def test_precision_and_recall_need_more_points_than_neighbours():
 
 def reference_of(features, labels=None):
     identity = {"dataset": "made", "split": "train", "count": str(len(features))}
-    return Reference(features, labels, FeatureStats.of(features), identity)
+    return Reference(InMemory(features), labels, FeatureStats.of(features), identity)
 
 
 def scored(features, labels=None, logits=None, images=None):
     images = torch.zeros(len(features), 1, 8, 8, dtype=torch.uint8) if images is None else images
-    return Scored(images, Features(features, logits), labels)
+    return Scored.of(images, [Features(features, logits)], labels)
 
 
 def test_accuracy_counts_the_labels_asked_for():
@@ -188,7 +196,9 @@ def test_distance_per_class_is_the_distance_of_the_class():
     labels, theirs = torch.arange(90) % 3, torch.arange(120) % 4
     mine, real = normal(90, 5) + labels[:, None], normal(120, 5, seed=1)
     found = evaluate(["fid_per_class"], scored(mine, labels), reference_of(real, theirs))
-    truth = {str(k): frechet(mine[k::3], FeatureStats.of(real[k::4])) for k in range(3)}
+    truth = {
+        str(k): frechet(FeatureStats.of(mine[k::3]), FeatureStats.of(real[k::4])) for k in range(3)
+    }
     assert found == {"fid_per_class": pytest.approx(truth)}
 
 
@@ -468,20 +478,20 @@ def test_a_file_of_another_reference_is_an_error_that_names_it(images, tmp_path)
 )
 def test_a_damaged_reference_is_computed_again_with_a_notice(images, tmp_path, caplog, harm):
     extractor = ClassifierExtractor(Projection())
-    first = reference(images, "train", extractor, tmp_path)
+    first = reference(images, "train", extractor, tmp_path).features
     (path,) = tmp_path.rglob("*.safetensors")
     path.write_bytes(harm(path.read_bytes()))
     with caplog.at_level(logging.WARNING):
         again = reference(images, "train", extractor, tmp_path)
     assert f"{path} is damaged" in caplog.text
-    assert torch.equal(again.features, first.features)
+    assert torch.equal(again.features, first)
     assert {file.name for file in path.parent.iterdir()} == {path.name, f".{path.name}.lock"}
 
 
 def test_a_reference_that_was_altered_is_computed_again_whatever_its_checksum(images, tmp_path):
     """As somebody would write it who knows the format: fewer features, or none that are finite."""
     extractor = ClassifierExtractor(Projection(), batch=50)
-    first = reference(images, "train", extractor, tmp_path)
+    first = reference(images, "train", extractor, tmp_path).features
     (path,) = tmp_path.rglob("*.safetensors")
     for change in (lambda x: x[:9], lambda x: x[:, :3], lambda x: x * torch.nan):
         with safe_open(path, "pt") as file:
@@ -491,7 +501,7 @@ def test_a_reference_that_was_altered_is_computed_again_whatever_its_checksum(im
         header["checksum"] = sha256(described(tensors))
         path.write_bytes(save(tensors, header))
         again = reference(images, "train", extractor, tmp_path)
-        assert torch.equal(again.features, first.features)
+        assert torch.equal(again.features, first)
 
 
 def test_a_reference_is_computed_by_one_of_those_that_need_it_first(images, tmp_path):
@@ -537,7 +547,8 @@ def test_the_floor_scores_held_out_images_as_samples_are(images, tmp_path):
     real = reference(images, "train", extractor, tmp_path)
     row = floor(test, 60, extractor, real, list(METRICS))
     rows = stratified_subset(test.labels, 60)
-    truth = Scored(test.pixels[rows], extractor(test.pixels[rows]), test.labels[rows])
+    taken = test.pixels[rows]
+    truth = Scored.of(taken, [extractor(taken)], test.labels[rows])
     assert {key: row[key] for key in evaluate(list(METRICS), truth, real)} == evaluate(
         list(METRICS), truth, real
     )
@@ -852,7 +863,9 @@ def test_features_of_new_digits_are_alike_to_those_of_learned_ones(fitted, digit
         mine = order[train.labels[order] == label]
         rank[mine] = (torch.arange(len(mine)) < count).long()
     rest = FeatureStats.of(learned[rank == 0])
-    assert frechet(new, rest) < 1.5 * frechet(learned[rank == 1], rest)
+    assert frechet(FeatureStats.of(new), rest) < 1.5 * frechet(
+        FeatureStats.of(learned[rank == 1]), rest
+    )
 
 
 def test_the_fit_follows_its_seed_alone(digits):

@@ -1,6 +1,7 @@
 """Metrics against closed forms and torch-fidelity; intervals against simulated truth."""
 
 import math
+import weakref
 from functools import reduce
 from operator import add
 
@@ -15,20 +16,21 @@ from diffgen.errors import UsageError
 from diffgen.evaluation import neighbours
 from diffgen.evaluation.features import Features
 from diffgen.evaluation.frechet import (
+    BLOCKS,
     FeatureStats,
     block_stats,
     blocks_of,
     distance,
     frechet,
     infinite,
-    left_out,
 )
-from diffgen.evaluation.jackknife import BLOCKS, T95, deviation, half_width, told_apart
-from diffgen.evaluation.kernel_distance import error_of
-from diffgen.evaluation.metrics import GROUPS, LEAST, METRICS, Scored, evaluate, named, too_few
+from diffgen.evaluation.influence import Influence, best_rows, influence, quantile, told_apart
+from diffgen.evaluation.kernel_distance import deviation, error_of
+from diffgen.evaluation.metrics import GROUPS, LEAST, METRICS, evaluate, named, needs, too_few
 from diffgen.evaluation.novelty import authenticity, copying
 from diffgen.evaluation.reference import Reference
-from diffgen.evaluation.rows import best_rows
+from diffgen.evaluation.scored import Scored
+from diffgen.evaluation.stored import InMemory
 
 
 def normal(*shape, seed=0):
@@ -37,12 +39,12 @@ def normal(*shape, seed=0):
 
 def reference_of(features, labels=None, **more):
     identity = {"dataset": "made", "split": "train", "count": str(len(features))}
-    return Reference(features, labels, FeatureStats.of(features), identity, **more)
+    return Reference(InMemory(features), labels, FeatureStats.of(features), identity, **more)
 
 
 def scored(features, labels=None, logits=None):
     images = torch.zeros(len(features), 1, 8, 8, dtype=torch.uint8)
-    return Scored(images, Features(features, logits), labels)
+    return Scored.of(images, [Features(features, logits)], labels)
 
 
 def test_groups_are_their_metrics_once_each():
@@ -74,7 +76,9 @@ def test_metrics_that_need_more_images_are_left_empty(n):
 def test_the_distance_of_statistics_is_that_of_features(count):
     mine, theirs = normal(count, 64) + 1, 2 * normal(900, 64, seed=1)
     found = distance(FeatureStats.of(mine), FeatureStats.of(theirs))
-    assert found == pytest.approx(frechet(mine, FeatureStats.of(theirs)), rel=1e-6)
+    assert found == pytest.approx(
+        frechet(FeatureStats.of(mine), FeatureStats.of(theirs)), rel=1e-6
+    )
 
 
 def test_statistics_add_up():
@@ -99,7 +103,9 @@ def test_the_held_out_distance_is_to_the_held_out_images():
     mine, held = normal(60, 3), normal(80, 3, seed=2) + 1
     real = reference_of(normal(90, 3, seed=1), held_out=reference_of(held))
     found = evaluate(["fid", "fid_test"], scored(mine), real)
-    assert found["fid_test"] == pytest.approx(frechet(mine, FeatureStats.of(held)))
+    assert found["fid_test"] == pytest.approx(
+        frechet(FeatureStats.of(mine), FeatureStats.of(held))
+    )
     assert found["fid_test"] > 5 * found["fid"]
     assert evaluate(["fid_test"], scored(mine), reference_of(held)) == {"fid_test": None}
 
@@ -107,8 +113,9 @@ def test_the_held_out_distance_is_to_the_held_out_images():
 # --- chance -----------------------------------------------------------------------------------
 
 
-def test_the_quantile_is_students():
-    assert pytest.approx(scipy.stats.t.ppf(0.975, BLOCKS - 1), rel=1e-9) == T95
+@pytest.mark.parametrize("freedom", [19, 40, 99])
+def test_the_quantile_is_students(freedom):
+    assert quantile(freedom) == pytest.approx(scipy.stats.t.ppf(0.975, freedom), abs=5e-4)
 
 
 def test_the_jackknife_of_a_mean_is_the_textbook_error():
@@ -117,33 +124,127 @@ def test_the_jackknife_of_a_mean_is_the_textbook_error():
     assert deviation(without) == pytest.approx(float(x.std() / 10**0.5), rel=1e-9)
 
 
-def test_intervals_hold_the_mean_distance_in_95_of_100_sets():
-    reference, scale = FeatureStats.of(normal(4000, 4)), torch.tensor([1.0, 1.1, 0.8, 1.0])
-    sets = (normal(200, 4, seed=seed + 1) * scale + 0.1 for seed in range(200))
-    parts = [block_stats(mine, blocks_of(200)) for mine in sets]
-    found = torch.tensor([distance(reduce(add, part), reference) for part in parts])
-    half = torch.tensor([half_width(left_out(part, reference)) for part in parts])
+def weighted(x, weights):
+    """The statistics of images of these weights (n,), as if there were n; N under covariances."""
+    weights = len(x) * weights / weights.sum()
+    mean = weights @ x / len(x)
+    centred = x - mean
+    covariance = centred.T @ (weights[:, None] * centred) / len(x)
+    second = (len(x) - 1) * covariance + len(x) * torch.outer(mean, mean)
+    return FeatureStats(len(x) * mean, second, len(x))
+
+
+def test_what_blocks_move_a_distance_by_are_its_derivatives():
+    """Against differences of the distance itself, where blocks weigh a little more."""
+    x, reference = normal(200, 5) * 1.3 + 0.2, FeatureStats.of(normal(900, 5, seed=1))
+    found = influence(x, None, weighted(x, torch.ones(200).double()), reference)
+
+    def at(block, *moved):
+        weights = torch.ones(200).double()
+        for number, by in moved:
+            weights += by * ((block == number) * (block.max() + 1) - 1)
+        return distance(weighted(x, weights), reference)
+
+    hundred, ten = blocks_of(200, None, 100), blocks_of(200)
+    step = 1e-5
+    first = [(at(hundred, (k, step)) - at(hundred, (k, -step))) / (2 * step) for k in range(4)]
+    scale = (100 / 99) ** 0.5 / 100  # a block is 1 / 100 of all
+    assert [value / scale for value in found.first[:4]] == pytest.approx(first, rel=1e-2, abs=1e-4)
+    signs = ((1, 1), (-1, -1), (1, -1), (-1, 1))
+    step = 1e-3
+    second = sum(a * b * at(ten, (0, a * step), (1, b * step)) for a, b in signs)
+    assert found.second[0] * 10 * 2**0.5 == pytest.approx(second / (4 * step**2), rel=1e-2)
+
+
+LAWS = {  # how far the images' law is from the reference's: a perfect model, two with errors
+    "perfect": (1.0, 0.0),
+    "near": (1.05, 0.05),
+    "far": (1.2, 0.2),
+}
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_intervals_hold_the_mean_distance_in_95_of_100_sets(law):
+    """The mean over sets of as many images: the distance itself is too large by about 1 / n."""
+    spectrum = torch.arange(1, 33).double() ** -0.5
+    reference, (wide, shift) = FeatureStats.of(normal(4000, 32) * spectrum), LAWS[law]
+    found, half = [], []
+    for seed in range(200):
+        mine = (wide * normal(1000, 32, seed=seed + 1) + shift) * spectrum
+        stats = FeatureStats.of(mine)
+        found.append(distance(stats, reference))
+        half.append(influence(mine, None, stats, reference).half_width)
+    found, half = torch.tensor(found), torch.tensor(half)
     held = ((found - found.mean()).abs() <= half).double().mean()
     assert 0.92 <= held <= 0.98
-    assert half.mean() / T95 == pytest.approx(found.std(), rel=0.25)
+    assert float(half.mean()) / 1.96 == pytest.approx(float(found.std()), rel=0.15)
+
+
+def test_the_interval_of_many_images_is_found_from_some_of_them():
+    mine, reference = normal(8000, 6) * 1.1, FeatureStats.of(normal(4000, 6, seed=1))
+    stats = FeatureStats.of(mine)
+    whole = influence(mine, None, stats, reference)
+    some = influence(mine[:2000], None, stats, reference)
+    assert some.deviation == pytest.approx(whole.deviation, rel=0.2)
+
+
+def test_what_all_blocks_share_by_class_is_no_chance():
+    """Two classes far apart, in the same shares each time: chance is within them alone."""
+    labels = torch.arange(400) % 2
+    mine = normal(400, 3) + 10 * labels[:, None]
+    stats, reference = FeatureStats.of(mine), FeatureStats.of(normal(900, 3, seed=1))
+    known = influence(mine, labels, stats, reference).deviation
+    assert known < 0.5 * influence(mine, None, stats, reference).deviation
+
+
+def rows_of(*sets, reference):
+    rows = []
+    for features in sets:
+        stats = FeatureStats.of(features)
+        moved = influence(features, None, stats, reference).plain()
+        rows.append({"fid": distance(stats, reference), "fid_influence": moved})
+    return rows
 
 
 def test_rows_of_the_same_seeds_are_told_apart_in_pairs():
     """The second set is the first, a little wider: less than chance, but in every image."""
     reference, mine = FeatureStats.of(normal(4000, 4)), 1.2 * normal(500, 4, seed=1)
-    others = {"a": mine, "b": 1.02 * mine, "c": 1.2 * normal(500, 4, seed=2)}
-    rows = []
-    for name, features in others.items():
-        parts = block_stats(features, blocks_of(500))
-        figure = distance(reduce(add, parts), reference)
-        rows.append({"sampler": name, "fid": figure, "fid_without": left_out(parts, reference)})
-    a, b, c = rows
-    assert 0 < b["fid"] - a["fid"] < half_width(a["fid_without"])
-    assert told_apart(a["fid_without"], b["fid_without"])
-    assert not told_apart(a["fid_without"], c["fid_without"])
+    a, b, c = rows_of(mine, 1.02 * mine, 1.2 * normal(500, 4, seed=2), reference=reference)
+    assert 0 < b["fid"] - a["fid"] < Influence.of(a).half_width
+    assert told_apart(b["fid"] - a["fid"], Influence.of(b) - Influence.of(a))
+    assert not told_apart(c["fid"] - a["fid"], Influence.of(c) - Influence.of(a))
     assert best_rows([a, b]) == [a]
     assert best_rows([a, c]) == [a, c]
     assert best_rows([a]) == best_rows([a, {"sampler": "earlier", "fid": 0.1}]) == []
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_rows_of_one_law_are_told_apart_in_5_of_100_pairs(law):
+    """Half of the noise is the same in both rows, as that of two samplers of one model."""
+    spectrum, (wide, shift) = torch.arange(1, 17).double() ** -0.5, LAWS[law]
+    reference, apart = FeatureStats.of(normal(4000, 16) * spectrum), 0
+    for seed in range(200):
+        one, other, both = normal(3, 500, 16, seed=seed + 1)
+        sets = ((wide * (x + both) / 2**0.5 + shift) * spectrum for x in (one, other))
+        a, b = rows_of(*sets, reference=reference)
+        apart += told_apart(b["fid"] - a["fid"], Influence.of(b) - Influence.of(a))
+    assert 4 <= apart <= 16
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        None,
+        [1.0, 2.0],
+        {"first": [0.1] * 20},
+        {"first": [0.1] * 20, "second": [0.1]},
+        {"first": [0.1] * 20, "second": ["a"] * 45},
+    ],
+)
+def test_a_row_whose_figures_cannot_tell_marks_no_best(found):
+    good = {"first": [0.1] * 20, "second": [0.1] * 45}
+    assert best_rows([{"fid": 1, "fid_influence": x} for x in (good, good)])
+    assert not best_rows([{"fid": 1, "fid_influence": x} for x in (good, found)])
 
 
 def test_the_distance_of_two_halves_extrapolates_to_nothing():
@@ -175,7 +276,7 @@ def test_the_kernel_distance_of_equal_laws_is_within_its_error():
         assert kid["kid_error"] == pytest.approx(error_of(mine, theirs))
         off.append(kid["kid"] / kid["kid_error"])
     assert 0.6 < float(np.std(off)) < 1.4
-    assert np.mean(np.abs(off) < T95) > 0.85
+    assert np.mean(np.abs(off) < 2.26) > 0.85  # Student's quantile, 9 degrees of freedom
 
 
 def test_the_error_without_a_block_is_that_of_the_images_that_are_left():
@@ -252,7 +353,8 @@ def test_the_inception_score_is_torch_fidelitys_and_has_a_closed_form():
 
 def test_classes_of_another_data_set_give_no_accuracy():
     logits, labels = torch.eye(4).double(), torch.arange(4)
-    mine = Scored(torch.zeros(4, 1, 8, 8), Features(normal(4, 2), logits), labels, False)
+    pixels = torch.zeros(4, 1, 8, 8)
+    mine = Scored.of(pixels, [Features(normal(4, 2), logits)], labels, False)
     assert evaluate(["accuracy"], mine, reference_of(normal(9, 2))) == {"accuracy": None}
 
 
@@ -281,7 +383,7 @@ def test_planted_copies_are_found():
     real = reference_of(training, held_out=held)
     new = scored(normal(200, 6, seed=2))
     planted = training[:60] + 0.02 * normal(60, 6, seed=3)
-    copies = scored(torch.cat((planted, new.features.features[60:])))
+    copies = scored(torch.cat((planted, new.features[60:])))
     found = {name: evaluate(["authentic", "nearer"], x, real) for name, x in
              {"new": new, "copies": copies, "all": scored(training[:200])}.items()}  # fmt: skip
     assert found["new"]["nearer"] == pytest.approx(0.5, abs=0.08)
@@ -290,3 +392,50 @@ def test_planted_copies_are_found():
     assert found["copies"]["authentic"] < found["new"]["authentic"] - 0.1
     assert found["all"]["authentic"] == 0
     assert found["all"]["nearer"] == 1
+
+
+# --- memory -----------------------------------------------------------------------------------
+
+
+class Parts:
+    """Features that come in parts, and the most of them that anybody still holds at a time."""
+
+    def __init__(self, features, size):
+        self.features, self.size, self.alive, self.most = features, size, [], 0
+
+    def __iter__(self):
+        for rows in torch.arange(len(self.features)).split(self.size):
+            part = self.features[rows].clone()
+            self.alive.append(weakref.ref(part))
+            logits = part[:, :3].clone()
+            yield Features(part, logits)
+            del part, logits
+            self.most = max(self.most, sum(each() is not None for each in self.alive))
+
+
+@pytest.mark.parametrize("size", [1, 64, 1000, 3000])
+def test_sums_are_the_same_in_parts_of_any_size(size):
+    mine, pixels = normal(3000, 8) + 3, torch.zeros(3000, 1, 2, 2, dtype=torch.uint8)
+    real = reference_of(normal(2000, 8, seed=1), held_out=reference_of(normal(900, 8, seed=2)))
+    truth = evaluate(["fid", "fid_test", "is"], scored(mine, None, mine[:, :3]), real)
+    parts = Parts(mine, size)
+    of_sums = Scored.of(pixels, parts, None, keep=False)
+    found = evaluate(["fid", "fid_test", "is"], of_sums, real)
+    for name in ("fid", "fid_error", "fid_test", "is"):
+        assert found[name] == pytest.approx(truth[name], rel=1e-9)
+    assert parts.most <= 2
+    with pytest.raises(ValueError, match="were not kept"):
+        evaluate(["kid"], of_sums, real)
+
+
+def test_features_are_kept_where_a_metric_needs_them():
+    """Each metric alone gets what it needs, and no more."""
+    labels, real_labels = torch.arange(60) % 3, torch.arange(90) % 3
+    held = reference_of(normal(60, 4, seed=3))
+    real = reference_of(normal(90, 4, seed=1), real_labels, held_out=held)
+    pixels, parts = torch.zeros(60, 1, 2, 2), [Features(normal(60, 4), normal(60, 3))]
+    for name in METRICS:
+        evaluate([name], Scored.of(pixels, parts, labels, **needs([name])), real)
+    assert needs(["fid", "fid_test", "saturation"]) == {"keep": False, "logits": False}
+    assert needs(["fid", "accuracy"]) == {"keep": False, "logits": True}
+    assert needs(["fid", "kid"]) == {"keep": True, "logits": False}

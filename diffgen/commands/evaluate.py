@@ -16,10 +16,10 @@ import yaml
 
 from diffgen import __version__
 from diffgen.config.parts import Named
-from diffgen.dataset.images import Images
+from diffgen.dataset.images import Chosen, Images
 from diffgen.errors import UsageError, did_you_mean, refuse
 from diffgen.evaluation import table
-from diffgen.evaluation.features import extract
+from diffgen.evaluation.features import Extractor, batches
 from diffgen.evaluation.frechet import FeatureStats
 from diffgen.evaluation.metrics import HELD_OUT, named
 from diffgen.evaluation.reference import reference
@@ -76,8 +76,8 @@ def main(words: Sequence[str]) -> int:
     if not HELD_OUT.isdisjoint(metrics) and target.test is not None and len(target.test) > 1:
         real = replace(real, held_out=reference(target.test, "test", extractor, cache))
     if options.save_stats:
-        save_stats(options.save_stats, FeatureStats.of(extract(extractor, images.pixels).features))
-    scored = score(images.at(torch.arange(len(images))), images.labels, extractor, real, metrics)
+        save_stats(options.save_stats, stats_of(extractor, images))
+    scored = score(images.pixels, images.labels, extractor, real, metrics)
     row = {
         **{"sampler": options.name or Path(options.images).name, "identity": ["sampler"]},
         **{"images": str(Path(options.images).absolute()), "fingerprint": images.fingerprint},
@@ -101,6 +101,11 @@ def publish(folder: Path, rows: Sequence[Row]) -> None:
     table.write(folder, rows)
     table.show(rows)
     print(folder)
+
+
+def stats_of(extractor: Extractor, images: Images) -> FeatureStats:
+    """The statistics of the features of all images, which are not kept."""
+    return FeatureStats.over(part.features for part in batches(extractor, images.pixels))
 
 
 def save_stats(path: Path, stats: FeatureStats) -> None:
@@ -166,7 +171,7 @@ def _first(images: Images, n: int | None) -> Images:
         raise UsageError(f"n={n}: {images.name} has {len(images)} images")
     rows = torch.arange(n)
     labels = None if images.labels is None else images.labels[:n]
-    return replace(images, pixels=images.at(rows), labels=labels)
+    return replace(images, pixels=Chosen(images.pixels, rows), labels=labels)
 
 
 def _check_shapes(images: Images, target: Against) -> None:

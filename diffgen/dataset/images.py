@@ -27,6 +27,21 @@ class Pixels(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
+class Chosen:
+    """The pixels at `rows` (n,) int64 of a set, which are read when they are asked for."""
+
+    pixels: Pixels
+    rows: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return len(self.rows), *self.pixels.shape[1:]
+
+    def __getitem__(self, index: Tensor, /) -> Tensor:
+        return self.pixels[self.rows[index]]
+
+
+@dataclass(frozen=True, eq=False)
 class Images:
     """N images of one shape, with the labels and class names where they are known.
 

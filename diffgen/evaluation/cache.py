@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from filelock import FileLock
 
@@ -41,10 +41,10 @@ def found_or_made(path: Path, read: Callable[[], T], make: Callable[[], None]) -
         return read()
 
 
-def keep(path: Path, data: bytes) -> None:
-    """Write a file of the cache; UsageError, which names the key, where that cannot be."""
+def keep(path: Path, write: Callable[[BinaryIO], object]) -> None:
+    """Let `write` write a file of the cache; UsageError with the key to set where it cannot."""
     with _named_key(path):
-        write_atomically(path, lambda file: file.write(data))
+        write_atomically(path, write)
 
 
 @contextmanager

@@ -60,7 +60,7 @@ class Extractor(abc.ABC):
         device = next(self.module.parameters()).device
         with _exact(device):
             parts = [self._rows(part.to(device)) for part in images.split(self.batch)]
-        return _joined(parts)
+        return joined(parts)
 
     def _rows(self, images: Tensor) -> Features:
         count = len(images)
@@ -70,10 +70,18 @@ class Extractor(abc.ABC):
         return Features(features[:count].to("cpu", torch.float64), logits)
 
 
-def extract(extractor: Extractor, pixels: Pixels, rows: Tensor | None = None) -> Features:
+def batches(
+    extractor: Extractor, pixels: Pixels, rows: Tensor | None = None
+) -> Iterator[Features]:
     """The features of the images at `rows` (n,) int64, by default all, a few batches at a time."""
     rows = torch.arange(pixels.shape[0]) if rows is None else rows
-    return _joined([extractor(pixels[part]) for part in rows.split(8 * extractor.batch)])
+    for part in rows.split(8 * extractor.batch):
+        yield extractor(pixels[part])
+
+
+def extract(extractor: Extractor, pixels: Pixels, rows: Tensor | None = None) -> Features:
+    """The features of the images at `rows` (n,) int64, by default all."""
+    return joined(list(batches(extractor, pixels, rows)))
 
 
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -106,7 +114,8 @@ def described(tensors: Mapping[str, Tensor]) -> list[str | Tensor]:
     return parts
 
 
-def _joined(parts: list[Features]) -> Features:
+def joined(parts: list[Features]) -> Features:
+    """The features of all parts, one after another."""
     logits = [part.logits for part in parts if part.logits is not None]
     features = torch.cat([part.features for part in parts])
     return Features(features, torch.cat(logits) if logits else None)

@@ -40,7 +40,7 @@ def _write(path: Path, fitted: Fitted) -> None:
     state = fitted.network.state_dict()
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     header = {"accuracy": repr(fitted.accuracy), "checksum": _checksum(weights)}
-    keep(path, save(weights, header))
+    keep(path, lambda file: file.write(save(weights, header)))
 
 
 def _read(path: Path, settings: FeaturesClassifier, train: Images) -> Fitted:

@@ -1,10 +1,10 @@
-"""The Fréchet distance between Gaussians fitted to two sets of features, and how sure it is.
+"""The Fréchet distance between Gaussians fitted to two sets of features, from sums over them.
 
 Heusel et al., GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium
 (2017), equation 6. It is biased upward by about 1 / n: only equal n compare.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, reduce
 from operator import add
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from diffgen.errors import UsageError
-from diffgen.evaluation.jackknife import BLOCKS
+
+BLOCKS = 10  # of images, for what is found from parts of a set
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,7 +29,20 @@ class FeatureStats:
 
     @classmethod
     def of(cls, features: Tensor) -> "FeatureStats":
-        return cls(features.sum(0), features.T @ features, len(features))
+        return cls.over([features])
+
+    @classmethod
+    def over(cls, parts: Iterable[Tensor]) -> "FeatureStats":
+        """Those of features that come in parts (n, d) float64, none of which is kept."""
+        total, second, count = torch.zeros(0), torch.zeros(0), 0
+        for features in parts:
+            if not count:
+                dim = features.shape[1]
+                total, second = features.new_zeros(dim), features.new_zeros(dim, dim)
+            total += features.sum(0)
+            second.addmm_(features.T, features)
+            count += len(features)
+        return cls(total, second, count)
 
     @classmethod
     def of_gaussian(cls, mean: Tensor, covariance: Tensor) -> "FeatureStats":
@@ -73,25 +87,25 @@ class AsGiven(nn.Module):
         return features
 
 
-def frechet(features: Tensor, reference: FeatureStats) -> float:
-    """The distance of features (N, d) float64 to the reference, at least 0; both of 2 or more."""
-    if min(len(features), reference.count) < 2:
+def frechet(mine: FeatureStats, reference: FeatureStats) -> float:
+    """The distance of images to the reference, at least 0; both of 2 images or more."""
+    if min(mine.count, reference.count) < 2:
         raise UsageError("a Fréchet distance needs at least 2 images on either side")
-    if not bool(features.isfinite().all()):
+    if not bool(mine.total.isfinite().all() and mine.second.isfinite().all()):
         raise FloatingPointError("features of the images are not finite: no Fréchet distance")
-    metric = FrechetInceptionDistance(AsGiven(features.shape[1]), sync_on_compute=False)
-    metric.real_features_sum = reference.total
-    metric.real_features_cov_sum = reference.second
-    metric.real_features_num_samples += reference.count
-    metric.update(features, real=False)
+    metric = FrechetInceptionDistance(AsGiven(len(mine.total)), sync_on_compute=False)
+    metric.update(mine.mean[None], real=False)  # its sums are then replaced by those at hand
+    metric.real_features_sum, metric.fake_features_sum = reference.total, mine.total
+    metric.real_features_cov_sum, metric.fake_features_cov_sum = reference.second, mine.second
+    metric.real_features_num_samples = torch.tensor(reference.count)
+    metric.fake_features_num_samples = torch.tensor(mine.count)
     return max(0.0, metric.compute().item())
 
 
 def distance(stats: FeatureStats, reference: FeatureStats) -> float:
     """The same distance of sets of which the statistics alone are known, at least 0.
 
-    By the eigenvalues of a symmetric product, whose root of the reference is found once: what
-    resampling needs.
+    By the eigenvalues of a symmetric product, whose root of the reference is found once.
     """
     root = reference.root
     product = torch.linalg.eigvalsh(root @ stats.covariance @ root).clamp(min=0).sqrt().sum()
@@ -100,26 +114,20 @@ def distance(stats: FeatureStats, reference: FeatureStats) -> float:
     return max(0.0, apart.item())
 
 
-def blocks_of(count: int, labels: Tensor | None = None) -> Tensor:
-    """The block 0 to 9 of each image (count,): alike in number and, with labels, in classes.
+def blocks_of(count: int, labels: Tensor | None = None, blocks: int = BLOCKS) -> Tensor:
+    """The block, from 0, of each image (count,): alike in number and, with labels, in classes.
 
     It depends on numbers and labels alone, so that rows of the same seeds share their blocks.
     """
     order = torch.arange(count) if labels is None else labels.cpu().argsort(stable=True)
     block = torch.empty(count, dtype=torch.int64)
-    block[order] = torch.arange(count) % BLOCKS
+    block[order] = torch.arange(count) % blocks
     return block
 
 
 def block_stats(features: Tensor, block: Tensor) -> list[FeatureStats]:
     """The statistics of the images of each block."""
     return [FeatureStats.of(features[block == number]) for number in range(BLOCKS)]
-
-
-def left_out(parts: Sequence[FeatureStats], reference: FeatureStats) -> list[float]:
-    """The distances of the images without one block each."""
-    whole = reduce(add, parts)
-    return [distance(whole - part, reference) for part in parts]
 
 
 def infinite(parts: Sequence[FeatureStats], reference: Sequence[FeatureStats]) -> float:

@@ -1,18 +1,19 @@
 """The kernel distance, and its standard error from sums of the kernel over blocks of images.
 
 Bińkowski et al., Demystifying MMD GANs (2018): the kernel is (x y / d + 1)^3, the estimate of the
-squared distance the unbiased one.
+squared distance the unbiased one. The error is the jackknife's: Efron, The Jackknife, the
+Bootstrap and Other Resampling Plans (1982), equation 3.1.
 """
 
 import warnings
 from collections.abc import Sequence
+from statistics import fmean
 
 import torch
 from torch import Tensor
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from diffgen.evaluation.frechet import AsGiven, blocks_of
-from diffgen.evaluation.jackknife import BLOCKS, deviation
+from diffgen.evaluation.frechet import BLOCKS, AsGiven, blocks_of
 
 SUBSET = 1000  # images
 
@@ -41,6 +42,12 @@ def error_of(mine: Tensor, theirs: Tensor) -> float:
     pairs = ((mine, mine), (theirs, theirs), (mine, theirs))
     sums = [_sums(*pair) for pair in pairs]
     return deviation([_distance(sums, len(mine), block) for block in range(BLOCKS)])
+
+
+def deviation(without: Sequence[float]) -> float:
+    """The standard deviation of a figure with these values without one block of images each."""
+    count, mean = len(without), fmean(without)
+    return ((count - 1) / count * sum((value - mean) ** 2 for value in without)) ** 0.5
 
 
 def _sums(mine: Tensor, theirs: Tensor) -> Tensor:

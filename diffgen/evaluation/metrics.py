@@ -1,7 +1,6 @@
 """What is measured on a set of images, by name: the columns of a table that are not settings."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -13,46 +12,32 @@ from torch_fidelity.metric_isc import (
 
 from diffgen.dataset.random_choices import subset
 from diffgen.errors import UsageError, did_you_mean
-from diffgen.evaluation.features import Features
 from diffgen.evaluation.frechet import (
+    BLOCKS,
     FeatureStats,
     block_stats,
     blocks_of,
     frechet,
     infinite,
-    left_out,
 )
-from diffgen.evaluation.jackknife import BLOCKS, half_width
+from diffgen.evaluation.influence import LEAST as LEAST_OF_INFLUENCE
+from diffgen.evaluation.influence import influence
 from diffgen.evaluation.kernel_distance import error_of, over_subsets
 from diffgen.evaluation.neighbours import K_DENSITY, K, density_and_coverage, share_on_manifold
 from diffgen.evaluation.novelty import authenticity, copying
 from diffgen.evaluation.reference import Reference
 from diffgen.evaluation.rows import Row
+from diffgen.evaluation.scored import Scored
 
 KID_ERROR = 5000  # images on either side that its error is measured on
 PROJECTIONS = 1000  # of MIND
 SPLITS = 10  # of the Inception Score
 
 
-@dataclass(frozen=True, eq=False)
-class Scored:
-    """Images uint8 (N, C, H, W), their features, and the labels asked for, (N,) int64 or None."""
-
-    images: Tensor
-    features: Features
-    labels: Tensor | None
-    knows_labels: bool = True  # whether the logits are for the classes of the labels
-
-    @property
-    def blocks(self) -> Tensor:
-        """The block of the jackknife that each image is in, (N,) int64."""
-        return blocks_of(len(self.images), self.labels)
-
-
 def evaluate(names: Sequence[str], scored: Scored, reference: Reference) -> Row:
     """The columns of the metrics `names`; None where a metric does not apply."""
     names = named(names)
-    few = too_few(names, least_of(len(scored.features), reference))
+    few = too_few(names, least_of(len(scored), reference))
     if reference.foreign:  # all but the statistics is unknown
         few |= {name: 0 for name in names if name not in WITHOUT_FEATURES}
     columns: Row = {}
@@ -63,12 +48,20 @@ def evaluate(names: Sequence[str], scored: Scored, reference: Reference) -> Row:
 
 def least_of(n: int, reference: Reference) -> int:
     """The smaller number of images: n, or that of the reference where its images are known."""
-    return n if reference.foreign else min(n, len(reference.features))
+    return n if reference.foreign else min(n, reference.count)
 
 
 def too_few(names: Sequence[str], n: int) -> dict[str, int]:
     """Those of the metrics that need more than n images, and how many they need."""
     return {name: LEAST[name] for name in names if LEAST.get(name, 1) > n}
+
+
+def needs(names: Sequence[str]) -> dict[str, bool]:
+    """What of the images' features the metrics need beyond sums: themselves, or logits."""
+    return {
+        "keep": not SUMS_ALONE.issuperset(names),
+        "logits": not LOGITS.isdisjoint(names),
+    }
 
 
 def named(asked: Sequence[str] | str) -> list[str]:
@@ -85,23 +78,23 @@ def fid(scored: Scored, reference: Reference) -> Row:
     """Fréchet distance to the whole reference, and its interval where there are images enough.
 
     `fid_error` is half the length of the interval of 95 % for sets of as many images;
-    `fid_without` holds the distances without one block of images each, from which a table finds
-    what differs.
+    `fid_influence` holds what blocks of images move the distance by, from which a table finds
+    what differs (see `influence`).
     """
-    features, stats = scored.features.features, reference.stats
-    found: Row = {"fid": frechet(features, stats), "fid_error": None, "fid_without": None}
-    if len(features) < LEAST_OF_BLOCKS:
-        return found
-    without = left_out(block_stats(features, scored.blocks), stats)
-    return found | {"fid_error": half_width(without), "fid_without": without}
+    found: Row = {"fid": frechet(scored.stats, reference.stats)}
+    if len(scored) < LEAST_OF_INFLUENCE:
+        return found | {"fid_error": None, "fid_influence": None}
+    labels = None if scored.labels is None else scored.labels.cpu()[scored.numbers]
+    moved = influence(scored.some, labels, scored.stats, reference.stats)
+    return found | {"fid_error": moved.half_width, "fid_influence": moved.plain()}
 
 
 def fid_test(scored: Scored, reference: Reference) -> Row:
     """Fréchet distance to the held-out images; of those themselves there is none."""
     held = reference.held_out
-    if held is None or min(len(scored.features), len(held.features)) < LEAST["fid"]:
+    if held is None or min(len(scored), held.count) < LEAST["fid"]:
         return {"fid_test": None}
-    return {"fid_test": frechet(scored.features.features, held.stats)}
+    return {"fid_test": frechet(scored.stats, held.stats)}
 
 
 def fid_infinity(scored: Scored, reference: Reference) -> Row:
@@ -109,8 +102,8 @@ def fid_infinity(scored: Scored, reference: Reference) -> Row:
 
     Its error is about that of the distance itself, as simulations show.
     """
-    parts = block_stats(scored.features.features, scored.blocks)
-    theirs = blocks_of(len(reference.features), reference.labels)
+    parts = block_stats(scored.features, blocks_of(len(scored), scored.labels))
+    theirs = blocks_of(reference.count, reference.labels)
     return {"fid_infinity": infinite(parts, block_stats(reference.features, theirs))}
 
 
@@ -123,20 +116,20 @@ def fid_per_class(scored: Scored, reference: Reference) -> Row:
         return {"fid_per_class": None}
     distances = {}
     for label in scored.labels.unique().tolist():
-        mine = scored.features.features[scored.labels == label]
+        mine = scored.features[scored.labels == label]
         theirs = reference.features[reference.labels == label]
         if min(len(mine), len(theirs)) > 1:
             name = reference.classes[label] if reference.classes else str(label)
-            distances[name] = frechet(mine, FeatureStats.of(theirs))
+            distances[name] = frechet(FeatureStats.of(mine), FeatureStats.of(theirs))
     return {"fid_per_class": distances}
 
 
 def kid(scored: Scored, reference: Reference) -> Row:
     """Kernel distance over 100 subsets, its spread and its error (see `kernel_distance`)."""
-    mean, spread = over_subsets(scored.features.features, reference.features)
+    mean, spread = over_subsets(scored.features, reference.features)
     pair, error = _equal_numbers(scored, reference, KID_ERROR), None
     if len(pair[0]) >= LEAST_OF_BLOCKS:  # of few images, scaled to all
-        error = error_of(*pair) * (len(pair[0]) / len(scored.features)) ** 0.5
+        error = error_of(*pair) * (len(pair[0]) / len(scored)) ** 0.5
     return {"kid": mean, "kid_std": spread, "kid_error": error}
 
 
@@ -161,7 +154,7 @@ def inception_score(scored: Scored, reference: Reference) -> Row:
 
     Salimans et al., Improved Techniques for Training GANs (2016). None without logits.
     """
-    logits = scored.features.logits
+    logits = scored.logits
     if logits is None:
         return {"is": None, "is_std": None}
     found = isc_features_to_metric(logits, splits=min(SPLITS, len(logits)))
@@ -170,7 +163,7 @@ def inception_score(scored: Scored, reference: Reference) -> Row:
 
 def accuracy(scored: Scored, reference: Reference) -> Row:
     """The share of images that the extractor's classifier gives the label asked for."""
-    logits, labels = scored.features.logits, scored.labels
+    logits, labels = scored.logits, scored.labels
     if logits is None or labels is None or not scored.knows_labels:
         return {"accuracy": None}
     return {"accuracy": (logits.argmax(1) == labels.cpu()).double().mean().item()}
@@ -200,7 +193,7 @@ def coverage(scored: Scored, reference: Reference) -> Row:
 
 def authentic(scored: Scored, reference: Reference) -> Row:
     """The share of images that are no copies of training images (see `novelty`)."""
-    return {"authentic": authenticity(scored.features.features, reference.features)}
+    return {"authentic": authenticity(scored.features, reference.features)}
 
 
 def nearer(scored: Scored, reference: Reference) -> Row:
@@ -208,20 +201,23 @@ def nearer(scored: Scored, reference: Reference) -> Row:
     held = reference.held_out
     if held is None:
         return {"nearer": None, "c_t": None}
-    share, score = copying(scored.features.features, held.features, reference.features)
+    share, score = copying(scored.features, held.features, reference.features)
     return {"nearer": share, "c_t": score}
 
 
 def saturation(scored: Scored, reference: Reference) -> Row:
     """The share of pixel values at 0 or 255, the ends that clipping leaves."""
-    ends = (scored.images == 0) | (scored.images == 255)
-    return {"saturation": ends.double().mean().item()}
+    count, total = 0, torch.Size(scored.images.shape).numel()
+    for rows in torch.arange(len(scored)).split(1000):
+        part = scored.images[rows]
+        count += int(((part == 0) | (part == 255)).sum())
+    return {"saturation": count / total}
 
 
 def _equal_numbers(
     scored: Scored, reference: Reference, most: int = 2**62
 ) -> tuple[Tensor, Tensor]:
-    mine, theirs = scored.features.features, reference.features
+    mine, theirs = scored.features, reference.features
     count = min(len(mine), len(theirs), most)
     return mine[subset(len(mine), count)], theirs[subset(len(theirs), count)]
 
@@ -232,12 +228,14 @@ METRICS: dict[str, Callable[[Scored, Reference], Row]] = {
     **{"density": density, "coverage": coverage, "fid_per_class": fid_per_class},
     **{"authentic": authentic, "nearer": nearer, "saturation": saturation},
 }
-LEAST_OF_BLOCKS = 2 * BLOCKS
+LEAST_OF_BLOCKS = 2 * BLOCKS  # of the error of the kernel distance
 LEAST = {  # images that a metric needs
     **{"fid": 2, "fid_per_class": 2, "fid_test": 2, "kid": 2, "fid_infinity": 5 * BLOCKS},
     "authentic": 2,
     **{"precision": K + 1, "recall": K + 1, "density": K_DENSITY + 1, "coverage": K_DENSITY + 1},
 }
+LOGITS = {"is", "accuracy"}  # metrics that need them
+SUMS_ALONE = {"fid", "fid_test", "saturation", *LOGITS}  # that need no features of all images
 WITHOUT_FEATURES = ("fid", "is", "accuracy", "saturation")  # of the reference
 HELD_OUT = {"fid_test", "nearer"}  # metrics that need held-out images as a reference
 GROUPS = {

@@ -6,7 +6,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 from diffgen.errors import UsageError, did_you_mean
-from diffgen.evaluation.rows import FLOOR, Block, Row, best_rows, rank, setting, text, value_of
+from diffgen.evaluation.influence import best_rows
+from diffgen.evaluation.rows import FLOOR, Block, Row, rank, setting, text, value_of
 from diffgen.evaluation.table import header, heads_of, number
 from diffgen.evaluation.table_csv import UNLISTED
 from diffgen.evaluation.table_formats import BEST, Part

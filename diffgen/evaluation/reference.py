@@ -6,8 +6,6 @@ from functools import lru_cache
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from diffgen.dataset.images import Images
@@ -16,26 +14,38 @@ from diffgen.errors import UsageError
 from diffgen.evaluation.cache import Damaged, found_or_made, keep
 from diffgen.evaluation.class_shares import described as shares_of
 from diffgen.evaluation.class_shares import rows_in_shares
-from diffgen.evaluation.features import Extractor, described, extract
+from diffgen.evaluation.features import Extractor, batches
 from diffgen.evaluation.frechet import FeatureStats
-from diffgen.files import expanded, sha256, sha256_of_json
+from diffgen.evaluation.stored import FeatureRows, Inexact, read, write
+from diffgen.files import expanded, sha256_of_json
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
     """Features (N, d) float64 and labels (N,) or None of a reference set, and their statistics.
 
+    `rows` are the features, which are read from the disk only where a metric takes them.
     `identity` says what they are the features of; `hash` is its short form and `title` its name
     for readers. `classes` are the names of the labels, in the data set's order; `held_out` is that
     of images kept from training, where it was asked for.
     """
 
-    features: Tensor
+    rows: FeatureRows
     labels: Tensor | None
     stats: FeatureStats
     identity: dict[str, str]
     classes: tuple[str, ...] = ()
     held_out: "Reference | None" = None
+
+    @property
+    def features(self) -> Tensor:
+        """All features, (N, d)."""
+        return self.rows.whole
+
+    @property
+    def count(self) -> int:
+        """How many images have features here; 0 where only the statistics are known."""
+        return self.rows.shape[0]
 
     @property
     def hash(self) -> str:
@@ -52,7 +62,7 @@ class Reference:
     @property
     def foreign(self) -> bool:
         """Whether only the statistics are known, from another program."""
-        return not len(self.features)
+        return not self.count
 
     def in_shares(self, labels: Tensor) -> "Reference":
         """The most of its images whose classes have the shares of `labels` (N,).
@@ -67,15 +77,15 @@ class Reference:
                 f"{self.title} holds too few images of the classes that samples take "
                 f"({shares_of(labels, self.classes)}) to measure them: take other labels="
             )
-        features = self.features[rows]
+        features = self.rows.chosen(rows)
         taken = self.labels[rows]
         identity = {**self.identity, "count": str(len(rows))}
         identity["shares"] = shares_of(taken, self.classes)
         return replace(
             self,
-            features=features,
+            rows=features,
             labels=taken,
-            stats=FeatureStats.of(features),
+            stats=FeatureStats.over(features.parts()),
             identity=identity,
         )
 
@@ -94,9 +104,17 @@ def reference(
 
     def make() -> None:
         rows = subset(images.pixels.shape[0], int(identity["count"]))
-        features = extract(extractor, images.pixels, rows).features
         labels = None if images.labels is None else images.labels[rows]
-        _write(path, features, labels, identity)
+        shape = len(rows), extractor.dim
+
+        def write_as(dtype: torch.dtype) -> None:
+            parts = (part.features for part in batches(extractor, images.pixels, rows))
+            keep(path, lambda file: write(file, parts, shape, dtype, labels, identity))
+
+        try:
+            write_as(torch.float32)
+        except Inexact:  # of a network that computes in float64
+            write_as(torch.float64)
 
     found = found_or_made(path, lambda: _matching(path, identity), make)
     return replace(found, classes=images.classes)
@@ -142,21 +160,13 @@ def _read(path: Path, stamp: int) -> Reference:
 
     Damaged where the file cannot be read or its checksum differs.
     """
-    try:
-        with safe_open(path, "pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
-            identity = dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise Damaged(str(error)) from error
-    if identity.pop("checksum", None) != sha256(described(tensors)):
-        raise Damaged("its checksum differs")
-    _check(tensors, identity)
-    features = tensors["features"].double()
-    stats = FeatureStats(tensors["total"], tensors["second"], len(features))
-    return Reference(features, tensors.get("labels"), stats, identity)
+    rows, tensors, identity = read(path)
+    _check({"features": rows, **tensors}, identity)
+    stats = FeatureStats(tensors["total"], tensors["second"], rows.shape[0])
+    return Reference(rows, tensors.get("labels"), stats, identity)
 
 
-def _check(tensors: Mapping[str, Tensor], identity: Mapping[str, str]) -> None:
+def _check(tensors: Mapping[str, Tensor | FeatureRows], identity: Mapping[str, str]) -> None:
     """Damaged unless the tensors are those of such a reference, whatever the checksum says."""
     count, dim = identity.get("count"), identity.get("dim")
     shapes = {name: "x".join(map(str, tensor.shape)) for name, tensor in tensors.items()}
@@ -165,17 +175,3 @@ def _check(tensors: Mapping[str, Tensor], identity: Mapping[str, str]) -> None:
         wanted["labels"] = f"{count}"
     if shapes != wanted:
         raise Damaged(f"it holds {shapes}, not {wanted}")
-    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
-        raise Damaged("its numbers are not finite")
-
-
-def _write(path: Path, features: Tensor, labels: Tensor | None, identity: dict[str, str]) -> None:
-    """Safetensors: features, their statistics and labels; identity and checksum in the header."""
-    stats, single = FeatureStats.of(features), features.float()
-    lossless = torch.equal(single.double(), features)  # as for networks that compute in float32
-    tensors = {"features": single if lossless else features}
-    tensors |= {"total": stats.total, "second": stats.second}
-    if labels is not None:
-        tensors["labels"] = labels
-    data = save(tensors, {**identity, "checksum": sha256(described(tensors))})
-    keep(path, data)

@@ -10,7 +10,6 @@ from statistics import fmean, stdev
 from typing import Any
 
 from diffgen.errors import UsageError
-from diffgen.evaluation.jackknife import told_apart
 from diffgen.evaluation.trainings import TRAINING, flat, with_trainings
 
 Row = dict[str, Any]
@@ -132,18 +131,6 @@ def rank(value: object) -> tuple[bool, float, str]:
     if isinstance(value, int | float):
         return True, value, ""
     return value is not None, 0, setting(value)
-
-
-def best_rows(rows: Sequence[Row]) -> list[Row]:
-    """The row of the least distance and those that it is not told apart from.
-
-    None where there are fewer than two rows, or rows without the figures to tell.
-    """
-    known = [row for row in rows if row.get("fid") is not None and row.get("fid_without")]
-    if len(known) < 2 or len(known) < len(rows):
-        return []
-    best = min(known, key=lambda row: row["fid"])
-    return [row for row in known if not told_apart(row["fid_without"], best["fid_without"])]
 
 
 def pooled(rows: Sequence[Row]) -> list[Row]:

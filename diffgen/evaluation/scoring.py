@@ -2,15 +2,19 @@
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
-from diffgen.dataset.images import Images
+from diffgen.dataset.images import Chosen, Images, Pixels
 from diffgen.dataset.random_choices import stratified_subset, subset
 from diffgen.errors import UsageError
-from diffgen.evaluation.features import Extractor
-from diffgen.evaluation.metrics import Scored, evaluate
+from diffgen.evaluation.features import Extractor, batches
+from diffgen.evaluation.metrics import evaluate, named, needs
 from diffgen.evaluation.reference import Reference
 from diffgen.evaluation.rows import FLOOR, Row
+from diffgen.evaluation.scored import Scored
+
+IN_MEMORY = 2**30  # bytes of images that are held at once
 
 
 def floor(
@@ -33,23 +37,28 @@ def floor(
     if n > total:
         raise UsageError(f"{test.name} holds out {total} images: no row {FLOOR!r} of {n}; lower n")
     rows = subset(total, n, seed) if labels is None else stratified_subset(labels, n, seed)
-    row = score(
-        test.at(rows), None if labels is None else labels[rows], extractor, reference, names
-    )
+    taken = None if labels is None else labels[rows]
+    row = score(Chosen(test.pixels, rows), taken, extractor, reference, names)
     return {"sampler": FLOOR, "seed": seed, **row}
 
 
 def score(
-    images: Tensor,
+    images: Pixels,
     labels: Tensor | None,
     extractor: Extractor,
     reference: Reference,
     names: Sequence[str],
 ) -> Row:
-    """The columns of metrics, and of how many images were scored, on what, against what."""
-    scored = Scored(images, extractor(images), labels, extractor.knows_labels)
+    """The columns of metrics, and of how many images were scored, on what, against what.
+
+    Where the metrics take no more than sums over the features, no more is held in memory.
+    """
+    if torch.Size(images.shape).numel() <= IN_MEMORY:  # decoded once for all metrics
+        images = images[torch.arange(images.shape[0])]
+    parts = batches(extractor, images)
+    scored = Scored.of(images, parts, labels, extractor.knows_labels, **needs(named(names)))
     return {
-        "n": len(images),
+        "n": len(scored),
         "features": extractor.name,
         "features_hash": extractor.hash,
         "reference": reference.title,

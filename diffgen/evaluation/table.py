@@ -5,11 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from diffgen.evaluation.influence import best_rows
 from diffgen.evaluation.plot import draw
 from diffgen.evaluation.rows import (
     Block,
     Row,
-    best_rows,
     blocks,
     pooled,
     setting,

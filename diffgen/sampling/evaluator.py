@@ -91,7 +91,7 @@ class Evaluator:
                 f"n={n} images are no more than the {self.extractor.dim} features: the distance "
                 "is mostly what it is too large by"
             )
-        few = too_few(names, min(n, len(self.reference.features)))
+        few = too_few(names, min(n, self.reference.count))
         if few:
             told = ", ".join(f"{name} ({least} or more)" for name, least in few.items())
             say_once(f"n={n} images are too few for {told}: left empty")

@@ -16,6 +16,7 @@ from diffgen.evaluation.features import Extractor
 from diffgen.evaluation.features_classifier import FeaturesClassifier
 from diffgen.evaluation.frechet import FeatureStats
 from diffgen.evaluation.reference import Reference, reference
+from diffgen.evaluation.stored import InMemory
 from diffgen.files import expanded, sha256
 from diffgen.sampling.evaluator import CLASSIFIER, classifier_of, features_name, pretrained
 
@@ -83,7 +84,7 @@ def statistics(path: str, mu: Any, sigma: Any) -> Reference:
         raise UsageError(f"{path}: mu or sigma is not finite")
     identity = {"dataset": Path(path).name, "statistics": sha256([mean, covariance])}
     stats = FeatureStats.of_gaussian(mean, covariance)
-    return Reference(mean.new_zeros(0, len(mean)), None, stats, identity)
+    return Reference(InMemory(mean.new_zeros(0, len(mean))), None, stats, identity)
 
 
 def extractor_for(features: Named, target: Against, cache: Path, device: str) -> Extractor:
@@ -105,7 +106,7 @@ def extractor_for(features: Named, target: Against, cache: Path, device: str) ->
 def reference_of(target: Against, extractor: Extractor, cache: Path) -> Reference:
     """The reference of the images, or the statistics where they fit the extractor."""
     if target.statistics:
-        dim = target.statistics.features.shape[1]
+        dim = target.statistics.rows.shape[1]
         if dim != extractor.dim:
             raise UsageError(
                 f"{target.statistics.title} is of {dim} features, and features={extractor.name} "
