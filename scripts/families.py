@@ -16,10 +16,7 @@ FAMILIES = {
     "edm": ["model=edm"],
     "flow": ["model=flow"],
     "flow + OT": ["model=flow", "model.coupling=ot"],
-    "x0, transformer": [
-        *("model=flow", "prediction=x0", "weighting.floor=0.05"),
-        *("network=dit_mnist", "network.width=96", "network.depth=4"),
-    ],
+    "jit": ["model=jit"],  # a transformer that predicts the image
 }
 # Steps, each one evaluation of the network.
 SAMPLERS = {"ddim": (2, 5, 10, 20, 50, 100), "dpmpp_2m": (2, 5, 10, 20)}
