@@ -59,6 +59,8 @@ def test_a_folder_a_zip_and_an_array_have_the_same_figures(containers, cache):
     assert float(rows[0]["fid"]) == pytest.approx(truth, rel=1e-9)
     assert float(rows[0]["fid"]) > float(found[0]["fid"])
     assert float(rows[0]["fid_test"]) > 0
+    with Image.open(folder / done.folder / "nearest.png") as picture:
+        assert min(picture.size) > 400
 
 
 def test_the_row_joins_a_table_of_samples(containers, ddpm, cache, tmp_path):

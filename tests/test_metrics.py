@@ -2,6 +2,7 @@
 
 import math
 import weakref
+from dataclasses import replace
 from functools import reduce
 from operator import add
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
+from PIL import Image
 from sklearn.neighbors import NearestNeighbors
 from torch_fidelity import metric_isc
 
@@ -27,7 +29,7 @@ from diffgen.evaluation.frechet import (
 from diffgen.evaluation.influence import Influence, best_rows, influence, quantile, told_apart
 from diffgen.evaluation.kernel_distance import deviation, error_of
 from diffgen.evaluation.metrics import GROUPS, LEAST, METRICS, evaluate, named, needs, too_few
-from diffgen.evaluation.novelty import authenticity, copying
+from diffgen.evaluation.nearest_picture import COLUMNS, GAP, LINE, SIDE, save_nearest
 from diffgen.evaluation.reference import Reference
 from diffgen.evaluation.scored import Scored
 from diffgen.evaluation.stored import InMemory
@@ -58,12 +60,9 @@ def test_groups_are_their_metrics_once_each():
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 6, 40, 50])
 def test_metrics_that_need_more_images_are_left_empty(n):
     labels, real = torch.zeros(n).long(), torch.zeros(60).long()
-    held = reference_of(normal(60, 2, seed=3))
-    found = evaluate(
-        "all",
-        scored(normal(n, 2), labels, normal(n, 3)),
-        reference_of(normal(60, 2, seed=1), real, held_out=held),
-    )
+    held = reference_of(normal(60, 2, seed=3), pixels=noise(60, 1, side=8))
+    whole = reference_of(normal(60, 2, seed=1), real, held_out=held, pixels=noise(60, 2, side=8))
+    found = evaluate("all", scored(normal(n, 2), labels, normal(n, 3)), whole)
     assert {name for name in METRICS if found[name] is None} == set(too_few(LEAST, n))
     values = [value for value in found.values() if isinstance(value, float)]
     assert all(map(math.isfinite, values))
@@ -364,7 +363,9 @@ def test_classes_of_another_data_set_give_no_accuracy():
 def test_points_on_a_line_are_authentic_where_they_are_far():
     """Of 0, 1, 10 the nearest others are 1, 1, 9 away: 0.4 and 8 are copies, 2.5 is none."""
     training = torch.tensor([[0.0], [1.0], [10.0]]).double()
-    assert authenticity(torch.tensor([[0.4], [2.5], [8.0]]).double(), training) == 1 / 3
+    mine = scored(torch.tensor([[0.4], [2.5], [8.0]]).double())
+    found = evaluate(["authpct"], mine, reference_of(training))
+    assert found["authpct"] == pytest.approx(100 / 3)
 
 
 def test_c_t_is_the_z_score_of_mann_and_whitney():
@@ -373,9 +374,11 @@ def test_c_t_is_the_z_score_of_mann_and_whitney():
     theirs = scipy.stats.mannwhitneyu(
         *(x.ravel() for x in apart), method="asymptotic", use_continuity=False
     )
-    share, score = copying(mine, held, training)
-    assert 1 - share == pytest.approx(theirs.statistic / (70 * 90), rel=1e-9)
-    assert 2 * scipy.stats.norm.sf(abs(score)) == pytest.approx(theirs.pvalue, rel=1e-9)
+    real = reference_of(training, held_out=reference_of(held))
+    found = evaluate(["c_t"], scored(mine), real)
+    assert 1 - found["nearer"] == pytest.approx(theirs.statistic / (70 * 90), rel=1e-9)
+    assert 2 * scipy.stats.norm.sf(abs(found["c_t"])) == pytest.approx(theirs.pvalue, rel=1e-9)
+    assert (found["c_t"] > 0) == (found["nearer"] < 0.5)
 
 
 def test_planted_copies_are_found():
@@ -384,14 +387,71 @@ def test_planted_copies_are_found():
     new = scored(normal(200, 6, seed=2))
     planted = training[:60] + 0.02 * normal(60, 6, seed=3)
     copies = scored(torch.cat((planted, new.features[60:])))
-    found = {name: evaluate(["authentic", "nearer"], x, real) for name, x in
+    found = {name: evaluate(["authpct", "c_t"], x, real) for name, x in
              {"new": new, "copies": copies, "all": scored(training[:200])}.items()}  # fmt: skip
     assert found["new"]["nearer"] == pytest.approx(0.5, abs=0.08)
     assert abs(found["new"]["c_t"]) < 3
     assert found["copies"]["c_t"] < -3
-    assert found["copies"]["authentic"] < found["new"]["authentic"] - 0.1
-    assert found["all"]["authentic"] == 0
+    assert found["copies"]["authpct"] < found["new"]["authpct"] - 10
+    assert found["all"]["authpct"] == 0
     assert found["all"]["nearer"] == 1
+
+
+def noise(n, seed, side=6, channels=1):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(256, (n, channels, side, side), generator=generator, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("at_once", [2**24, 2000], ids=["one part", "many parts"])
+def test_the_nearest_image_is_that_of_plain_numpy(at_once, monkeypatch):
+    monkeypatch.setattr(neighbours, "NUMBERS_AT_ONCE", at_once)
+    mine, theirs = noise(90, 0, channels=3), noise(130, 1, channels=3)
+    x, y = (part.flatten(1).numpy() / 255 for part in (mine, theirs))
+    truth = np.sqrt(((x[:, None] - y) ** 2).mean(-1))
+    apart, number = neighbours.nearest_images(mine, theirs)
+    np.testing.assert_allclose(apart, truth.min(1), rtol=1e-12)
+    assert number.tolist() == truth.argmin(1).tolist()
+    truth = np.sqrt(((y[:, None] - y) ** 2).mean(-1)) + np.diag([np.inf] * 130)
+    apart, number = neighbours.nearest_images(theirs, theirs, but=torch.arange(130))
+    np.testing.assert_allclose(apart, truth.min(1), rtol=1e-12)
+    assert number.tolist() == truth.argmin(1).tolist()
+    assert neighbours.nearest_images(theirs, theirs)[0].max() == 0
+
+
+def images_of(pixels):
+    """A reference of images alone: metrics in pixels need no features."""
+    return replace(reference_of(torch.zeros(len(pixels), 1).double()), pixels=pixels)
+
+
+def test_planted_images_are_found_in_pixels(tmp_path):
+    training, new = noise(300, 0), noise(100, 2)
+    real = replace(images_of(training), held_out=images_of(noise(150, 1)))
+    planted = torch.cat((training[:40].clone(), new[40:]))
+    planted[:40, :, 0, 0] ^= 1
+    rows = []
+    for mine in (new, planted):
+        parts = [Features(torch.zeros(100, 1).double(), None)]
+        x = Scored.of(mine, parts, None, keep=False)
+        rows.append(evaluate(["authpct_pixels", "c_t_pixels"], x, real))
+    assert rows[0]["nearer_pixels"] == pytest.approx(0.5, abs=0.1)
+    assert rows[1]["authpct_pixels"] == pytest.approx(rows[0]["authpct_pixels"] - 40, abs=20)
+    assert rows[1]["c_t_pixels"] < -3
+    save_nearest(tmp_path / "nearest.png", x, real)
+    with Image.open(tmp_path / "nearest.png") as picture:
+        shown = np.asarray(picture.convert("L"))
+    tiles = [(GAP + k * (SIDE + GAP), GAP + LINE) for k in range(COLUMNS)]
+    for left, top in tiles:  # each sample above the image that it was copied from
+        above, below = (shown[t : t + SIDE, left : left + SIDE] for t in (top, top + SIDE + GAP))
+        assert (above != below).mean() == 1 / 36
+    assert (
+        len({shown[top : top + SIDE, left : left + SIDE].tobytes() for left, top in tiles}) == 10
+    )
+
+
+def test_statistics_alone_tell_of_no_copies(tmp_path):
+    real = reference_of(normal(0, 2))
+    found = evaluate(["authpct", "c_t_pixels"], scored(normal(30, 2)), real)
+    assert set(found.values()) == {None}
 
 
 # --- memory -----------------------------------------------------------------------------------
@@ -431,9 +491,9 @@ def test_sums_are_the_same_in_parts_of_any_size(size):
 def test_features_are_kept_where_a_metric_needs_them():
     """Each metric alone gets what it needs, and no more."""
     labels, real_labels = torch.arange(60) % 3, torch.arange(90) % 3
-    held = reference_of(normal(60, 4, seed=3))
-    real = reference_of(normal(90, 4, seed=1), real_labels, held_out=held)
-    pixels, parts = torch.zeros(60, 1, 2, 2), [Features(normal(60, 4), normal(60, 3))]
+    held = reference_of(normal(60, 4, seed=3), pixels=noise(60, 1))
+    real = reference_of(normal(90, 4, seed=1), real_labels, held_out=held, pixels=noise(90, 2))
+    pixels, parts = noise(60, 3), [Features(normal(60, 4), normal(60, 3))]
     for name in METRICS:
         evaluate([name], Scored.of(pixels, parts, labels, **needs([name])), real)
     assert needs(["fid", "fid_test", "saturation"]) == {"keep": False, "logits": False}

@@ -77,7 +77,8 @@ def main(words: Sequence[str]) -> int:
         real = replace(real, held_out=reference(target.test, "test", extractor, cache))
     if options.save_stats:
         save_stats(options.save_stats, stats_of(extractor, images))
-    scored = score(images.pixels, images.labels, extractor, real, metrics)
+    folder = Path(options.out or Path("runs", "evaluations", _stamp()))
+    scored = score(images.pixels, images.labels, extractor, real, metrics, folder)
     row = {
         **{"sampler": options.name or Path(options.images).name, "identity": ["sampler"]},
         **{"images": str(Path(options.images).absolute()), "fingerprint": images.fingerprint},
@@ -88,7 +89,7 @@ def main(words: Sequence[str]) -> int:
     if target.test is not None and len(images) <= len(target.test):
         compared = replace(real, held_out=None)
         rows.append(floor(target.test, len(images), extractor, compared, metrics))
-    publish(Path(options.out or Path("runs", "evaluations", _stamp())), rows)
+    publish(folder, rows)
     return 0
 
 

@@ -190,7 +190,7 @@ class Job:
         if evaluator:
             n = self.count(evaluator)
             counted = None if counted is None else counted[:n]
-            scores = evaluator.row(images[:n], counted, self.metrics)
+            scores = evaluator.row(images[:n], counted, self.metrics, cell.folder)
         cost = {key: row[key] for key in COST}
         cell.keep_row({**self.columns(), **cost, **scores, "metrics": self.metrics})
 

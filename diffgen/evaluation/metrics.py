@@ -24,7 +24,7 @@ from diffgen.evaluation.influence import LEAST as LEAST_OF_INFLUENCE
 from diffgen.evaluation.influence import influence
 from diffgen.evaluation.kernel_distance import error_of, over_subsets
 from diffgen.evaluation.neighbours import K_DENSITY, K, density_and_coverage, share_on_manifold
-from diffgen.evaluation.novelty import authenticity, copying
+from diffgen.evaluation.novelty import NOVELTY
 from diffgen.evaluation.reference import Reference
 from diffgen.evaluation.rows import Row
 from diffgen.evaluation.scored import Scored
@@ -191,20 +191,6 @@ def coverage(scored: Scored, reference: Reference) -> Row:
     return {"coverage": density_and_coverage(*_equal_numbers(scored, reference))[1]}
 
 
-def authentic(scored: Scored, reference: Reference) -> Row:
-    """The share of images that are no copies of training images (see `novelty`)."""
-    return {"authentic": authenticity(scored.features, reference.features)}
-
-
-def nearer(scored: Scored, reference: Reference) -> Row:
-    """How often images are nearer to training images than held-out ones are, and C_T."""
-    held = reference.held_out
-    if held is None:
-        return {"nearer": None, "c_t": None}
-    share, score = copying(scored.features, held.features, reference.features)
-    return {"nearer": share, "c_t": score}
-
-
 def saturation(scored: Scored, reference: Reference) -> Row:
     """The share of pixel values at 0 or 255, the ends that clipping leaves."""
     count, total = 0, torch.Size(scored.images.shape).numel()
@@ -226,18 +212,22 @@ METRICS: dict[str, Callable[[Scored, Reference], Row]] = {
     **{"fid": fid, "fid_test": fid_test, "fid_infinity": fid_infinity, "kid": kid, "mind": mind},
     **{"is": inception_score, "accuracy": accuracy, "precision": precision, "recall": recall},
     **{"density": density, "coverage": coverage, "fid_per_class": fid_per_class},
-    **{"authentic": authentic, "nearer": nearer, "saturation": saturation},
+    **NOVELTY,
+    "saturation": saturation,
 }
 LEAST_OF_BLOCKS = 2 * BLOCKS  # of the error of the kernel distance
 LEAST = {  # images that a metric needs
     **{"fid": 2, "fid_per_class": 2, "fid_test": 2, "kid": 2, "fid_infinity": 5 * BLOCKS},
-    "authentic": 2,
+    **{"authpct": 2, "authpct_pixels": 2},
     **{"precision": K + 1, "recall": K + 1, "density": K_DENSITY + 1, "coverage": K_DENSITY + 1},
 }
 LOGITS = {"is", "accuracy"}  # metrics that need them
-SUMS_ALONE = {"fid", "fid_test", "saturation", *LOGITS}  # that need no features of all images
+SUMS_ALONE = {  # that need no features of all images
+    *("fid", "fid_test", "saturation", "authpct_pixels", "c_t_pixels"),
+    *LOGITS,
+}
 WITHOUT_FEATURES = ("fid", "is", "accuracy", "saturation")  # of the reference
-HELD_OUT = {"fid_test", "nearer"}  # metrics that need held-out images as a reference
+HELD_OUT = {"fid_test", "c_t", "c_t_pixels"}  # metrics that need held-out images as a reference
 GROUPS = {
     "standard": (
         *("fid", "fid_test", "kid", "is", "accuracy", "precision", "recall"),

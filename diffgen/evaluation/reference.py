@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from diffgen.dataset.images import Images
+from diffgen.dataset.images import Chosen, Images, Pixels
 from diffgen.dataset.random_choices import subset
 from diffgen.errors import UsageError
 from diffgen.evaluation.cache import Damaged, found_or_made, keep
@@ -27,7 +27,8 @@ class Reference:
     `rows` are the features, which are read from the disk only where a metric takes them.
     `identity` says what they are the features of; `hash` is its short form and `title` its name
     for readers. `classes` are the names of the labels, in the data set's order; `held_out` is that
-    of images kept from training, where it was asked for.
+    of images kept from training, where it was asked for. `pixels` are the images themselves, for
+    what is found in pixels.
     """
 
     rows: FeatureRows
@@ -36,6 +37,7 @@ class Reference:
     identity: dict[str, str]
     classes: tuple[str, ...] = ()
     held_out: "Reference | None" = None
+    pixels: Pixels | None = None
 
     @property
     def features(self) -> Tensor:
@@ -86,6 +88,7 @@ class Reference:
             rows=features,
             labels=taken,
             stats=FeatureStats.over(features.parts()),
+            pixels=None if self.pixels is None else Chosen(self.pixels, rows),
             identity=identity,
         )
 
@@ -102,8 +105,11 @@ def reference(
     name = f"{images.name[:40]}_{split}_{extractor.name}_{short_hash(identity)}.safetensors"
     path = expanded(cache) / "references" / name
 
+    def drawn() -> Tensor:
+        return subset(images.pixels.shape[0], int(identity["count"]))
+
     def make() -> None:
-        rows = subset(images.pixels.shape[0], int(identity["count"]))
+        rows = drawn()
         labels = None if images.labels is None else images.labels[rows]
         shape = len(rows), extractor.dim
 
@@ -117,7 +123,9 @@ def reference(
             write_as(torch.float64)
 
     found = found_or_made(path, lambda: _matching(path, identity), make)
-    return replace(found, classes=images.classes)
+    whole = found.count == images.pixels.shape[0]
+    pixels = images.pixels if whole else Chosen(images.pixels, drawn())
+    return replace(found, classes=images.classes, pixels=pixels)
 
 
 def identity_of(

@@ -22,7 +22,8 @@ COLUMNS = (
     *("features", "features_hash", "reference", "reference_hash"),
     *("fid", "fid_error", "fid_test", "fid_infinity", "kid", "kid_std", "kid_error", "mind"),
     *("is", "is_std", "accuracy", "precision", "recall", "density", "coverage"),
-    *("authentic", "nearer", "c_t", "saturation", "fid_per_class", "classes"),
+    *("authpct", "c_t", "nearer", "authpct_pixels", "c_t_pixels", "nearer_pixels"),
+    *("saturation", "fid_per_class", "classes"),
     *("seconds", "images_per_second", "versions"),
 )
 ESSENTIAL = ("sampler", "n", "features", "features_hash", "reference", "reference_hash")

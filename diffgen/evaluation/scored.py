@@ -1,7 +1,7 @@
 """Images with what metrics need of their features, taken in one pass over them."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -21,7 +21,8 @@ class Scored:
     stats: sums over the features of all images, which a Fréchet distance takes; some: the features
     (S, d) of the images `numbers` (S,), at most 5000; kept: those of all images, (N, d), and
     logits (N, K), None where no metric needs them; labels: (N,) int64 or None; knows_labels:
-    whether the logits are for the classes of the labels.
+    whether the logits are for the classes of the labels; near: the distances to the nearest
+    images, as far as a metric found them.
     """
 
     images: Pixels
@@ -32,6 +33,7 @@ class Scored:
     logits: Tensor | None
     labels: Tensor | None
     knows_labels: bool = True
+    near: dict[tuple[str, str], tuple[Tensor, Tensor]] = field(default_factory=dict)
 
     @classmethod
     def of(

@@ -1,6 +1,7 @@
 """Scores of a row, and the row `real (test)`: held-out images scored like samples."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from diffgen.dataset.random_choices import stratified_subset, subset
 from diffgen.errors import UsageError
 from diffgen.evaluation.features import Extractor, batches
 from diffgen.evaluation.metrics import evaluate, named, needs
+from diffgen.evaluation.nearest_picture import save_nearest
 from diffgen.evaluation.reference import Reference
 from diffgen.evaluation.rows import FLOOR, Row
 from diffgen.evaluation.scored import Scored
@@ -48,15 +50,20 @@ def score(
     extractor: Extractor,
     reference: Reference,
     names: Sequence[str],
+    folder: Path | None = None,
 ) -> Row:
     """The columns of metrics, and of how many images were scored, on what, against what.
 
-    Where the metrics take no more than sums over the features, no more is held in memory.
+    Where the metrics take no more than sums over the features, no more is held in memory. Metrics
+    of copies leave nearest.png in the folder.
     """
     if torch.Size(images.shape).numel() <= IN_MEMORY:  # decoded once for all metrics
         images = images[torch.arange(images.shape[0])]
     parts = batches(extractor, images)
     scored = Scored.of(images, parts, labels, extractor.knows_labels, **needs(named(names)))
+    columns = evaluate(names, scored, reference)
+    if folder and reference.pixels is not None:
+        save_nearest(folder / "nearest.png", scored, reference)
     return {
         "n": len(scored),
         "features": extractor.name,
@@ -64,5 +71,5 @@ def score(
         "reference": reference.title,
         "reference_hash": reference.hash,
         "classes": list(reference.classes) or None,
-        **evaluate(names, scored, reference),
+        **columns,
     }

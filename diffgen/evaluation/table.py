@@ -28,10 +28,9 @@ from diffgen.evaluation.trainings import TRAINING
 from diffgen.files import write_atomically
 
 ALWAYS = ("sampler", "settings", "steps", "weight")  # columns of every table
-SHARES = (
-    *("accuracy", "precision", "recall", "density", "coverage", "authentic", "nearer"),
-    "saturation",
-)
+SHARES = ("accuracy", "precision", "recall", "density", "coverage", "saturation")
+NOVELTY = {"AuthPct": "authpct", "C_T": "c_t"}
+NOVELTY |= {f"{head} pixels": f"{name}_pixels" for head, name in NOVELTY.items()}
 OVER_SEEDS = "The same over seeds:"
 PER_CLASS = "The same distance for each class alone:"
 FAILED = "Jobs that failed:"
@@ -118,6 +117,7 @@ def main_cells(block: Block) -> Grid:
         ("MIND", _of("mind", number)),
         ("IS", _with("is", "is_std")),
         *((name, _of(name, _share)) for name in SHARES),
+        *((head, _of(name, number)) for head, name in NOVELTY.items()),
         ("worst class", _worst),
         ("images/s", _of("images_per_second", number)),
     ]
@@ -131,6 +131,7 @@ def heads_of(block: Block) -> dict[str, str]:
         **{"NFE": "nfe", "w": "weight", "1 + w": "scale", "images/s": "images_per_second"},
         **{distance: "fid", f"{distance} test": "fid_test"},
         **{f"{distance} infinite": "fid_infinity", "KID": "kid", "MIND": "mind", "IS": "is"},
+        **NOVELTY,
     }
 
 

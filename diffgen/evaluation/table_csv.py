@@ -6,7 +6,12 @@ from collections.abc import Mapping, Sequence
 from diffgen.evaluation.rows import COLUMNS, Block, Row, text
 from diffgen.evaluation.table_formats import comma_separated
 
-UNLISTED = ("identity", "recipe", "folder")  # of a row, in no file for other programs
+UNLISTED = (
+    "identity",
+    "recipe",
+    "folder",
+    "fid_influence",
+)  # of a row, in no file for other programs
 KEYS = {"guidance.weight": "weight", "precision": "numeric_precision"}  # typed, in a table
 
 

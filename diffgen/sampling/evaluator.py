@@ -117,13 +117,15 @@ class Evaluator:
             cell.keep_row(floor(self.test, n, self.extractor, self.reference, names))
         return cell
 
-    def row(self, images: Tensor, labels: Tensor | None, names: list[str]) -> dict[str, Any]:
-        """The columns of provenance and metrics for these images."""
+    def row(
+        self, images: Tensor, labels: Tensor | None, names: list[str], folder: Path | None = None
+    ) -> dict[str, Any]:
+        """The columns of provenance and metrics for these images (see `scoring.score`)."""
         compared = self.reference
         if not HELD_OUT.isdisjoint(names) and len(self.test) > 1:
             held = reference(self.test, "test", self.extractor, self.cache)
             compared = replace(compared, held_out=held)
-        return score(images, labels, self.extractor, compared, names)
+        return score(images, labels, self.extractor, compared, names, folder)
 
     def identity(self) -> dict[str, str]:
         """What figures depend on besides the images."""
