@@ -397,7 +397,7 @@ def test_each_job_of_a_sweep_is_a_run_of_wandb_by_itself(tmp_path, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_SILENT", "true")
     words = ("logger=wandb", "logger.offline=true", "trainer.max_steps=1", "seed=0,1")
-    sweep = tmp_path / worked(here(tmp_path, "train", "-m", *TINY, *words)).folder.parent
+    sweep = tmp_path / worked(here(tmp_path, "train", "-m", *TINY, *words)).folder
     assert [len(list(sweep.glob(f"{job}/wandb/offline-run-*/*.wandb"))) for job in "01"] == [1, 1]
 
 

@@ -775,8 +775,8 @@ def test_the_command_gathers_rows_and_names_a_folder_that_is_not_there(tmp_path)
     assert "0.3333" in done.out
     assert (tmp_path / "made/table.png").is_file()
     for words, answer in {
-        ("run", "nowhere"): "no folder nowhere to take a table's rows from",
-        (): "the following arguments are required: FOLDER",
+        ("run", "nowhere"): "no folder and no checkpoint at nowhere",
+        (): "the following arguments are required: PATH",
         ("run", "--into", "x"): "unrecognized arguments: --into x",
     }.items():
         done = here(tmp_path, "table", *words)

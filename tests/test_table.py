@@ -7,13 +7,15 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from running import here, worked
+from running import TINY, here, worked
 from test_evaluation import real, row
 
 from diffgen.evaluation.rows import FLOOR, blocks, pooled
 from diffgen.evaluation.table import main_cells, write
 from diffgen.evaluation.table_formats import Part, formatted
+from diffgen.evaluation.training_table import named, training_parts
 from diffgen.evaluation.trainings import differences, short_paths, trainings
+from diffgen.sampling.training_row import training_rows
 
 RECIPE = {
     "seed": 0,
@@ -255,3 +257,76 @@ def test_what_no_table_has_is_refused_in_one_line(cells, words, line):
     done = here(cells, "table", ".", *words)
     assert done.status == 2
     assert done.line().startswith(line)
+
+
+# --- trainings as rows ----------------------------------------------------------------------
+
+
+MEASURED = ("evaluate.every=3", "evaluate.num_samples=0", "evaluate.held_out=20")
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory, cache):
+    """Two trainings of one setting each, and one that fails."""
+    folder = tmp_path_factory.mktemp("trainings")
+    short = ("trainer.max_steps=6", "trainer.log_every=2", "optimizer.warmup=1", *MEASURED)
+    done = here(folder, "train", "-m", *TINY, *short, "optimizer.lr=1e-3,2e-3,1e30")
+    assert done.status == 1
+    assert "1 of 3 jobs failed" in done.err
+    return done.folder
+
+
+def test_a_sweep_of_trainings_ends_with_its_table(sweep):
+    lines = list(csv.DictReader((sweep / "table.csv").open(newline="")))
+    assert [json.loads(line["training"]) for line in lines[:2]] == [
+        {"optimizer.lr": 0.001},
+        {"optimizer.lr": 0.002},
+    ]
+    for job, line in enumerate(lines[:2]):
+        with (sweep / str(job) / "metrics.csv").open(newline="") as file:
+            logged = list(csv.DictReader(file))
+        assert float(line["loss"]) == float([each["loss"] for each in logged if each["loss"]][-1])
+        losses = {int(e["step"]): float(e["held_out_loss"]) for e in logged if e["held_out_loss"]}
+        assert (float(line["best"]), int(line["best_step"])) == min(
+            (loss, step) for step, loss in losses.items()
+        )
+        assert float(line["held_out_loss"]) == losses[6]
+        assert line["step"] == "6"
+    assert "lower optimizer.lr" in lines[2]["reason"]
+    assert "optimizer.lr=1e" in lines[2]["words"]
+    text = (sweep / "table.md").read_text()
+    assert "| optimizer.lr | step | loss | held-out loss | best | images/s | run |" in text
+    assert "Jobs that failed:" in text
+
+
+def test_a_checkpoint_shows_the_figures_of_its_own_step(sweep):
+    run = sweep / "0"
+    log = run / "metrics.csv"
+    kept = log.read_text()
+    head = kept.splitlines()[0].split(",")
+    later = ",".join({"step": "9", "held_out_loss": "0.25"}.get(name, "") for name in head)
+    try:
+        log.write_text(f"{kept}{later}\n")
+        (row,) = training_rows([run / "best"])
+        assert row["checkpoint"] == "best.ckpt"
+        assert row["held_out_loss"] != 0.25
+        assert (row["best"], row["best_step"]) == (0.25, 9)
+    finally:
+        log.write_text(kept)
+    both = worked(here(sweep, "table", "0", "0/best", "1", "--format", "md", "--sort", "loss")).out
+    assert both.count("| best.ckpt |") == 1
+    done = here(sweep, "table", "0/best", "0/checkpoints/none.ckpt")
+    assert done.line() == "no folder and no checkpoint at 0/checkpoints/none.ckpt"
+
+
+def test_trainings_measured_in_different_ways_stand_in_different_tables():
+    """FD by few images is larger, whatever the training."""
+    evaluated = {"evaluate__features": "random", "evaluate__steps": 5}
+    rows = [
+        {"run": f"runs/{k}", "step": 5, "fd": 1.0, "checkpoint": "last.ckpt"}
+        | {"recipe": recipe(**evaluated, evaluate__num_samples=count, optimizer__lr=float(k))}
+        for k, count in enumerate((100, 200, 100))
+    ]
+    parts = training_parts(named(rows))
+    assert [len(part.grid[1]) for part in parts] == [2, 1]
+    assert "FD of 100 images drawn in 5 steps while training, features random" in parts[0].text

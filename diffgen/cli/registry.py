@@ -62,6 +62,7 @@ COMMANDS = {
             "train",
             "train a model",
             "diffgen.commands.train:train",
+            finish="diffgen.commands.table:finish_training_sweep",
             begin="training {0.model.name} on {0.dataset.name}: {0.trainer.max_steps} steps of "
             "{0.trainer.batch_size} images, {threads} threads, results in {0.hydra.run.dir}",
             keys={"steps=": "preview.sampler.steps="},
@@ -114,7 +115,7 @@ COMMANDS = {
         ),
         Command(
             "table",
-            "gather the cells of runs and sweeps into one table",
+            "gather trainings and the cells of runs and sweeps into tables",
             "diffgen.commands.table:main",
             composed=False,
         ),

@@ -130,7 +130,7 @@ def _newest_alike(config: Mapping[str, Any], trust: Sequence[str]) -> Checkpoint
         return None
     for path in paths:
         try:
-            if flat_settings(checkpoint.stored_recipe(path)) == flat_settings(config):
+            if flat_settings(checkpoint.stored(path).recipe) == flat_settings(config):
                 return checkpoint.load(path, trust)
         except UsageError as error:
             log.warning("resume=auto leaves out a run: %s", error)

@@ -1,4 +1,4 @@
-"""`diffgen table`: the cells of runs and sweeps gathered into one table."""
+"""`diffgen table`: trainings, and the cells of runs and sweeps, gathered into tables."""
 
 import argparse
 from collections.abc import Sequence
@@ -7,31 +7,36 @@ from pathlib import Path
 from diffgen.errors import UsageError, refuse
 from diffgen.evaluation import table
 from diffgen.evaluation.pivot import column_named, pivoted
-from diffgen.evaluation.rows import Block, blocks
+from diffgen.evaluation.rows import Block, blocks, by
 from diffgen.evaluation.table_csv import as_csv
 from diffgen.evaluation.table_formats import ENDINGS, Part, formatted, print_parts
+from diffgen.evaluation.training_table import named
 from diffgen.files import write_atomically
 from diffgen.runs.result_file import collect
 from diffgen.sampling.report import cells_in, failures
+from diffgen.sampling.training_row import training_rows
 
 
 def main(words: Sequence[str]) -> int:
-    """Print the table of these folders' cells and write it where --out says."""
+    """Print the tables of what stands at these paths and write them where --out says."""
     options = _parser().parse_args(words)
-    rows = collect(cells_in(options.folders))
-    failed = [job for folder in options.folders for job in failures(folder)]
-    found = blocks(rows) if rows or not failed else []
+    trained = named(training_rows(options.paths))
+    folders = [path for path in options.paths if path.is_dir()]
+    rows = collect(cells_in(folders))
+    failed = [job for folder in folders for job in failures(folder)]
+    found = blocks(rows) if rows or not failed + trained else []
     if options.sort:
-        column = column_named(options.sort, found)
+        column = column_named(options.sort, found, trained)
         found = [block.by(column, options.descending) for block in found]
+        trained = by(trained, column, options.descending)
     if options.pivot:
         shown = [*_pivoted(found, options), *table.failed_parts(failed)]
     else:
-        shown = table.parts(found, failed, classes=bool(options.format))
+        shown = table.parts(found, failed, trained, classes=bool(options.format))
     whole = options.format == "csv" and not options.pivot
-    text = as_csv(found, failed) if whole else formatted(options.format or "md", shown)
+    text = as_csv(found, failed, trained) if whole else formatted(options.format or "md", shown)
     if options.out:
-        table.write_blocks(options.out, found, failed)
+        table.write_blocks(options.out, found, failed, trained)
     if options.out and (options.format or options.pivot):
         name = f"{'pivot' if options.pivot else 'table'}.{ENDINGS[options.format or 'md']}"
         write_atomically(options.out / name, lambda file: file.write(text.encode()))
@@ -40,6 +45,15 @@ def main(words: Sequence[str]) -> int:
     else:
         print_parts(shown)
     return 0
+
+
+def finish_training_sweep(folder: Path) -> None:
+    """Write and print the table of a sweep's trainings and of its jobs that failed."""
+    trained, failed = named(training_rows([folder])), failures(folder)
+    if trained or failed:
+        table.write_blocks(folder, [], failed, trained)
+        print_parts(table.parts([], failed, trained))
+        print(folder)
 
 
 def _pivoted(found: Sequence[Block], options: argparse.Namespace) -> list[Part]:
@@ -55,7 +69,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="diffgen table", description=__doc__)
     parser.error = refuse  # one line in place of argparse's page
     parser.add_argument(
-        "folders", metavar="FOLDER", nargs="+", type=Path, help="runs, sweeps or their jobs"
+        "paths", metavar="PATH", nargs="+", type=Path, help="runs, sweeps, jobs, checkpoints"
     )
     parser.add_argument(
         "--sort", metavar="COLUMN", help="order of rows: fid, NFE, images/s, optimizer.lr, ..."

@@ -7,30 +7,53 @@ from typing import Any
 
 from diffgen.errors import UsageError, did_you_mean
 from diffgen.evaluation.influence import best_rows
-from diffgen.evaluation.rows import FLOOR, Block, Row, rank, setting, text, value_of
-from diffgen.evaluation.table import header, heads_of, number
+from diffgen.evaluation.rows import (
+    FLOOR,
+    Block,
+    Row,
+    number,
+    rank,
+    setting,
+    text,
+    title,
+    value_of,
+)
+from diffgen.evaluation.table import NOVELTY, header
 from diffgen.evaluation.table_csv import UNLISTED
 from diffgen.evaluation.table_formats import BEST, Part
+from diffgen.evaluation.training_table import TITLES
 from diffgen.evaluation.trainings import TRAINING, flat
 
 ERRORS = {"fid": "fid_error", "kid": "kid_error", "is": "is_std"}
 
 
-def column_named(word: str, found: Sequence[Block]) -> str:
+def column_named(word: str, found: Sequence[Block], trained: Sequence[Row] = ()) -> str:
     """The column meant by a word: its name in table.csv, its head, or a key of a recipe.
 
-    UsageError where no row has anything in it.
+    UsageError where no row has anything in it, neither of the blocks nor of trainings.
     """
-    rows = [row for block in found for row in block.rows]
+    rows = [*trained, *(row for block in found for row in block.rows)]
     known = {key for row in rows for key, value in row.items() if value not in (None, {}, [])}
     known |= {f"settings.{key}" for row in rows for key in row.get("settings") or {}}
     known -= {*UNLISTED, TRAINING, "seal"}
     of_recipes = {key for row in rows for key in flat(row.get("recipe") or {})}
-    heads = {head.lower(): key for block in found for head, key in heads_of(block).items()}
+    heads = {head.lower(): key for key, head in TITLES.items()}
+    heads |= {head.lower(): key for block in found for head, key in heads_of(block).items()}
     name = heads.get(word.lower(), word)
     if name in known or name in of_recipes:
         return name
     raise UsageError(f"no row has a column {word!r}{did_you_mean(word, known)}")
+
+
+def heads_of(block: Block) -> dict[str, str]:
+    """The heads of the block's columns whose names in table.csv are others, and these."""
+    distance = title(block.all[0])
+    return {
+        **{"NFE": "nfe", "w": "weight", "1 + w": "scale", "images/s": "images_per_second"},
+        **{distance: "fid", f"{distance} test": "fid_test"},
+        **{f"{distance} infinite": "fid_infinity", "KID": "kid", "MIND": "mind", "IS": "is"},
+        **NOVELTY,
+    }
 
 
 def pivoted(block: Block, rows: str, columns: str, figure: str) -> Part:

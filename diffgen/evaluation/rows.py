@@ -74,9 +74,14 @@ class Block:
 
     def by(self, column: str, descending: bool = False) -> "Block":
         """The same with its rows in the order of a column; those without it stand last."""
-        have = [row for row in self.rows if value_of(row, column) is not None]
-        have.sort(key=lambda row: rank(value_of(row, column)), reverse=descending)
-        return replace(self, rows=[*have, *(row for row in self.rows if row not in have)])
+        return replace(self, rows=by(self.rows, column, descending))
+
+
+def by(rows: Sequence[Row], column: str, descending: bool = False) -> list[Row]:
+    """The rows in the order of a column; those without it stand last."""
+    have = [row for row in rows if value_of(row, column) is not None]
+    have.sort(key=lambda row: rank(value_of(row, column)), reverse=descending)
+    return [*have, *(row for row in rows if value_of(row, column) is None)]
 
 
 def value_of(row: Row, column: str) -> Any:
@@ -175,6 +180,11 @@ def text(value: object) -> str:
     if isinstance(value, dict | list | tuple):
         return json.dumps(value, sort_keys=True)
     return str(value)
+
+
+def number(value: Any) -> str:
+    """Four significant digits, for 0.0123 and 431 alike."""
+    return "" if value is None else f"{value:.4g}"
 
 
 def setting(value: object) -> str:

@@ -11,6 +11,7 @@ from diffgen.evaluation.rows import (
     Block,
     Row,
     blocks,
+    number,
     pooled,
     setting,
     text,
@@ -24,6 +25,7 @@ from diffgen.evaluation.table_formats import (
     formatted,
     print_parts,
 )
+from diffgen.evaluation.training_table import training_parts
 from diffgen.evaluation.trainings import TRAINING
 from diffgen.files import write_atomically
 
@@ -52,10 +54,16 @@ def write(
 
 
 def write_blocks(
-    folder: Path, found: Sequence[Block], failed: Sequence[Mapping[str, str]] = ()
+    folder: Path,
+    found: Sequence[Block],
+    failed: Sequence[Mapping[str, str]] = (),
+    trained: Sequence[Row] = (),
 ) -> None:
-    """As `write`, of blocks in the order that they have."""
-    text_of = {"csv": as_csv(found, failed), "md": formatted("md", parts(found, failed))}
+    """As `write`, of blocks in the order that they have; `trained` are rows of trainings."""
+    text_of = {
+        "csv": as_csv(found, failed, trained),
+        "md": formatted("md", parts(found, failed, trained)),
+    }
     for ending, written in text_of.items():
         path = folder / f"table.{ending}"
         write_atomically(path, lambda file, written=written: file.write(written.encode()))
@@ -68,10 +76,13 @@ def show(rows: Sequence[Mapping[str, Any]], failed: Sequence[Mapping[str, str]] 
 
 
 def parts(
-    found: Sequence[Block], failed: Sequence[Mapping[str, str]] = (), classes: bool = True
+    found: Sequence[Block],
+    failed: Sequence[Mapping[str, str]] = (),
+    trained: Sequence[Row] = (),
+    classes: bool = True,
 ) -> list[Part]:
-    """Each block's table, its means over seeds and distances per class, then the failed jobs."""
-    made: list[Part] = []
+    """Trainings, each block's table, its means over seeds and by class, and the failed jobs."""
+    made = training_parts(trained)
     for block in found:
         made.append(Part(header(block), main_cells(block)))
         for text_above, grid in (
@@ -122,17 +133,6 @@ def main_cells(block: Block) -> Grid:
         ("images/s", _of("images_per_second", number)),
     ]
     return _grid(columns, block.all)
-
-
-def heads_of(block: Block) -> dict[str, str]:
-    """The heads of the block's columns whose names in table.csv are others, and these."""
-    distance = title(block.all[0])
-    return {
-        **{"NFE": "nfe", "w": "weight", "1 + w": "scale", "images/s": "images_per_second"},
-        **{distance: "fid", f"{distance} test": "fid_test"},
-        **{f"{distance} infinite": "fid_infinity", "KID": "kid", "MIND": "mind", "IS": "is"},
-        **NOVELTY,
-    }
 
 
 def over_seeds(block: Block) -> Grid | None:
@@ -229,11 +229,6 @@ def _worst(row: Row) -> str:
         return ""
     label = max(distances, key=distances.__getitem__)
     return f"{label}: {number(distances[label])}"
-
-
-def number(value: Any) -> str:
-    """Four significant digits, for 0.0123 and 431 alike."""
-    return "" if value is None else f"{value:.4g}"
 
 
 def _ratio(value: float | None, floor: float | None) -> str:

@@ -15,9 +15,14 @@ UNLISTED = (
 KEYS = {"guidance.weight": "weight", "precision": "numeric_precision"}  # typed, in a table
 
 
-def as_csv(found: Sequence[Block], failed: Sequence[Mapping[str, str]] = ()) -> str:
+def as_csv(
+    found: Sequence[Block],
+    failed: Sequence[Mapping[str, str]] = (),
+    trained: Sequence[Row] = (),
+) -> str:
     """Every row in full precision; of a job that failed its settings and its `reason`."""
-    rows = [*(row for block in found for row in block.all), *map(failed_row, failed)]
+    measured = (row for block in found for row in block.all)
+    rows = [*trained, *measured, *map(failed_row, failed)]
     others = {key for row in rows for key in row} - {*COLUMNS, *UNLISTED}
     columns = [*COLUMNS, *sorted(others)]
     return comma_separated(

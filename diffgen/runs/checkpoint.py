@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
@@ -221,10 +221,19 @@ def _last_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
 
 
-def stored_recipe(path: Path) -> dict[str, Any]:
-    """The recipe in a checkpoint, read without its weights; UsageError where it has none."""
+class Stored(NamedTuple):
+    """What a checkpoint says of itself; its hash is not checked."""
+
+    hash: str
+    step: int
+    recipe: dict[str, Any]
+
+
+def stored(path: Path) -> Stored:
+    """What a checkpoint says of itself, read without its weights; UsageError where it does not."""
     try:
-        return upgraded(_data(path, numbers=False))["diffgen"]["recipe"]
+        data = upgraded(_data(path, numbers=False))
+        return Stored(data["diffgen"]["hash"], data["global_step"], data["diffgen"]["recipe"])
     except (LookupError, TypeError, AttributeError):
         raise UsageError(f"{path} is damaged: its recipe is missing") from None
 

@@ -86,8 +86,8 @@ class Request:
     def _named_labels(self) -> str | list[str]:
         """The classes asked for by their names, whichever way they were typed."""
         asked, classes = self.settings.labels, self.guides.classes
-        if asked == "balanced" or (asked == "data" and "data" not in classes):
-            return asked
+        if asked in ("balanced", "data") and asked not in classes:
+            return str(asked)
         return [classes[label] for label in labels_of(asked, classes) or ()]
 
     def exact(self) -> dict[str, Any]:
