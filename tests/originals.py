@@ -107,6 +107,23 @@ GUIDED_ADM = {
 }
 
 
+CLASSIFIER = {key: value for key, value in LEVELS.items() if key != "num_classes"} | {
+    "image_size": SIZE,
+    "model_channels": 64,
+    "out_channels": CLASSES,
+    "num_head_channels": 64,
+    "use_scale_shift_norm": True,
+    "resblock_updown": True,
+    "pool": "attention",
+}
+AVERAGED = CLASSIFIER | {"resblock_updown": False, "pool": "adaptive"}
+
+
+def judged(network: nn.Module, x: Tensor, c_noise: Tensor, *_: Tensor) -> Tensor:
+    """A classifier's logits."""
+    return network(x, c_noise)
+
+
 def edm2(network: Any, x: Tensor, c_noise: Tensor, label: Tensor, _: Tensor) -> dict[str, Tensor]:
     """EDM2's network inside its preconditioning, and its uncertainty."""
     log_variance = network.logvar_linear(network.logvar_fourier(c_noise))
@@ -189,6 +206,8 @@ CASES: dict[str, Case] = {
         LEVELS | GUIDED_ADM | {"use_new_attention_order": True},
         (3.0, 998.0),
     ),
+    "adm_classifier": Case(*GUIDED, "EncoderUNetModel", CLASSIFIER, (3.0, 998.0), judged),
+    "adm_classifier_average": Case(*GUIDED, "EncoderUNetModel", AVERAGED, (3.0, 998.0), judged),
     "improved": Case(*IMPROVED, "UNetModel", LEVELS | {"num_heads": 4}, (3.0, 998.0)),
     "score_sde": Case(*SCORE_SDE, "NCSNpp", {"config": SDE_CONFIG}, (0.3, 20.0), told),
     "edm2": Case(*EDM2, "Precond", MP, (-1.5, 0.7), edm2),

@@ -70,6 +70,7 @@ def stands_for(group: str, shown: str, built: str) -> bool:
 
 BESIDE = {  # what a choice cannot do without
     ("network", "classifier"): ["model=classifier"],
+    ("network", "classifier_unet"): ["model=classifier"],
     ("schedule", "flow"): ["prediction=flow"],
 }
 PAIRS = [(room, choice) for room in ROOMS for choice in choices(room)]

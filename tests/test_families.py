@@ -13,9 +13,12 @@ from originals import CASES, CLASSES, MP, SIZE, SONG, expected, inputs
 from running import here, worked
 from torch import Tensor, nn
 
-from diffgen.config.recipe import DenoiserRecipe, recipe_of
+from diffgen.config.recipe import ClassifierRecipe, DenoiserRecipe, recipe_of
 from diffgen.errors import UsageError
+from diffgen.interop.adm import adm_names
+from diffgen.interop.adm_classifier import read_classifier
 from diffgen.interop.families import read_family
+from diffgen.network.classifier_unet import ClassifierUNet
 
 State = dict[str, Tensor]
 
@@ -191,9 +194,77 @@ def test_an_average_of_another_order_is_refused(tmp_path: Path) -> None:
         read_family("score_sde", path, SIZE, {})
 
 
-def test_a_classifier_of_adm_is_no_denoiser(tmp_path: Path) -> None:
-    state = expected("adm")[0]
-    kept = {key: value for key, value in state.items() if not key.startswith("output_blocks")}
-    torch.save(kept, tmp_path / "classifier.pt")
-    with pytest.raises(UsageError, match="classifier"):
-        read_family("adm", tmp_path / "classifier.pt", SIZE, {})
+@pytest.mark.parametrize("name", ["adm_classifier", "adm_classifier_average"])
+@torch.no_grad()
+def test_a_classifier_of_adm_names_the_classes_that_it_did(name: str, tmp_path: Path) -> None:
+    path = written(tmp_path / "classifier.pt", name)
+    found, raw, average = read_family("adm", path, SIZE, {})
+    recipe = recipe_of(found.recipe)
+    assert isinstance(recipe, ClassifierRecipe)
+    assert not average
+    classifier = recipe.classifier(found.shape, found.classes).eval()
+    classifier.network.load_state_dict(raw)
+    x, c_noise, *_ = inputs(CASES[name])
+    out = expected(name)[1]["out"]
+    torch.testing.assert_close(classifier.network(x, c_noise), out, rtol=1e-5, atol=1e-5)
+    # A variance-preserving x_t, and levels counted from 0: as its program asks it.
+    asked = classifier(x, (c_noise.double() + 1) / 1000)
+    torch.testing.assert_close(asked, out, rtol=1e-4, atol=1e-4)
+    with pytest.raises(UsageError, match="take `diffgen import adm`"):
+        read_family("improved-diffusion", path, SIZE, {})
+
+
+def test_a_classifier_of_adm_guides_its_model(tmp_path: Path) -> None:
+    """By the commands: import of both, a sweep over the weight, and its table."""
+    flags = tmp_path / "flags.yml"
+    flags.write_text("use_new_attention_order: true")
+    for name, more in (("adm_new_order", ["--config", str(flags)]), ("adm_classifier", [])):
+        path = written(tmp_path / f"{name}.pt", name)
+        said = worked(here(tmp_path, "import", "adm", str(path), name, "--size", "8", *more)).out
+    assert "a classifier of noisy images in [-1, 1], for guidance=classifier" in said
+    assert "--noise_schedule linear --diffusion_steps 1000 --rescale_timesteps False" in said
+    told = worked(here(tmp_path, "explain", "checkpoint=adm_classifier")).out
+    assert "a file of adm" in told
+    assert "for guidance=classifier" in " ".join(told.split())
+    few = ("num_samples=2", "batch_size=2", "metrics=[]", "steps=2", "labels=[1]", "clip=range")
+    words = ("guidance=classifier", "guidance.checkpoint=adm_classifier", "guidance.weight=0,50")
+    done = worked(here(tmp_path, "sample", "-m", "checkpoint=adm_new_order", *words, *few))
+    drawn = [np.load(file)["arr_0"] for file in (tmp_path / "adm_new_order").rglob("samples.npz")]
+    assert [images.shape for images in drawn] == [(2, SIZE, SIZE, 3)] * 2
+    assert (drawn[0] != drawn[1]).any()
+    assert "50" in done.out
+
+
+def test_depth_and_size_of_a_classifier_are_read_from_its_weights(tmp_path: Path) -> None:
+    """Those released: 64 pixels four blocks deep, 128 and 256 two, of attention at 32, 16, 8."""
+    for size, multipliers, blocks in ((64, (1, 2, 3, 4), 4), (128, (1, 1, 2, 3, 4), 2)):
+        with torch.device("meta"):
+            network = ClassifierUNet(
+                channels=3,
+                size=size,
+                num_classes=2,
+                noise_conditional=True,
+                width=128,
+                multipliers=multipliers,
+                blocks=blocks,
+            )
+        state = network.state_dict()
+        theirs = {name: state[key] for key, (name,) in adm_names(network).items()}
+        found = read_classifier(theirs, tmp_path, None, {}).recipe["network"]
+        assert found["blocks"] == blocks
+        assert found["multipliers"] == list(multipliers)
+        assert found["attention"] == [32, 16, 8]
+        with pytest.raises(UsageError, match=f"images of {size} pixels, not 32"):
+            read_classifier(theirs, tmp_path, 32, {})
+
+
+def test_classifiers_that_cannot_be_told_are_refused(tmp_path: Path) -> None:
+    state = expected("adm_classifier")[0]
+    no_places = {key: value for key, value in state.items() if not key.startswith("out.2")}
+    with pytest.raises(UsageError, match="pools by neither attention nor"):
+        read_classifier(no_places, tmp_path, SIZE, {})
+    with pytest.raises(UsageError, match="fit 1 as the blocks of a level"):
+        read_classifier(state, tmp_path, SIZE, {"classifier_depth": 2})
+    settings = {"rescale_timesteps": True, "diffusion_steps": 4000}
+    with pytest.raises(UsageError, match="rescale_timesteps"):
+        read_classifier(state, tmp_path, SIZE, settings)

@@ -13,6 +13,7 @@ from diffgen.interop.adm import adm_names, adm_state
 from diffgen.interop.edm import edm2_names, edm_names, edm_state
 from diffgen.interop.files import State, adopt
 from diffgen.interop.parameter_names import dit_names
+from diffgen.network.classifier_unet import ClassifierUNet
 from diffgen.network.dit import DiT
 from diffgen.network.mp_unet import MPUNet
 from diffgen.network.song_unet import SongUNet
@@ -40,12 +41,18 @@ def unet(**settings: Any) -> UNet:
     return UNet(channels=3, size=SIZE, num_classes=CLASSES, **{**blocks, **settings})
 
 
+def classifier(**settings: Any) -> ClassifierUNet:
+    blocks = {"width": 64, "multipliers": (1, 2), "blocks": 1, "attention": (4,)}
+    more = {"noise_conditional": True, "exact_groups": True, **settings}
+    return ClassifierUNet(channels=3, size=SIZE, num_classes=CLASSES, **blocks, **more)
+
+
 def edm_adm() -> UNet:
     like_edm = {"width": 64, "multipliers": (1, 2, 2), "out_channels": 3}
     return unet(**LIKE_ADM, **like_edm, augment_dim=AUGMENT)
 
 
-def adopted_adm(state: State, network: UNet, new_order: bool = False) -> State:
+def adopted_adm(state: State, network: UNet | ClassifierUNet, new_order: bool = False) -> State:
     return adopt(adm_state(state, network, new_order), adm_names(network), network)
 
 
@@ -67,6 +74,11 @@ NETWORKS: dict[str, tuple[Callable[..., Any], Callable[..., State]]] = {
     "edm_adm": (edm_adm, adopted_edm),
     "adm": (partial(unet, **LIKE_ADM), adopted_adm),
     "adm_new_order": (partial(unet, **LIKE_ADM), partial(adopted_adm, new_order=True)),
+    "adm_classifier": (classifier, adopted_adm),
+    "adm_classifier_average": (
+        partial(classifier, downsample="centered", pool="average"),
+        adopted_adm,
+    ),
     "edm2": (edm2, lambda state, network: adopt(state, edm2_names(network), network)),
     "improved": (partial(unet, heads=4, downsample="centered", **COSINE), adopted_adm),
 }
@@ -75,6 +87,8 @@ NETWORKS: dict[str, tuple[Callable[..., Any], Callable[..., State]]] = {
 def answer(network: nn.Module, name: str) -> Tensor:
     """What a network of ours says to the inputs of a case, of which it takes what it knows."""
     x, c_noise, label, augment = inputs(CASES[name])
+    if getattr(network, "classifies", False):
+        return network(x, c_noise)
     told = [label if network.num_classes else None]
     augmented = getattr(network.get_submodule("condition"), "augment", None)
     return network(x, c_noise, *told, *([augment] if augmented else []))

@@ -16,7 +16,8 @@ what PATH is for each kind:
   edm, edm2       a pickle of NVlabs' programs; the source in it is not run
   score_sde       checkpoint_*.pth of NCSN++ or DDPM++ on continuous times
   adm, improved-diffusion
-                  *.pt of OpenAI's programs; flags in config.yml beside it are read
+                  *.pt of OpenAI's programs; flags in config.yml beside it are read;
+                  of adm also classifiers of noisy images, for guidance=classifier
   dit             a DiT's *.pt; num_heads in config.yml where its width is no published one
 
 `diffgen sample checkpoint=OUT` then draws from it. Files are read as data; nothing in them runs.

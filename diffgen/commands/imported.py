@@ -33,7 +33,8 @@ def write(options: Namespace, config: Config) -> None:
     checkpoint = sealed(found, recipe)
     write_atomically(path, lambda file: torch.save(checkpoint, file))
     try:
-        load(path).denoiser()
+        made = load(path)
+        made.classifier() if made.classifies else made.denoiser()
     except BaseException:
         path.unlink()
         raise
@@ -83,12 +84,15 @@ def _assumed(options: Namespace, config: Config, found: Imported) -> Iterator[st
     """What no file says and is taken all the same, and what samplers are to be told."""
     model, schedule = found.recipe["model"], found.recipe["schedule"]
     low = "0" if model["range"] == "unit" else "-1"
+    classifies = "prediction" not in found.recipe
     told = ", ".join(f"{key}={value}" for key, value in schedule.items() if key != "name")
-    prediction = found.recipe["prediction"]["name"]
-    yield (
-        f"read as: schedule={schedule['name']} ({told}), prediction={prediction}, images in "
-        f"[{low}, 1], clip={str(model['clip']).lower()}"
-    )
+    read = f"read as: schedule={schedule['name']} ({told})"
+    if classifies:
+        yield f"{read}, a classifier of noisy images in [{low}, 1], for guidance=classifier"
+    else:
+        prediction = found.recipe["prediction"]["name"]
+        clip = str(model["clip"]).lower()
+        yield f"{read}, prediction={prediction}, images in [{low}, 1], clip={clip}"
     if found.assumed:
         yield f"assumed, as no file says it: {'; '.join(found.assumed)}"
     taken = [] if found.assumed else assumed(options.kind, config)
@@ -97,7 +101,7 @@ def _assumed(options: Namespace, config: Config, found: Imported) -> Iterator[st
     missing = "" if config else "no configuration was found (--config FILE names one); "
     if taken:
         yield f"{missing}assumed, as no file says it: {', '.join(taken)}"
-    if found.classes and not model.get("label_dropout"):
+    if found.classes and not classifies and not model.get("label_dropout"):
         yield f"{len(found.classes)} classes and no label for none: no classifier-free guidance"
     scheduler = config.get("scheduler", {})
     variances = scheduler.get("variance_type", config.get("model", {}).get("var_type"))

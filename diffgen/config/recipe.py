@@ -18,7 +18,6 @@ from diffgen.dataset.pixels import RANGES
 from diffgen.denoiser.base import NoisyClassifier, Preconditioned
 from diffgen.denoiser.noise_input import NOISE_INPUTS, level, nothing
 from diffgen.errors import UsageError
-from diffgen.network.classifier import Classifier
 from diffgen.schedule import Schedule
 from diffgen.training.coupling import COUPLINGS
 from diffgen.training.loss import Bound, ClassifierLoss, Loss
@@ -133,8 +132,10 @@ class DenoiserRecipe(Recipe):
 
         At pure noise (alpha = 0) dividing by alpha is no way to x0.
         """
-        if self.network.name == "classifier":
-            raise UsageError("network=classifier makes no images: take unet, or model=classifier")
+        if classifies(self.network):
+            raise UsageError(
+                f"network={self.network.name} makes no images: take unet, or model=classifier"
+            )
         if self.unmeasured():
             return
         schedule = self.built_schedule
@@ -203,12 +204,13 @@ class ClassifierRecipe(Recipe):
     model: ClassifierSettings
 
     def check(self) -> None:
-        if self.network.name != "classifier":
+        if not classifies(self.network):
             raise UsageError(
-                f"network={self.network.name} names no classes: model=classifier takes its own"
+                f"network={self.network.name} names no classes: model=classifier takes "
+                "network=classifier or classifier_unet"
             )
 
-    def raw_network(self, shape: Shape, num_classes: int) -> Classifier:
+    def raw_network(self, shape: Shape, num_classes: int) -> nn.Module:
         if num_classes < 2:
             raise UsageError(
                 "model=classifier needs a data set with labels of two classes or more, and this "
@@ -231,6 +233,11 @@ class ClassifierRecipe(Recipe):
     def objective(self, shape: Shape, num_classes: int) -> ClassifierLoss:
         times = self.times.build() if self.model.noise_conditional else clean
         return ClassifierLoss(self.classifier(shape, num_classes), times)
+
+
+def classifies(network: Choice) -> bool:
+    """Whether a network names classes (`classifies` of its class), and so makes no images."""
+    return getattr(network.cls, "classifies", False)
 
 
 def recipe_of(plain: Mapping[str, Any], trust: Collection[str] = ()) -> Recipe:

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from diffgen.interop.files import State
 from diffgen.network.attention import SelfAttention
 from diffgen.network.blocks import Block
+from diffgen.network.classifier_unet import AveragePool, ClassifierUNet
 from diffgen.network.unet import UNet
 
 BLOCK = {
@@ -18,11 +19,16 @@ BLOCK = {
     "last": "out_layers.3",
     "shortcut": "skip_connection",
 }
+POOL = {
+    "norm": "out.0",
+    "pool.qkv": "out.2.qkv_proj",
+    "pool.out": "out.2.c_proj",
+}
 ATTENTION = {"attend.norm": "norm", "attend.qkv": "qkv", "attend.out": "proj_out"}
 
 
-def adm_names(network: UNet) -> dict[str, tuple[str, ...]]:
-    """Their name for each key of our U-Net.
+def adm_names(network: UNet | ClassifierUNet) -> dict[str, tuple[str, ...]]:
+    """Their name for each key of our U-Net, or of our classifier.
 
     They number the blocks through, those that change the resolution among them on the way down,
     and within another block's number on the way up.
@@ -30,9 +36,9 @@ def adm_names(network: UNet) -> dict[str, tuple[str, ...]]:
     return {key: (_name(key, network),) for key in network.state_dict()}
 
 
-def _name(key: str, network: UNet) -> str:
+def _name(key: str, network: nn.Module) -> str:
     stem, leaf = key.rsplit(".", 1)
-    depth = len(network.descents)
+    depth = len(list(network.get_submodule("descents").children()))
     each = len(list(network.get_submodule("descents.0.blocks").children())) + 1
 
     def up(level: str, index: int) -> str:
@@ -59,12 +65,16 @@ def _name(key: str, network: UNet) -> str:
             name = f"{where}.{_changed(network, part, 'conv')}"
         case ["ascents", level, "blocks", index, *part]:
             name = _part(up(level, int(index)), part)
+        case ["pool"]:
+            return "out.2.positional_embedding"
+        case ["pool", "out"] if isinstance(network.get_submodule("pool"), AveragePool):
+            name = "out.3"
         case _:
-            raise KeyError(key)
+            name = POOL[stem]
     return f"{name}.{leaf}"
 
 
-def _changed(network: UNet, part: list[str], convolution: str) -> str:
+def _changed(network: nn.Module, part: list[str], convolution: str) -> str:
     """A part of what changes the resolution: a block, or one convolution."""
     residual = isinstance(network.get_submodule("descents.1.enter"), Block)
     return BLOCK[".".join(part)] if residual else convolution
@@ -77,18 +87,20 @@ def _part(where: str, part: list[str], block: str = "0") -> str:
     return f"{where}.{block}.{BLOCK[name]}"
 
 
-def adm_state(state: Mapping[str, Tensor], network: UNet, new_order: bool = False) -> State:
+def adm_state(
+    state: Mapping[str, Tensor], network: UNet | ClassifierUNet, new_order: bool = False
+) -> State:
     """Their state with a null label, the zero vector, and our order of heads.
 
-    They split channels into (heads, q k v, channels of a head), or in their new attention order as
-    we do.
+    They split channels into (heads, q k v, channels of a head), or in their new attention order,
+    as where a classifier pools, as we do.
     """
     ours = dict(state)
     if "label_emb.weight" in ours:
         rows = ours["label_emb.weight"]
         ours["label_emb.weight"] = torch.cat((rows, torch.zeros_like(rows[:1])))
     for key, (name,) in adm_names(network).items():
-        if ".qkv." in key and name in ours and not new_order:
+        if ".attend.qkv." in key and name in ours and not new_order:
             attention = network.get_submodule(key[: key.index(".qkv")])
             assert isinstance(attention, SelfAttention)
             value = ours[name].flatten(1) if ours[name].ndim > 1 else ours[name]

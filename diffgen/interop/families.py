@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
-from diffgen.config.build import build
+from diffgen.config.recipe import recipe_of
 from diffgen.errors import UsageError
 from diffgen.interop.dit import read_dit
 from diffgen.interop.files import State, adopt
@@ -42,18 +42,10 @@ def read_family(
 
 
 def _weights(found: Release, path: Path) -> tuple[State, State]:
-    channels, size, _ = found.shape
+    recipe = recipe_of(found.recipe)
 
     def make() -> nn.Module:
-        return build(
-            "network",
-            found.recipe["network"],
-            channels=channels,
-            size=size,
-            num_classes=found.classes,
-            has_noise_input=True,
-            out_channels=2 * channels if found.learned else channels,
-        )
+        return recipe.raw_network(found.shape, found.classes)
 
     network = outline(make, found.state, path)
 

@@ -5,13 +5,14 @@ config.yml beside the file may hold flags by their names, and else those of the 
 of these shapes are assumed, and said.
 """
 
-import re
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from diffgen.errors import UsageError
 from diffgen.interop.adm import adm_names, adm_state
+from diffgen.interop.adm_classifier import read_classifier
+from diffgen.interop.adm_shapes import SIZES, shapes_of
 from diffgen.interop.files import State, read_weights
 from diffgen.interop.release import Release, Settings, recipe_of
 
@@ -39,19 +40,14 @@ IMPROVED_LSUN = {
     "diffusion_steps": 1000,
     "rescale_timesteps": False,
 }
-MULTIPLIERS = {
-    (1, 2, 2, 2): 32,
-    (1, 2, 3, 4): 64,
-    (1, 1, 2, 3, 4): 128,
-    (1, 1, 2, 2, 4, 4): 256,
-}
-BLOCK = re.compile(r"input_blocks\.(\d+)\.0\.in_layers\.2\.weight$")
 
 
 def read_adm(path: Path, size: int | None, settings: Settings) -> Release:
-    """A network of guided-diffusion; its classifiers are no denoisers and are refused."""
+    """A network of guided-diffusion, or a classifier of noisy images, which lacks the way up."""
     state = _weights(path)
-    shapes = _shapes(state, path)
+    if not _upward(state):
+        return read_classifier(state, path, size, settings)
+    shapes = shapes_of(state, path)
     released = {(1, 2, 3, 4): ADM_64, (1, 1, 2, 3, 4): ADM_128}
     known = ADM | released.get(tuple(shapes["multipliers"]), {})
     return _release(state, shapes, known, path, size, settings)
@@ -60,7 +56,9 @@ def read_adm(path: Path, size: int | None, settings: Settings) -> Release:
 def read_improved(path: Path, size: int | None, settings: Settings) -> Release:
     """A network of improved-diffusion."""
     state = _weights(path)
-    shapes = _shapes(state, path)
+    if not _upward(state):
+        raise UsageError(f"no import of {path}: it is a classifier, take `diffgen import adm`")
+    shapes = shapes_of(state, path)
     lsun = shapes["multipliers"] == [1, 1, 2, 2, 4, 4]
     known = IMPROVED | (IMPROVED_LSUN if lsun else {})
     return _release(state, shapes, known, path, size, settings)
@@ -70,52 +68,13 @@ def _weights(path: Path) -> State:
     state = read_weights(path)
     if not isinstance(state, dict) or "time_embed.0.weight" not in state:
         raise UsageError(f"{path} holds no weights of guided-diffusion or improved-diffusion")
-    if not any(key.startswith("output_blocks.") for key in state):
-        raise UsageError(
-            f"no import of {path}: it is a classifier of theirs, whose network diffgen does not "
-            "have"
-        )
     if len(state["input_blocks.0.0.weight"][0]) == 6:
         raise UsageError(f"no import of {path}: it makes images larger, out of smaller ones")
     return state
 
 
-def _shapes(state: State, path: Path) -> dict[str, Any]:
-    """What the weights themselves tell of the network."""
-    width = state["time_embed.0.weight"].shape[1]
-    found = {int(m[1]): value for key, value in state.items() if (m := BLOCK.match(key))}
-    residual = not any(key.endswith(".op.weight") for key in state)
-    last = max(found)
-    blocks = _blocks(state, residual, found)
-    each = blocks + 1
-    levels = last // each + 1
-    widths = [len(found[level * each + 1]) for level in range(levels)]
-    if len(state["input_blocks.0.0.weight"]) != width or any(w % width for w in widths):
-        raise UsageError(f"no import of {path}: channels of {widths} at a width of {width}")
-    places = [f"input_blocks.{level * each + 1}.1.qkv.weight" for level in range(levels)]
-    emb, conv = "emb_layers.1.weight", "in_layers.2.weight"
-    scaled = len(state[f"middle_block.0.{emb}"]) == 2 * len(state[f"middle_block.0.{conv}"])
-    return {
-        "width": width,
-        "multipliers": [w // width for w in widths],
-        "blocks": blocks,
-        "attends": [place in state for place in places],
-        "embedding": "scale_shift" if scaled else "add",
-        "downsample": "residual" if residual else "centered",
-    }
-
-
-def _blocks(state: State, residual: bool, found: dict[int, Any]) -> int:
-    """Residual blocks of a level, before the first that halves the resolution."""
-    if not residual:
-        halving = min(int(key.split(".")[1]) for key in state if key.endswith(".op.weight"))
-        return halving - 1
-    ups = sorted(
-        int(key.split(".")[1])
-        for key in state
-        if re.match(r"output_blocks\.\d+\.[12]\.in_layers\.2\.weight$", key)
-    )
-    return ups[0] if ups else max(found)
+def _upward(state: State) -> bool:
+    return any(key.startswith("output_blocks.") for key in state)
 
 
 def _release(
@@ -127,7 +86,7 @@ def _release(
     settings: Settings,
 ) -> Release:
     flags = {key: settings.get(key, value) for key, value in known.items()}
-    size = settings.get("image_size", size) or MULTIPLIERS.get(tuple(shapes["multipliers"]))
+    size = settings.get("image_size", size) or SIZES.get(tuple(shapes["multipliers"]))
     if not size:
         raise UsageError(f"{path} does not tell the size of the images: give it (--size 64)")
     channels = state["input_blocks.0.0.weight"].shape[1]

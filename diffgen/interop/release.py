@@ -17,7 +17,7 @@ class Release:
 
     `state` and `average` ({} without one) become ours by `rewrite`, of a state and our network,
     and by `names` of that network. `classes` is their number. `assumed` are the things that no
-    file says, one sentence each. `learned`: as many channels again say the variance.
+    file says, one sentence each.
     """
 
     recipe: dict[str, Any]
@@ -29,10 +29,6 @@ class Release:
     classes: int = 0
     step: int = 0
     assumed: tuple[str, ...] = ()
-
-    @property
-    def learned(self) -> bool:
-        return self.recipe["model"].get("variance") == "learned"
 
 
 Reader = Callable[[Path, int | None, Settings], Release]

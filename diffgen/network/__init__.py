@@ -10,7 +10,7 @@
 - dit: a transformer of image patches, scaled, shifted and gated by emb (`tokens`).
 - dilated: residual blocks of dilated convolutions at one resolution.
 - ncsn_refinenet, refinenet: the NCSN papers', with InstanceNorm++ (`refine_body`).
-- classifier: logits (B, num_classes) in place of an image.
+- classifier, classifier_unet: logits (B, num_classes) in place of an image.
 
 Label num_classes, or None, is "no label". The network sees c_in x_t and never x_t itself: what F
 stands for is decided in diffgen.denoiser.

@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from typing import ClassVar
 
 from pydantic import NonNegativeFloat, PositiveInt
 from torch import Tensor, nn
@@ -26,6 +27,8 @@ class Classifier(nn.Module):
     `noise_conditional`: it classifies noisy images and gets their noise level, `c_noise` (B,),
     by the scale and shift of its norms.
     """
+
+    classifies: ClassVar = True
 
     def __init__(
         self,

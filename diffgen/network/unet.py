@@ -81,19 +81,19 @@ class UNet(nn.Module):
         )
         conditioned = has_noise_input or num_classes > 0
         self.maps = InputMaps(4 * width, MAPS) if conditioned and embedding == "maps" else None
-        norm = _emb_norm(embedding, conditioned, groups, 4 * width, norm_eps)
+        norm = emb_norm_of(embedding, conditioned, groups, 4 * width, norm_eps)
         style = BlockStyle(norm, groups, dropout, heads, head_width, norm_eps)
         attends = [size >> level in attention for level in range(len(multipliers))]
         ladder = levels([width * m for m in (1, *multipliers)], blocks, attends)
         stem = conv3(channels + (MAPS if self.maps else 0), width)
         head = Head(ladder[0].channels, self.out_channels, groups, norm_eps)
-        enters = [stem, *(_down(level.above, downsample, style) for level in ladder[1:])]
+        enters = [stem, *(down(level.above, downsample, style) for level in ladder[1:])]
         leaves = [head, *(_up(level.channels, downsample, style) for level in ladder[1:])]
         self.descents = nn.ModuleList(map(Descent, ladder, repeat(style), enters))
         self.middle = Middle(ladder[-1].channels, style)
         self.ascents = nn.ModuleList(map(Ascent, ladder, repeat(style), leaves))
         if exact_groups:
-            _set_groups(self, groups)
+            set_groups(self, groups)
 
     def forward(
         self,
@@ -114,7 +114,7 @@ class UNet(nn.Module):
         return x
 
 
-def _set_groups(network: nn.Module, groups: int) -> None:
+def set_groups(network: nn.Module, groups: int) -> None:
     """Give every norm this number of groups, however few channels each then has."""
     for norm in network.modules():
         if isinstance(norm, nn.GroupNorm):
@@ -125,7 +125,7 @@ def _set_groups(network: nn.Module, groups: int) -> None:
             norm.num_groups = groups
 
 
-def _down(channels: int, downsample: str, style: BlockStyle) -> nn.Module:
+def down(channels: int, downsample: str, style: BlockStyle) -> nn.Module:
     if downsample == "residual":
         return style.block(channels, channels, resample=FilterDown(BOX))
     return DOWNS[downsample](channels)
@@ -137,7 +137,7 @@ def _up(channels: int, downsample: str, style: BlockStyle) -> nn.Module:
     return Up(channels)
 
 
-def _emb_norm(
+def emb_norm_of(
     embedding: str, conditioned: bool, groups: int, features: int, eps: float
 ) -> Callable[[int], nn.Module]:
     if not conditioned or embedding not in NORMS:
