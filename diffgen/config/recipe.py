@@ -132,10 +132,9 @@ class DenoiserRecipe(Recipe):
 
         At pure noise (alpha = 0) dividing by alpha is no way to x0.
         """
-        if classifies(self.network):
-            raise UsageError(
-                f"network={self.network.name} makes no images: take unet, or model=classifier"
-            )
+        if getattr(self.network.cls, "classifies", False):
+            what = f"network={self.network.name} makes no images"
+            raise UsageError(f"{what}: take unet, or model=classifier")
         if self.unmeasured():
             return
         schedule = self.built_schedule
@@ -204,11 +203,9 @@ class ClassifierRecipe(Recipe):
     model: ClassifierSettings
 
     def check(self) -> None:
-        if not classifies(self.network):
-            raise UsageError(
-                f"network={self.network.name} names no classes: model=classifier takes "
-                "network=classifier or classifier_unet"
-            )
+        if not getattr(self.network.cls, "classifies", False):
+            what = f"network={self.network.name} names no classes"
+            raise UsageError(f"{what}: take network=classifier or classifier_unet")
 
     def raw_network(self, shape: Shape, num_classes: int) -> nn.Module:
         if num_classes < 2:
@@ -233,11 +230,6 @@ class ClassifierRecipe(Recipe):
     def objective(self, shape: Shape, num_classes: int) -> ClassifierLoss:
         times = self.times.build() if self.model.noise_conditional else clean
         return ClassifierLoss(self.classifier(shape, num_classes), times)
-
-
-def classifies(network: Choice) -> bool:
-    """Whether a network names classes (`classifies` of its class), and so makes no images."""
-    return getattr(network.cls, "classifies", False)
 
 
 def recipe_of(plain: Mapping[str, Any], trust: Collection[str] = ()) -> Recipe:
