@@ -34,7 +34,7 @@ def write(options: Namespace, config: Config) -> None:
     write_atomically(path, lambda file: torch.save(checkpoint, file))
     try:
         made = load(path)
-        made.classifier() if made.classifies else made.denoiser()
+        made.denoiser() if "prediction" in recipe else made.classifier()
     except BaseException:
         path.unlink()
         raise

@@ -72,11 +72,6 @@ class Checkpoint:
     def _parsed(self) -> Recipe:
         return recipe_of(self.recipe, self.trust)
 
-    @property
-    def classifies(self) -> bool:
-        """Whether it holds a classifier, and no model that makes images."""
-        return isinstance(self._parsed, ClassifierRecipe)
-
     def denoiser_recipe(self) -> DenoiserRecipe:
         """The recipe of a model that makes images; UsageError where it is none."""
         recipe = self._parsed
