@@ -20,7 +20,8 @@ class Command:
     of each job before the first one starts, `kept` with those and the job's folder, which it fills
     and returns true where the job's work is done already, and `finish` with the sweep's folder
     when it has ended, also if jobs of it failed. `pins` are the keys of checkpoints whose content
-    must stay the same throughout a job or a sweep.
+    must stay the same throughout a job or a sweep; `apart` is the key of a path below which each
+    job of a sweep has one of its own.
 
     Remedies name keys of `diffgen train`. `keys` maps those that this command writes otherwise to
     its own words, and `instead` has a remedy for each group that it does not have.
@@ -35,6 +36,7 @@ class Command:
     finish: str | None = None
     kept: str | None = None
     pins: tuple[str, ...] = ()
+    apart: str | None = None
     keys: Mapping[str, str] = field(default_factory=dict)
     instead: Mapping[str, str] = field(default_factory=dict)
 
@@ -82,6 +84,7 @@ COMMANDS = {
             preflight="diffgen.commands.sample:preflight",
             finish="diffgen.commands.sample:finish_sweep",
             kept="diffgen.commands.sample:kept",
+            apart="out",
             begin="sampling {0.num_samples} images of checkpoint={0.checkpoint} by "
             "{0.hydra.runtime.choices.sampler}, accelerator={0.accelerator}, results in "
             "{0.hydra.run.dir}",

@@ -1,6 +1,7 @@
 """A sweep by Hydra's own sweeper: every job is known, and checked, before the first one starts."""
 
 import copy
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -87,6 +88,8 @@ def planned(command: Command, config: DictConfig, loader: Any) -> Plan:
     for k in _covering(jobs):  # mistakes are told before any checkpoint is read
         check(command.name, made[k])
     found: list[Any] = []
+    if command.apart:
+        set_apart(command.apart, jobs, made)
     for k, job in enumerate(jobs):
         if command.pins:
             jobs[k] = with_pins(job, pinned(command, made[k]))
@@ -95,6 +98,21 @@ def planned(command: Command, config: DictConfig, loader: Any) -> Plan:
             imported(command.preflight)(found[k])
     varied = [f"{o.key_or_group} {n}" for o in overrides if (n := _count(o)) > 1]
     return Plan(jobs, found, " x ".join(varied))
+
+
+def set_apart(key: str, jobs: list[list[str]], made: Sequence[DictConfig]) -> None:
+    """Give jobs whose config has one path under `key` a path below it, called by their words."""
+    named: dict[str, list[int]] = {}
+    for k, config in enumerate(made):
+        if path := OmegaConf.select(config, key):
+            named.setdefault(str(path), []).append(k)
+    for path, numbers in named.items():
+        same = set.intersection(*(set(jobs[k]) for k in numbers))
+        for k in numbers if len(numbers) > 1 else ():
+            words = ",".join(word for word in jobs[k] if word not in same)
+            place = f"{path}/{re.sub(r'[^a-zA-Z0-9_.=,+-]+', '-', words)[-200:] or 'all'}"
+            jobs[k] = with_pins(jobs[k], {key: place})
+            OmegaConf.update(made[k], key, place)
 
 
 def split(overrides: list[Override]) -> list[list[str]]:

@@ -22,6 +22,7 @@ from diffgen.files import place, write_atomically
 from diffgen.runs.cell import Cell
 from diffgen.runs.drawn_batches import DrawnBatches
 from diffgen.runs.locate import name_under
+from diffgen.runs.plain_images import plain_images
 from diffgen.runtime.devices import fabric_of
 from diffgen.runtime.launch import quiet
 from diffgen.runtime.logger import ready
@@ -89,6 +90,8 @@ def preflight(settings: Sample) -> None:
     """Make all that a job of sampling calls; UsageError where something does not fit."""
     metrics = named(settings.metrics)
     ready(settings.logger)
+    if settings.out:
+        plain_images(settings.out, settings.format).check()
     request = request_of(settings)
     if metrics:
         check_features(settings.features, request.checkpoint)
@@ -110,14 +113,19 @@ class Job:
         self.task, self.counters = self.request.task(fabric.device)
         self.labels = self.task.classes()
         self.metrics = self.telling(named(settings.metrics))
+        self.out = plain_images(settings.out, settings.format) if settings.out else None
 
     def cells(self) -> list[Cell]:
         """The cell asked for, done, and that of the table's floor where there is one."""
         run, runs = self.request.checkpoint.run, Path(self.settings.runs)
         evaluator = self.evaluator()
         cell = Cell.of(run, self.key(evaluator), runs)
+        if self.out:
+            self.out.check(cell.folder.name)
         if self.fabric.broadcast(not cell.done(self.metrics)):
             self.fill(cell, evaluator)
+        if self.out and self.fabric.global_rank == 0:
+            self.out.write(cell, self.request.guides.classes)
         floor = None
         if evaluator and self.task.scored and self.fabric.global_rank == 0:
             floor = evaluator.floor(run, runs, self.count(evaluator), self.metrics)

@@ -220,6 +220,8 @@ class Sample(Sampling):
     n: Annotated[int, Field(ge=2)] | None
     features: Annotated[Named, BeforeValidator(Named.of)]
     metrics: str | list[str]
+    out: str | None = None
+    format: Literal["png", "npz"] = "png"
     devices: Devices
     cache: str
     logger: Annotated[Named, BeforeValidator(Named.of)]

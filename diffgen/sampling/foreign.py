@@ -1,6 +1,7 @@
 """Images of any program, and what they may be measured against."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,10 @@ def fitting(images: Images, real: Images | None) -> Images:
     """The images with labels that count as in `real`; UsageError where there are others."""
     if images.labels is None or real is None or not real.classes:
         return images
+    if _numbers(images.classes) and not _numbers(real.classes):  # as in a dataset.json of EDM
+        numbers = torch.tensor([int(name) for name in images.classes])
+        images = replace(images, labels=numbers[images.labels], classes=())
+    assert images.labels is not None
     if images.classes:
         return numbered_as(images, real.classes)
     if int(images.labels.max()) >= len(real.classes) or int(images.labels.min()) < 0:
@@ -130,3 +135,7 @@ def fitting(images: Images, real: Images | None) -> Images:
             f"{len(real.classes)} classes"
         )
     return images
+
+
+def _numbers(classes: Sequence[str]) -> bool:
+    return bool(classes) and all(name.isdecimal() for name in classes)

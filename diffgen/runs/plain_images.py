@@ -1,0 +1,146 @@
+"""A cell's images as other programs read them: a folder of PNG files, or an .npz."""
+
+import json
+import os
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from diffgen.dataset.store import LISTING
+from diffgen.errors import UsageError
+from diffgen.files import WriteError, expanded, write_atomically
+from diffgen.runs.cell import Cell
+
+MARK = "diffgen.json"  # in a folder of images: of which cell they are, and how many
+REMEDY = "name another place, or remove it"
+
+
+@dataclass(frozen=True)
+class PngFolder:
+    """000000.png, 000001.png, ... in a folder, their labels in dataset.json as EDM has it."""
+
+    path: Path
+
+    def check(self, cell: str | None = None) -> None:
+        """UsageError where the folder holds anything but the images of this cell.
+
+        None for a cell that is not known yet: anything that another program wrote.
+        """
+        if not self.path.exists():
+            return
+        if not self.path.is_dir():
+            raise UsageError(f"out={self.path} is a file, and format=png makes a folder")
+        names = {name for name in os.listdir(self.path) if not name.startswith(".")}
+        mark = self._mark()
+        ours = {MARK, LISTING, *(_name(k) for k in range(mark.get("images", 0)))}
+        if others := sorted(names - ours if mark else names):
+            raise UsageError(f"out={self.path} holds other files, as {others[0]}: {REMEDY}")
+        if mark and cell not in (None, mark["cell"]):
+            raise UsageError(f"out={self.path} holds the images of other settings: {REMEDY}")
+
+    def write(self, cell: Cell, classes: Sequence[str]) -> None:
+        """Write the files that are missing; all of them where an earlier call was cut off.
+
+        dataset.json has the numbers of classes, or the names where these are numbers.
+        """
+        self.check(cell.folder.name)
+        images, labels = _held(cell)
+        mark: dict[str, Any] = {
+            "cell": cell.folder.name,
+            "images": len(images),
+            "classes": list(classes),
+        }
+        done = self._mark().get("done", False)
+        self._put(MARK, {**mark, "done": done, "row": cell.row})
+        for number, image in enumerate(images):
+            path = self.path / _name(number)
+            if not done or not path.is_file():
+                _write(path, image)
+        if labels is not None:
+            as_numbers = bool(classes) and all(name.isdecimal() for name in classes)
+            numbers = [int(name) for name in classes] if as_numbers else range(len(classes))
+            pairs = [[_name(k), numbers[label]] for k, label in enumerate(labels.tolist())]
+            self._put(LISTING, {"labels": pairs})
+        self._put(MARK, {**mark, "done": True, "row": cell.row})
+
+    def _mark(self) -> dict[str, Any]:
+        try:
+            found = json.loads((self.path / MARK).read_text())
+            return {**found, "cell": str(found["cell"]), "images": int(found["images"])}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+
+    def _put(self, name: str, data: Any) -> None:
+        text = json.dumps(data).encode()
+        write_atomically(self.path / name, lambda file: file.write(text))
+
+
+@dataclass(frozen=True)
+class Npz:
+    """A file of arr_0, uint8 (N, H, W, C), and arr_1, labels (N,), as ADM's evaluator reads."""
+
+    path: Path
+
+    def check(self, cell: str | None = None) -> None:
+        """As that of a folder, for the file."""
+        if not self.path.exists():
+            return
+        held = self._cell()
+        if held is None:
+            raise UsageError(f"out={self.path} is something else: {REMEDY}")
+        if cell not in (None, held):
+            raise UsageError(f"out={self.path} holds the images of other settings: {REMEDY}")
+
+    def write(self, cell: Cell, classes: Sequence[str]) -> None:
+        """Write the file unless it is there."""
+        self.check(cell.folder.name)
+        if self.path.exists():
+            return
+        images, labels = _held(cell)
+        arrays: dict[str, Any] = {"arr_0": images.permute(0, 2, 3, 1).contiguous().numpy()}
+        if labels is not None:
+            arrays |= {"arr_1": labels.numpy(), "classes": np.array(classes, dtype=np.str_)}
+        arrays["cell"] = np.array(cell.folder.name)
+        write_atomically(self.path, lambda file: np.savez(file, **arrays))
+
+    def _cell(self) -> str | None:
+        try:
+            with np.load(self.path, allow_pickle=False) as file:
+                return str(file["cell"])
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            return None
+
+
+def plain_images(out: str, form: str) -> PngFolder | Npz:
+    """What `out=` and `format=` name; a file gets the ending .npz."""
+    path = expanded(out)
+    if form == "png":
+        return PngFolder(path)
+    return Npz(path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz"))
+
+
+def _held(cell: Cell) -> tuple[Tensor, Tensor | None]:
+    found = cell.images()
+    if found is None:
+        raise UsageError(f"{cell.folder} holds no images")
+    return found
+
+
+def _name(number: int) -> str:
+    return f"{number:06}.png"
+
+
+def _write(path: Path, image: Tensor) -> None:
+    """As save_png, but it does not wait for the disk: the mark says what is whole."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        Image.fromarray(image.permute(1, 2, 0).squeeze(-1).numpy()).save(partial, "png")
+        os.replace(partial, path)
+    except OSError as error:
+        raise WriteError(path, error) from error
