@@ -190,6 +190,16 @@ def test_a_header_with_a_hole(key, good, tmp_path):
     assert "damaged" in refusal(saved(data, tmp_path / "x.ckpt"))
 
 
+@pytest.mark.parametrize("value", [None, True, 7, "unet", [[]]])
+@pytest.mark.parametrize("group", ["network", "schedule", "prediction", "dataset", "trainer"])
+def test_a_recipe_whose_group_is_none(group, value, good, tmp_path):
+    data = contents(good)
+    data["diffgen"]["recipe"][group] = value
+    seal_again(data)
+    line = refusal(saved(data, tmp_path / "x.ckpt"))
+    assert line.endswith(f"is damaged: its recipe.{group} is none")
+
+
 def seal_again(data):
     """As somebody would who knows how."""
     for key in ("hash", "training_hash"):

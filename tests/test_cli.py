@@ -147,6 +147,11 @@ MISTAKES = [
     ("train seed=[1", "cannot read 'seed=[1':"),
     ("train ~compile", "compile is missing"),
     ("sample sampler=ddmi", "no sampler 'ddmi'; did you mean"),
+    (
+        "sample dataset.test_fraction=0.5",
+        "no key 'dataset.test_fraction'; the data set is the checkpoint's: root=FOLDER takes its "
+        "images from elsewhere, metrics=[] scores none",
+    ),
     ("sample sampler.stpes=5", "no key 'sampler.stpes'; did you mean sampler.steps"),
     ("sample steps=0", "steps=0: Input should be greater than or equal to 1"),
     ("sample steps=1e3", "steps=1000.0: Input should be a valid integer"),

@@ -421,6 +421,14 @@ def test_wandb_without_login_or_package_is_one_line(tmp_path, monkeypatch):
     )
 
 
+def forged(data, run):
+    """Put these contents in the place of a run's, their hashes right."""
+    for key in ("hash", "training_hash"):
+        del data["diffgen"][key]
+    seal(data)
+    torch.save(data, last(run))
+
+
 def test_a_strangers_run_that_goes_on_touches_nothing_outside_its_folder(ddpm, tmp_path):
     run = Path(shutil.copytree(ddpm, tmp_path / "run"))
     data, outside = contents(last(run)), tmp_path / "outside"
@@ -428,13 +436,38 @@ def test_a_strangers_run_that_goes_on_touches_nothing_outside_its_folder(ddpm, t
     recipe |= {"logger": {"name": "wandb", "project": "theirs"}, "runs": str(outside / "runs")}
     recipe |= {"dataset": {"name": "mnist", "root": str(outside / "mnist")}}
     recipe["cache"] = str(outside / "cache")
-    for key in ("hash", "training_hash"):
-        del data["diffgen"][key]
-    seal(data)
-    torch.save(data, last(run))
+    forged(data, run)
     done = here(tmp_path, "train", f"resume={run}", "trainer.max_steps=41")
     assert done.status == 2
-    assert done.line().startswith(f"mnist can neither be read from {outside}/mnist")
-    assert done.line().endswith("set dataset=mnist dataset.root=FOLDER to what holds them")
+    assert done.line().startswith(f"mnist is not in {outside}/mnist, and is not downloaded")
+    wanted = "set dataset=mnist dataset.root=FOLDER, where it is read or downloaded"
+    assert done.line().endswith(wanted)
     assert "its recipe logs by wandb: add logger=wandb to go on with it" in done.out
     assert not outside.exists()
+
+
+@pytest.mark.parametrize(
+    "words", [["metrics=[accuracy]"], ["metrics=[]", "task=variations", "task.image=1"]]
+)
+def test_sampling_downloads_nothing_into_a_strangers_folder(words, ddpm, tmp_path, monkeypatch):
+    """Scoring and tasks need the data set: where it lies is for the user to say."""
+    asked = []
+
+    def download(*_, **__):
+        asked.append(True)
+        raise OSError("no network here")
+
+    for name in ("_urlretrieve", "_get_redirect_url"):
+        monkeypatch.setattr(f"torchvision.datasets.utils.{name}", download)
+    run = Path(shutil.copytree(ddpm, tmp_path / "run"))
+    data = contents(last(run))
+    data["diffgen"]["recipe"]["dataset"] = {"name": "mnist", "root": str(tmp_path / "outside")}
+    forged(data, run)
+    drawn = ("sample", f"checkpoint={run}", "num_samples=2", "steps=2", *words)
+    line = here(tmp_path, *drawn).line()
+    assert "mnist is not in" in line
+    assert line.endswith("or set root=FOLDER, where it is read or downloaded")
+    assert not asked
+    assert not (tmp_path / "outside").exists()
+    assert "nor downloaded" in here(tmp_path, *drawn, "root=mine").line()
+    assert asked

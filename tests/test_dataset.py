@@ -893,6 +893,54 @@ def test_greys_in_a_corner_of_their_range_are_said_and_scaled(
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
+def deep_png(path, values):
+    """A PNG of 16 bits per channel, which Pillow does not write: uint16 (H, W, C)."""
+    height, width, channels = values.shape
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in values)
+    kind = {1: 0, 2: 4, 3: 2, 4: 6}[channels]
+    parts = (b"IHDR", struct.pack(">IIBBBBB", width, height, 16, kind, 0, 0, 0))
+    parts += (b"IDAT", zlib.compress(lines), b"IEND", b"")
+    text = b"\x89PNG\r\n\x1a\n"
+    for name, data in zip(parts[::2], parts[1::2], strict=True):
+        check = struct.pack(">I", zlib.crc32(name + data))
+        text += struct.pack(">I", len(data)) + name + data + check
+    path.write_bytes(text)
+
+
+@pytest.mark.parametrize("channels", [2, 3, 4])
+def test_deep_colours_in_a_corner_of_their_range_are_said_and_scaled(tmp_path, caplog, channels):
+    values = (4095 * noise(8, 8, channels).astype(float) / 255).astype(np.uint16)
+    if channels % 2 == 0:
+        values[..., -1] = np.where(values[..., -1] > 2000, 65535, 0)
+    (tmp_path / "set").mkdir()
+    deep_png(tmp_path / "set" / "a.png", values)
+    wanted = 4 if channels % 2 == 0 else 3
+    settings = {"root": str(tmp_path / "set"), "test_fraction": 0, "channels": wanted}
+    if wanted == 3:  # else transparent pixels are white
+        Folder(**settings).split("train")
+        assert "nearly black: no byte is above 15" in caplog.text
+        assert "dataset.window=[0,4095] makes 4095 white" in caplog.text
+    found = pixels_of(Folder(**settings, window=(0, 4095)).split("train"))[0]
+    right = np.rint(values / 4095 * 255)
+    if channels % 2 == 0:
+        right[..., -1] = values[..., -1] // 257
+        right = right[..., [0, 0, 0, 1]] if channels == 2 else right
+    assert_close(found, torch.from_numpy(right.transpose(2, 0, 1)).to(torch.uint8))
+
+
+def test_a_window_scales_dark_colours_of_8_bits_and_leaves_one_bit(tmp_path, caplog):
+    (tmp_path / "set").mkdir()
+    Image.fromarray(noise(8, 8, 3) // 32).save(tmp_path / "set" / "a.png")
+    settings = {"root": str(tmp_path / "set"), "test_fraction": 0}
+    Folder(**settings).split("train")
+    assert "dataset.window=[0,7] makes 7 white" in caplog.text
+    Image.fromarray(noise(8, 8) > 99).save(tmp_path / "set" / "b.png")
+    found = pixels_of(Folder(**settings, window=(0, 7)).split("train"))
+    right = np.rint(noise(8, 8, 3) // 32 / 7 * 255).transpose(2, 0, 1)
+    assert_close(found[0], torch.from_numpy(right).byte())
+    assert_close(found[1][0] == 255, torch.from_numpy(noise(8, 8) > 99))
+
+
 def test_a_window_opens_values_of_any_kind(tmp_path):
     """Floats and negative numbers, as of X-rays; without one they are refused with the remedy."""
     (tmp_path / "set").mkdir()

@@ -1,6 +1,7 @@
 """Classes of a user's own package, that of docs/extending.md, in every command."""
 
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -69,6 +70,14 @@ def test_each_works_with_trust_and_is_refused_without(line, folder, run):
     assert here(folder, command, *known).line().endswith(REFUSED.partition("Trig")[2])
 
 
+def test_the_command_that_tunes_an_own_sampler_works_as_printed(folder, run):
+    words = ("sampler=midpoint", "guidance=rising", "guidance.weight=2", "num_samples=3")
+    tuned = ("sample", *OWN, f"checkpoint={run}", *words, *FEW, "spacing=tuned")
+    printed = shlex.split(here(folder, *tuned).line().partition("; run diffgen ")[2])
+    worked(here(folder, *printed, "num_samples=4", "candidates=6"))
+    worked(here(folder, *tuned))
+
+
 def test_a_training_is_resumed_with_trust(folder, run):
     resumed = ("train", f"resume={run}", "trainer.max_steps=3")
     assert here(folder, *resumed).line().endswith("add trust=mine")
@@ -81,6 +90,7 @@ def test_explain_and_a_data_set_of_ones_own(folder, run):
     words = ("dataset=npz", f"dataset.root={samples.folder}/samples.npz", "network=mlp")
     assert "npz, 1 x 8 x 8, 10 classes" in worked(here(folder, "explain", *OWN, *words)).out
     trained = worked(here(folder, "train", *OWN, *words, *SHORT)).folder
+    assert trained.parent.name == "Npz_ddpm"
     scored = ("num_samples=2", "steps=2", "features=classifier", "metrics=[accuracy]")
     worked(here(folder, "sample", f"checkpoint={trained}", "trust=[mine]", *scored))
 

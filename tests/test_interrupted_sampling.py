@@ -3,9 +3,12 @@
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ import pytest
 import torch
 from running import here, worked
 
+from diffgen.cli.hydra_app import sigterm_exits
 from diffgen.files import WriteError, place
 from diffgen.runs import cell as cells_room
 from diffgen.runs.drawn_batches import Drawn, DrawnBatches
@@ -204,15 +208,54 @@ def test_the_other_processes_of_a_job_end_with_it():
     assert [other.returncode for other in others] == [-signal.SIGTERM] * 2
 
 
-def test_all_processes_of_a_job_end_when_one_dies(monkeypatch, capsys):
-    ended, kill, mine = [], os.kill, os.getpid()
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        ("exit 1", "process 2 of the job ended with status 1"),
+        ("kill -9 $$", r"process 2 of the job ended with status -9 \(SIGKILL\)"),
+        ("exit 143", None),  # it was told to end
+        ("kill -TERM $$", None),
+    ],
+)
+def test_all_processes_of_a_job_end_when_one_dies(script, told, monkeypatch):
+    others = [subprocess.Popen(words) for words in (["sleep", "60"], ["sh", "-c", script])]
+    watch = threading.Thread(target=launch._watch, args=(others,))
+
+    def job():
+        with launch.isolated():
+            launch._started[:] = others
+            watch.start()
+            time.sleep(50)
+
     monkeypatch.setattr(launch, "GRACE", 0.2)
-    monkeypatch.setattr(
-        os, "kill", lambda pid, n: ended.append(n) if pid == mine else kill(pid, n)
-    )
-    others = [subprocess.Popen(words) for words in (["sleep", "60"], ["false"])]
+    with sigterm_exits(), pytest.raises(launch.ProcessLost if told else SystemExit) as raised:
+        job()
+    assert re.fullmatch(told or "143", str(raised.value))
+    watch.join()
+    assert others[0].wait() == -signal.SIGTERM
+
+
+def test_a_lost_connection_names_the_process_that_was_killed():
+    dead = subprocess.Popen(["sh", "-c", "kill -9 $$"])
+    dead.wait()
+
+    def job(error):
+        with launch.isolated():
+            launch._started[:] = [dead]
+            raise error
+
+    with pytest.raises(launch.ProcessLost, match=r"process 1 .*SIGKILL"):
+        job(RuntimeError("Connection closed by peer"))
+    with pytest.raises(KeyboardInterrupt):
+        job(KeyboardInterrupt())
+
+
+def test_a_process_that_does_not_end_is_killed(monkeypatch, capsys):
+    sent, kill, mine = [], os.kill, os.getpid()
+    monkeypatch.setattr(launch, "GRACE", 0.2)
+    monkeypatch.setattr(os, "kill", lambda pid, n: sent.append(n) if pid == mine else kill(pid, n))
+    others = [subprocess.Popen(["false"])]
     monkeypatch.setattr(launch, "_started", others)
     launch._watch(others)
-    assert ended == [signal.SIGTERM, signal.SIGKILL]
-    assert others[0].wait() == -signal.SIGTERM
-    assert "process 2 of the job ended with status 1" in capsys.readouterr().err
+    assert sent == [signal.SIGTERM, signal.SIGKILL]
+    assert "status 1, and this one waits for it: it ends now" in capsys.readouterr().err

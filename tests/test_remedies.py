@@ -145,7 +145,7 @@ TOLD = {
     ("tune", "set steps=null"): "it is bad; set steps=null",
     ("sample", "set dataset.root=FOLDER"): "it is bad; set root=FOLDER",
     ("train", "set dataset.root=FOLDER"): "it is bad; set dataset.root=FOLDER",
-    ("sample", "set dataset.test_root=FOLDER"): "it is bad; root=FOLDER takes the images of the ",
+    ("sample", "set dataset.test_root=FOLDER"): "it is bad; the data set is the checkpoint",
     ("import", "give it, such as size=32"): "it is bad; give it, such as --size 32",
     ("import", "if you trust it, add trust=mine"): "it is bad; if you trust it, add --trust mine",
 }

@@ -118,6 +118,18 @@ def test_a_sweep_that_is_done_draws_nothing_and_starts_no_job(run, tmp_path, mon
     assert len(list((tmp_path / folder).glob("*/samples.png"))) == 2
 
 
+def test_values_that_differ_by_job_are_each_jobs_own(run, tmp_path):
+    """${seed} is not that of the first job, and a number stays with its job where others go."""
+    words = ("sample", "-m", f"checkpoint={run}", "steps=1,2", *FAST[2:], "accelerator=cpu")
+    worked(here(tmp_path, *words, "seed=${hydra:job.num}", "labels=${seed}"))
+    wider = (*words[:3], "steps=3,1,2,4", *words[4:])
+    done = worked(here(tmp_path, *wider, "seed=${hydra:job.num}", "labels=${seed}"))
+    assert "2 of 4 jobs" not in done.err  # other seeds than before
+    rows = [json.loads(file.read_text()) for file in run.glob("cells/*/result.json")]
+    found = {(row["steps"], row["seed"], row["labels"]) for row in rows}
+    assert found == {(1, 0, 0), (2, 1, 1), (3, 0, 0), (1, 1, 1), (2, 2, 2), (4, 3, 3)}
+
+
 def test_a_sweep_stays_with_the_content_it_began_with(run, ncsnv2, tmp_path, monkeypatch):
     """A training may put another checkpoint in its place, or start a newer run."""
     path, draw = run / "checkpoints" / "last.ckpt", Generate.__call__

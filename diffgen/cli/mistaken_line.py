@@ -86,7 +86,9 @@ class Line:
             return f"diffgen {self.command} takes no {key}=, which belongs to {owner}"
         if key in self.words:
             return f"{key}= takes a choice or no value but its keys'; see --help {key}"
-        return f"no key {key!r}{meant or self.near(key)}"
+        group, dot, _ = key.partition(".")
+        instead = COMMANDS[self.command].instead.get(group) if dot else None
+        return f"no key {key!r}{meant or self.near(key) or (f'; {instead}' if instead else '')}"
 
     def near(self, key: str) -> str:
         """The keys most like one, else those beside it."""

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from diffgen.cli import sweep
 from diffgen.cli.job import errors_past_hydra
@@ -26,6 +27,7 @@ class Preflight(Callback):
         self.command = command
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
+        HydraConfig.instance().set_config(config)  # for ${hydra:...}, which Hydra sets later
         with errors_past_hydra():
             if begin := COMMANDS[self.command].begin:
                 print(begin.format(config, threads=threads()), flush=True)
@@ -37,6 +39,7 @@ class Preflight(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         loader, command = GlobalHydra.instance().config_loader(), COMMANDS[self.command]
         own = "BasicSweeper" in config.hydra.sweeper._target_
+        HydraConfig.instance().set_config(config)
         with errors_past_hydra():
             plan = sweep.planned(command, config, loader) if own else None
             if plan is None:
@@ -49,7 +52,8 @@ class Preflight(Callback):
 
     def check_values(self, config: DictConfig, loader: Any) -> None:
         """Check each value of the line, where another sweeper makes the jobs."""
-        overrides = list(config.hydra.overrides.task)
+        plain: Any = OmegaConf.to_container(config.hydra, resolve=False)
+        overrides = list(plain["overrides"]["task"])
         if needs_own_sweeper(overrides):
             raise UsageError(
                 "this sweeper gives its jobs one recipe, but the models or data sets differ; "

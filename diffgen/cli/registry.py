@@ -91,7 +91,7 @@ COMMANDS = {
             pins=("checkpoint", "guidance.checkpoint"),
             keys={"dataset.root=": "root="},
             instead={
-                "dataset": "root=FOLDER takes the images of the checkpoint's data set from "
+                "dataset": "the data set is the checkpoint's: root=FOLDER takes its images from "
                 "elsewhere, metrics=[] scores none"
             },
         ),

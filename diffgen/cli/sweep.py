@@ -26,6 +26,8 @@ from diffgen.cli.registry import Command, imported
 from diffgen.config.schema import check
 from diffgen.errors import UsageError
 
+NUMBER = re.compile(r"\$\\?{hydra\\?:job\.num\\?}")  # Hydra writes it with backslashes
+
 
 @dataclass
 class Plan:
@@ -79,8 +81,7 @@ def planned(command: Command, config: DictConfig, loader: Any) -> Plan:
 
     UsageError for the first one that would fail.
     """
-    params = config.hydra.sweeper.get("params") or {}
-    words = [*(f"{k}={v}" for k, v in params.items()), *config.hydra.overrides.task]
+    words = words_of(config)
     overrides = OverridesParser.create(loader).parse_overrides(words)
     compose = Composer(loader, config)
     jobs = split(overrides)
@@ -115,6 +116,13 @@ def set_apart(key: str, jobs: list[list[str]], made: Sequence[DictConfig]) -> No
             OmegaConf.update(made[k], key, place)
 
 
+def words_of(config: DictConfig) -> list[str]:
+    """The overrides of a sweep as they were typed: ${seed} means each job's own."""
+    plain: Any = OmegaConf.to_container(config.hydra, resolve=False)
+    params = plain["sweeper"].get("params") or {}
+    return [*(f"{k}={v}" for k, v in params.items()), *plain["overrides"]["task"]]
+
+
 def split(overrides: list[Override]) -> list[list[str]]:
     """The overrides of each job; UsageError for a range without a list of values."""
     try:
@@ -125,7 +133,9 @@ def split(overrides: list[Override]) -> list[list[str]]:
             f"{wrong.input_line} names no values: list them, as {wrong.key_or_group}=1,2, or "
             "give range(first,last,step)"
         ) from error
-    return [job_with_recipe(job) for job in jobs]
+    # Jobs that are left out when a sweep goes on would give the others other numbers.
+    numbered = ([NUMBER.sub(str(k), word) for word in job] for k, job in enumerate(jobs))
+    return [job_with_recipe(job) for job in numbered]
 
 
 def _covering(jobs: Sequence[Sequence[str]]) -> list[int]:

@@ -44,6 +44,11 @@ def fetch(name: str, make: Callable[..., T], root: str, files: str) -> T:
         except Exception as error:
             reason = error
     short = next(iter(str(reason).splitlines()), "").rstrip(":") or type(reason).__name__
+    if not _MAY_DOWNLOAD.get():
+        raise UsageError(
+            f"{name} is not in {folder.resolve()}, and is not downloaded unasked",
+            f"put {files} there, or set dataset.root=FOLDER, where it is read or downloaded",
+        ) from reason
     raise UsageError(
         f"{name} can neither be read from {folder.resolve()} nor downloaded ({short})",
         f"put {files} there, or set dataset.root=FOLDER to what holds them",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from diffgen.dataset.decode import Decoder, brightest_grey, header
+from diffgen.dataset.decode import Decoder, header, largest_value
 from diffgen.dataset.images import Images, fingerprint_of, in_memory
 from diffgen.dataset.store import Store
 from diffgen.dataset.streamed import REMEDY, OnError, Streamed, size_text
@@ -127,7 +127,7 @@ def survey(
 
 
 def _tell_dark(images: Images, streamed: Streamed) -> None:
-    """Says in the log where bytes fill a corner of their range, with the key that scales greys."""
+    """Says in the log where bytes fill a corner of their range, with the key that scales them."""
     rows = torch.linspace(0, len(images) - 1, min(LOOKED_AT, len(images))).long()
     try:
         brightest = int(images.at(rows).max())
@@ -136,10 +136,9 @@ def _tell_dark(images: Images, streamed: Streamed) -> None:
         if isinstance(images.pixels, Tensor) and (brightest := int(images.pixels.max())) >= DARK:
             return
         names = [streamed.names[int(row)] for row in rows]
-        values = [brightest_grey(streamed.store, name) for name in names]
+        highest = max(largest_value(streamed.store, name) for name in names)
     except UsageError:  # said where the image is wanted
         return
-    highest = max((value for value in values if value is not None), default=0)
     remedy = "; rewrite the files so that their values fill the range"
     if streamed.decoder.window is None and highest:
         white = 2 ** highest.bit_length() - 1

@@ -18,6 +18,9 @@ LIMITS = {
     "trainer.accumulate": 2**16,
     "trainer.workers": 256,
 }
+NAMED = ("schedule", "network", "dataset")  # groups of a recipe with a name and settings
+GROUPS = (*NAMED, "prediction", "times", "weighting", "sampler", "trainer", "preview", "ema")
+GROUPS += ("logger", "optimizer", "guides")
 PIXELS = 2**24  # numbers of an image
 BATCH = 2**28  # numbers of the images that are in memory together
 
@@ -29,6 +32,7 @@ def check(data: Mapping[str, Any], path: object) -> None:
     sound = {
         "global_step": type(data["global_step"]) is int and data["global_step"] >= 0,
         "recipe": isinstance(recipe, dict) and isinstance(recipe.get("model"), dict),
+        **{f"recipe.{group}": _group(recipe, group) for group in GROUPS},
         "recipe.ema": all(isinstance(kept, dict) for kept in recipe.get("ema", {}).values()),
         "range": set(pixels) == {"shift", "scale"} and _finite(pixels.values()),
         "shape": len(shape) == 3 and all(type(n) is int and n > 0 for n in shape),
@@ -47,6 +51,12 @@ def check(data: Mapping[str, Any], path: object) -> None:
             f"the recipe in {path} asks for {max(together, drawn):,} numbers of images of "
             f"{'x'.join(map(str, shape))} at once; {BATCH:,} are the most"
         )
+
+
+def _group(recipe: Mapping[str, Any], name: str) -> bool:
+    """Whether a group of a recipe has settings, and a name where it must."""
+    group = recipe.get(name, None if name in NAMED else {})
+    return isinstance(group, dict) and (name not in NAMED or isinstance(group.get("name"), str))
 
 
 def _finite(values: Any) -> bool:

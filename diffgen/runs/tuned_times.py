@@ -106,17 +106,27 @@ def command(settings: Sampling, sampler: SamplerSettings, changed: Mapping[str, 
     defaults = {"checkpoint": "latest", "runs": "runs", "ema": None, "clip": "auto"}
     given = {key: getattr(settings, key) for key in defaults}
     words = {key: given[key] for key, value in defaults.items() if given[key] != value}
-    words["sampler"] = sampler.name
-    words |= {f"sampler.{key}": value for key, value in changed.items()}
+    if settings.trust:
+        words["trust"] = list(settings.trust)
+    words |= _chosen("sampler", sampler.name, "own", changed)
     words["steps"] = sampler.steps
     guidance = settings.guidance
-    if guidance.name != "classifier_free":
-        words["guidance"] = guidance.name
     taken = inspect.signature(guidance.choice.cls).parameters
     own = {"name": guidance.name, "classifier_free": 0}
     own |= {k: v.default for k, v in taken.items()}
-    words |= {f"guidance.{k}": v for k, v in guidance.given.items() if k not in own or v != own[k]}
+    given = {k: v for k, v in guidance.given.items() if k not in own or v != own[k]}
+    words |= _chosen("guidance", guidance.name, "none", given)
+    if guidance.name == "classifier_free":
+        del words["guidance"]
     return shlex.join(["diffgen", "tune", *(f"{k}={_typed(v)}" for k, v in words.items())])
+
+
+def _chosen(group: str, name: str, bare: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A choice and its settings; a class of another package has a bare choice's file."""
+    if ":" not in name:
+        return {group: name, **{f"{group}.{key}": value for key, value in settings.items()}}
+    own = {f"++{group}.{key}": value for key, value in settings.items()}
+    return {group: bare, f"{group}.name": name, **own}
 
 
 def _typed(value: object) -> str:

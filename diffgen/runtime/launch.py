@@ -15,6 +15,7 @@ from datetime import datetime
 from omegaconf import OmegaConf
 
 GRACE = 10  # seconds in which a process may end in order before it is killed
+ASKED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 RANKS = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 IGNORED_WARNINGS = (
     "Experiment logs directory",  # the run's folder, which Hydra made
@@ -66,9 +67,15 @@ def restarted() -> bool:
     return any(os.environ.get(name, "0") != "0" for name in counts)
 
 
+def in_path(name: str) -> str:
+    """The name of a choice as part of a path: `Mine` for a class `package.module:Mine`."""
+    return name.rpartition(":")[2]
+
+
 def register() -> None:
-    """Makes `${run_id:}` known to configs, with one value per config."""
+    """Makes `${run_id:}`, one value per config, and `${in_path:name}` known to configs."""
     OmegaConf.register_new_resolver("run_id", run_id, use_cache=True, replace=True)
+    OmegaConf.register_new_resolver("in_path", in_path, replace=True)
 
 
 def relaunch(child: Callable[[int], tuple[list[str], str]]) -> None:
@@ -90,6 +97,11 @@ def relaunch(child: Callable[[int], tuple[list[str], str]]) -> None:
 
 
 _started: list[subprocess.Popen[bytes]] = []  # the other processes of the running job
+_lost: list[str] = []  # what became of one of them that ended by itself
+
+
+class ProcessLost(RuntimeError):
+    """Another process of the job ended by itself: the job fails, and other jobs go on."""
 
 
 def _ended_together(children: "list[subprocess.Popen[bytes]]") -> None:
@@ -107,15 +119,26 @@ def _watch(children: "list[subprocess.Popen[bytes]]") -> None:
     dead = next((rank for rank, child in enumerate(children, 1) if child.returncode), None)
     if _started != children or dead is None:  # the job has ended
         return
-    reason = children[dead - 1].returncode
-    print(
-        f"diffgen: process {dead} of the job ended with status {reason}, so that all end now",
-        file=sys.stderr,
-    )
+    status = children[dead - 1].returncode
+    if {-status, status - 128} & set(ASKED):  # it was told to end, and so this one is
+        print(f"diffgen: {_ended(dead, status)}, so that all end now", file=sys.stderr)
+    else:
+        _lost[:] = [_ended(dead, status)]
     os.kill(os.getpid(), signal.SIGTERM)
     _end(children)
     time.sleep(GRACE)  # a daemon thread: it lives no longer than its process
-    os.kill(os.getpid(), signal.SIGKILL)
+    if _started == children:
+        print(
+            f"diffgen: {_ended(dead, status)}, and this one waits for it: it ends now; what is "
+            "done is kept, and the same command does the rest",
+            file=sys.stderr,
+        )
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _ended(number: int, status: int) -> str:
+    name = f" ({signal.Signals(-status).name})" if status < 0 else ""
+    return f"process {number} of the job ended with status {status}{name}"
 
 
 def _end(children: "list[subprocess.Popen[bytes]]") -> None:
@@ -133,14 +156,23 @@ def _end(children: "list[subprocess.Popen[bytes]]") -> None:
 
 @contextlib.contextmanager
 def isolated() -> Iterator[None]:
-    """Leaves no process, no process group and no rank to the next job of a sweep."""
+    """Leaves no process, no process group and no rank to the next job of a sweep.
+
+    ProcessLost where another process of the job ended by itself, which ends this one, too.
+    """
     before = {name: os.environ.get(name) for name in RANKS}
     _started.clear()
+    _lost.clear()
     try:
         yield
-    except BaseException:
+    except BaseException as error:
         children, _started[:] = list(_started), []
+        if isinstance(error, Exception):  # as of a connection that was lost
+            dead = ((n, child.poll() or 0) for n, child in enumerate(children, 1))
+            _lost.extend(_ended(n, status) for n, status in dead if status < 0)
         _end(children)
+        if _lost and isinstance(error, Exception | SystemExit):
+            raise ProcessLost(_lost[0]) from error
         raise
     finally:
         _started.clear()

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from diffgen.config.build import build, typed
 from diffgen.config.parts import Named
+from diffgen.dataset.download import offline
 from diffgen.dataset.images import Images, numbered_as
 from diffgen.errors import UsageError
 from diffgen.evaluation.class_shares import differ, rows_in_shares
@@ -141,14 +143,15 @@ def evaluator_of(
 ) -> Evaluator:
     """The evaluator of a checkpoint's data set; `root` replaces the folder its images came from.
 
-    Features are taken on `device`.
+    Nothing is downloaded into a folder that only the checkpoint names. Features are taken on
+    `device`.
     """
     dataset = {**checkpoint.recipe["dataset"], **({"root": root} if root else {})}
     frozen = {k: tuple(v) if isinstance(v, list) else v for k, v in dataset.items()}
     name = features_name(features, dataset["name"])
     options = name, tuple(sorted(features.settings.items()))
     made_of = tuple(sorted(frozen.items())), checkpoint.trust
-    return _evaluator(*made_of, options, cache, device, checkpoint.classes)
+    return _evaluator(*made_of, root is None, options, cache, device, checkpoint.classes)
 
 
 def check_features(features: Named, checkpoint: Checkpoint) -> None:
@@ -164,6 +167,7 @@ def check_features(features: Named, checkpoint: Checkpoint) -> None:
 def _evaluator(
     dataset: tuple[tuple[str, Any], ...],
     trust: tuple[str, ...],
+    at_hand: bool,
     features: tuple[str, tuple[tuple[str, Any], ...]],
     cache: str,
     device: str,
@@ -173,8 +177,9 @@ def _evaluator(
     if name != CLASSIFIER:
         pretrained(name, options, device)  # before images are read
     source = build("dataset", dict(dataset), trust)
-    train = numbered_as(source.split("train"), classes)
-    test = numbered_as(source.split("test"), classes)
+    with offline() if at_hand else nullcontext():
+        train = numbered_as(source.split("train"), classes)
+        test = numbered_as(source.split("test"), classes)
     return evaluator_on(train, test, features, cache, device)
 
 

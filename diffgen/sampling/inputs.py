@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,7 +14,9 @@ from torch import Tensor
 from diffgen.config.build import build
 from diffgen.dataset.decode import MODES, Decoder, opened
 from diffgen.dataset.directory import Directory
+from diffgen.dataset.download import offline
 from diffgen.dataset.images import Images, Split, numbered_as
+from diffgen.dataset.window import Window, windowed
 from diffgen.errors import UsageError
 from diffgen.files import expanded
 from diffgen.runs.checkpoint import Checkpoint
@@ -51,7 +54,7 @@ class CheckpointInputs:
     @cached_property
     def test(self) -> Images:
         """The held-out images of the data set."""
-        return _split(self.checkpoint, self.root, "test")
+        return split_of(self.checkpoint, self.root, "test")
 
     def _one(self, name: str | int, resize: bool, grey: bool) -> Tensor:
         """One picture, uint8 (C, H, W)."""
@@ -70,12 +73,12 @@ class CheckpointInputs:
 
     def _file(self, path: str, resize: bool, grey: bool) -> Tensor:
         channels, height, width = self.checkpoint.shape
-        image, wanted = upright(path, "task.image"), MODES[channels]
+        window = self.checkpoint.recipe["dataset"].get("window")
+        image, wanted = upright(path, "task.image", window), MODES[channels]
         fits = image.size == (width, height) and image.mode in (wanted, *(("L",) if grey else ()))
         if not fits and not resize:
             raise UsageError(_misfit("task.image", path, image, f"{width}x{height} {wanted}"))
-        window = self.checkpoint.recipe["dataset"].get("window")
-        decoder = Decoder(channels, height, window=window)
+        decoder = Decoder(channels, height)
         return torch.from_numpy(_converted(decoder, image, f"task.image={path}"))
 
 
@@ -88,15 +91,21 @@ def _converted(decoder: Decoder, image: Image.Image, what: str) -> np.ndarray:
 
 def training_labels(checkpoint: Checkpoint, root: str | None) -> Tensor:
     """The labels (N,) of the images that a checkpoint learned; UsageError where they have none."""
-    images = _split(checkpoint, root, "train")
+    images = split_of(checkpoint, root, "train")
     if images.labels is None:
         raise UsageError(f"labels=data: the images of {images.name} have no labels")
     return images.labels
 
 
-def _split(checkpoint: Checkpoint, root: str | None, which: Split) -> Images:
+def split_of(checkpoint: Checkpoint, root: str | None, which: Split) -> Images:
+    """A split of a checkpoint's data set, its classes numbered as the checkpoint has them.
+
+    `root` replaces the folder its images came from. Nothing is downloaded without it: where a
+    stranger's recipe would put files is nothing that the user asked for.
+    """
     dataset = {**checkpoint.recipe["dataset"], **({"root": root} if root else {})}
-    images = build("dataset", dataset, checkpoint.trust).split(which)
+    with nullcontext() if root else offline():
+        images = build("dataset", dataset, checkpoint.trust).split(which)
     return numbered_as(images, checkpoint.classes)
 
 
@@ -112,15 +121,19 @@ def numbers(name: str | int) -> Sequence[str | int]:
     return [int(name)] if isinstance(name, str) and name.isdecimal() else [name]
 
 
-def upright(path: str, key: str) -> Image.Image:
-    """A picture from a file, turned as its tag says; UsageError where there is none."""
+def upright(path: str, key: str, window: Window | None = None) -> Image.Image:
+    """A picture from a file, scaled by a window and turned as its tag says.
+
+    UsageError where there is none.
+    """
     place = expanded(path)
     if not place.exists():
         raise UsageError(f"no file {key}={path}")
     try:
         with opened(Directory(place.parent), place.name) as image:
-            image.load()
-            return ImageOps.exif_transpose(image)
+            whole = windowed(image, window) if window else image
+            whole.load()
+            return ImageOps.exif_transpose(whole)
     except UsageError as error:
         reason = error.what.partition(f" in {place.parent}: ")[2]
         raise UsageError(f"{key}={path} is not a picture that can be read ({reason})") from None
