@@ -193,7 +193,7 @@ def test_all_settings_that_are_not_honoured_are_named_at_once(tmp_path: Path) ->
     UNet2DModel(**CIFAR10 | NARROW).save_pretrained(tmp_path / "unet")
     config = json.loads((tmp_path / "unet" / "config.json").read_text())
     (tmp_path / "unet" / "config.json").write_text(json.dumps(config | changes))
-    told = {"trained_betas": [0.01] * 1000, "beta_schedule": "sigmoid", "clip_sample_range": 2.0}
+    told = {"trained_betas": [0.01] * 1000, "beta_schedule": "laplace", "clip_sample_range": 2.0}
     DDPMScheduler(**told).save_pretrained(tmp_path / "scheduler")
     path = tmp_path / "scheduler" / "scheduler_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"_class_name": "KarrasVe"}))
@@ -202,7 +202,7 @@ def test_all_settings_that_are_not_honoured_are_named_at_once(tmp_path: Path) ->
     line = str(caught.value)
     for part in ("upsample_type=resnet (only conv)", "act_fn=gelu", "trained_betas=[0.01"):
         assert part in line
-    for part in ("beta_schedule=sigmoid (only linear", "clip_sample_range=2.0", "KarrasVe"):
+    for part in ("beta_schedule=laplace (only linear", "clip_sample_range=2.0", "KarrasVe"):
         assert part in line
     assert len(line) < 600
     (tmp_path / "scheduler" / "scheduler_config.json").unlink()

@@ -110,6 +110,13 @@ COMMANDS = {
             keys={"size=": "--size ", "trust=": "--trust "},
         ),
         Command(
+            "export",
+            "write a checkpoint's weights for diffusers, as safetensors, or as a program of torch",
+            "diffgen.commands.export:main",
+            composed=False,
+            keys={"ema=": "--ema ", "trust=": "--trust "},
+        ),
+        Command(
             "evaluate",
             "measure images of any program against a data set, images or statistics",
             "diffgen.commands.evaluate:main",

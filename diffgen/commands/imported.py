@@ -16,8 +16,8 @@ from diffgen.files import write_atomically
 from diffgen.interop.config_files import Config
 from diffgen.interop.convert import Imported, convert
 from diffgen.interop.settings import assumed
-from diffgen.runs.checkpoint import PREFIX, load
-from diffgen.runs.checkpoint_format import header, seal
+from diffgen.runs.checkpoint import load
+from diffgen.runs.checkpoint_format import PREFIX, header, seal
 
 
 def write(options: Namespace, config: Config) -> None:

@@ -80,7 +80,7 @@ class Preconditioned(Denoiser):
 
         `augment` (B, n) says how images were augmented in training; None: not at all.
         """
-        c_noise = self.noise_input(self.schedule, t.expand(len(scaled)))
+        c_noise = self.noise_input(self.schedule, t.expand(scaled.shape[0]))
         c_noise = None if c_noise is None else c_noise.to(scaled)
         told = () if augment is None else (augment.to(scaled),)
         return self.network(scaled, c_noise, label, *told).to(scaled)

@@ -14,7 +14,7 @@ from torch import nn
 from diffgen.config.build import build
 from diffgen.errors import UsageError, did_you_mean
 from diffgen.interop.config_files import Config
-from diffgen.interop.diffusers import diffusers_recipe, read_diffusers
+from diffgen.interop.diffusers import classes_of, diffusers_recipe, read_diffusers
 from diffgen.interop.families import FAMILIES, read_family
 from diffgen.interop.files import Names, Released, State, adopt, read_released
 from diffgen.interop.parameter_names import (
@@ -54,7 +54,7 @@ class Imported:
 class Kind:
     """How one program's files are read, what recipe they hold, how its parameters are called."""
 
-    read: Callable[[Path], Released]
+    read: Callable[[Path, Config], Released]
     recipe: Callable[[State, Config, int | None], tuple[Recipe, Shape]]
     names: Callable[[nn.Module], Names]
 
@@ -83,9 +83,9 @@ def convert(
 
 
 def _converted(how: Kind, path: Path, size: int | None, config: Config) -> Imported:
-    released = how.read(path)
+    released = how.read(path, config)
     recipe, shape = how.recipe(released.state, config, size)
-    classes = tuple(map(str, range(config.get("unet", {}).get("num_class_embeds") or 0)))
+    classes = tuple(map(str, range(classes_of(config))))
     network = outline(lambda: _network(recipe, shape, len(classes)), released.state, path)
     names = how.names(network)
     raw = adopt(_parameters(released.state), names, network)
@@ -100,7 +100,8 @@ def _network(recipe: Recipe, shape: Shape, classes: int) -> nn.Module:
         channels=shape[0],
         size=shape[1],
         num_classes=classes,
-        levels=recipe["schedule"]["levels"],
+        levels=recipe["schedule"].get("levels"),
+        out_channels=shape[0] * (2 if recipe["model"].get("variance") == "learned" else 1),
     )
 
 
@@ -108,12 +109,14 @@ def _parameters(state: State) -> State:
     return {key: value for key, value in state.items() if key not in BUFFERS}
 
 
+def _released(path: Path, _: Config) -> Released:
+    return read_released(path)
+
+
 KINDS = {
-    "ncsn": Kind(read_released, ncsn_recipe, lambda network: ncsn_names(network, CONDITIONAL)),
-    "ncsnv2": Kind(
-        read_released, ncsnv2_recipe, lambda network: ncsn_names(network, UNCONDITIONAL)
-    ),
-    "ddim": Kind(read_released, ddim_recipe, lambda network: ddim_names(network.state_dict())),
+    "ncsn": Kind(_released, ncsn_recipe, lambda network: ncsn_names(network, CONDITIONAL)),
+    "ncsnv2": Kind(_released, ncsnv2_recipe, lambda network: ncsn_names(network, UNCONDITIONAL)),
+    "ddim": Kind(_released, ddim_recipe, lambda network: ddim_names(network.state_dict())),
     "ddpm-diffusers": Kind(
         read_diffusers, diffusers_recipe, lambda network: diffusers_names(network.state_dict())
     ),

@@ -17,13 +17,19 @@ from diffgen.errors import UsageError
 from diffgen.interop.files import Released, State, adopt, read_state, release
 from diffgen.interop.parameter_names import diffusers_names
 from diffgen.interop.recipes import Recipe, Shape, ddpm_recipe, size_of
+from diffgen.interop.rules import FLOW, NULL
 from diffgen.interop.settings import setting
 from diffgen.network.unet import UNet
 
 OLD = {".query.": ".to_q.", ".key.": ".to_k.", ".value.": ".to_v.", ".proj_attn.": ".to_out.0."}
 WEIGHTS = ("diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin")
 PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
-SCHEDULES = {"linear": "linear", "scaled_linear": "quadratic", "squaredcos_cap_v2": "cosine"}
+SCHEDULES = {
+    "linear": "linear",
+    "scaled_linear": "quadratic",
+    "sigmoid": "sigmoid_beta",
+    "squaredcos_cap_v2": "cosine",
+}
 BETAS = (
     *("beta_schedule", "beta_start", "beta_end"),
     *("num_train_timesteps", "rescale_betas_zero_snr"),
@@ -31,14 +37,14 @@ BETAS = (
 LABELS = "class_embedding.weight"
 
 
-def read_diffusers(path: Path) -> Released:
-    """The weights of a folder, or of a file; labels get a row more, for no label."""
+def read_diffusers(path: Path, config: dict[str, Any]) -> Released:
+    """The weights of a folder, or of a file; labels get a row for no label where there is none."""
     unet = path / "unet" if (path / "unet").is_dir() else path
     found = [file for file in (unet / name for name in WEIGHTS) if file.is_file()]
     if path.is_dir() and not found:
         raise UsageError(f"no {WEIGHTS[0]} in {unet}")
     state = modern(read_state(found[0] if path.is_dir() else path))
-    if LABELS in state and state[LABELS].ndim == 2:
+    if LABELS in state and state[LABELS].ndim == 2 and NULL not in config["unet"]:
         state[LABELS] = torch.nn.functional.pad(state[LABELS], (0, 0, 0, 1))
     return Released(state, {}, 0)
 
@@ -48,7 +54,7 @@ def diffusers_recipe(
 ) -> tuple[Recipe, Shape]:
     """The recipe of a configuration that rules.py let through.
 
-    Its classes were all learned and none was hidden, so that no label has no meaning to it.
+    Where none of its labels was for no label, that has no meaning to it.
     """
     unet = config["unet"]
     stated = unet["sample_size"]
@@ -56,9 +62,24 @@ def diffusers_recipe(
     recipe = ddpm_recipe(_schedule(config), _network(unet, size), {})
     recipe["model"]["clip"] = setting(config, "scheduler.clip_sample")
     if unet["num_class_embeds"]:
-        recipe["model"]["label_dropout"] = 0.0
+        recipe["model"]["label_dropout"] = 0.1 if NULL in unet else 0.0
+    if setting(config, "scheduler.variance_type") == "learned_range":
+        recipe["model"]["variance"] = "learned"
     recipe["prediction"] = {"name": PREDICTIONS[setting(config, "scheduler.prediction_type")]}
+    if _flows(config):
+        recipe["model"] |= {"name": "flow", "clip": False}
+        recipe["prediction"] = {"name": "flow"}
     return recipe, (unet["in_channels"], size, size)
+
+
+def classes_of(config: dict[str, Any]) -> int:
+    """How many classes a UNet2DModel has labels of, without the one for no label."""
+    unet = config.get("unet", {})
+    return (unet.get("num_class_embeds") or 0) - (NULL in unet)
+
+
+def _flows(config: dict[str, Any]) -> bool:
+    return config["scheduler"].get("_class_name") == FLOW
 
 
 def _network(unet: dict[str, Any], size: int) -> Recipe:
@@ -81,6 +102,8 @@ def _network(unet: dict[str, Any], size: int) -> Recipe:
 
 
 def _schedule(config: dict[str, Any]) -> Recipe:
+    if _flows(config):
+        return {"name": "flow"}
     name, low, high, levels, zero = (setting(config, f"scheduler.{key}") for key in BETAS)
     schedule = {"name": SCHEDULES[name], "levels": levels, "zero_snr": zero}
     if name == "squaredcos_cap_v2":

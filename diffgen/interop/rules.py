@@ -83,7 +83,7 @@ DIFFUSERS: dict[str, Rule] = {
     "unet.up_block_types": list,
     "unet.upsample_type": ("conv",),
     "scheduler.beta_end": float,
-    "scheduler.beta_schedule": ("linear", "scaled_linear", "squaredcos_cap_v2"),
+    "scheduler.beta_schedule": ("linear", "scaled_linear", "sigmoid", "squaredcos_cap_v2"),
     "scheduler.beta_start": float,
     "scheduler.clip_sample": bool,
     "scheduler.clip_sample_range": (1,),
@@ -96,6 +96,7 @@ DIFFUSERS: dict[str, Rule] = {
         "fixed_small_log",
         "fixed_large",
         "fixed_large_log",
+        "learned_range",
     ),
 }
 # Programs of diffusers that draw from one table of betas, each in its own way.
@@ -104,6 +105,8 @@ SCHEDULERS = (
     *("DPMSolverMultistep", "DPMSolverSinglestep", "EulerAncestralDiscrete", "EulerDiscrete"),
     *("HeunDiscrete", "LMSDiscrete", "PNDM", "UniPCMultistep"),
 )
+FLOW, FLOW_LEVELS = "FlowMatchEulerDiscreteScheduler", 999  # the level at t = 1
+NULL = "_null_label"  # in our UNet2DModels' config.json: which of the labels stands for none
 # What is taken where no file says it.
 DEFAULTS: dict[str, Any] = {
     "model.sigma_begin": 1.0,

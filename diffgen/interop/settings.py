@@ -7,7 +7,19 @@ from typing import Any
 
 from diffgen.errors import UsageError
 from diffgen.interop.config_files import Config, read_config, read_unet
-from diffgen.interop.rules import DEFAULTS, FLAGS, MOST, PICKLED, RULES, SCHEDULERS, UNET, Rule
+from diffgen.interop.rules import (
+    DEFAULTS,
+    FLAGS,
+    FLOW,
+    FLOW_LEVELS,
+    MOST,
+    NULL,
+    PICKLED,
+    RULES,
+    SCHEDULERS,
+    UNET,
+    Rule,
+)
 
 
 def read_settings(kind: str, path: Path, named: Path | None = None) -> Config:
@@ -29,7 +41,7 @@ def read_settings(kind: str, path: Path, named: Path | None = None) -> Config:
                 wrong.append(f"{section}.{key}={_short(value)} ({answer})")
     if kind == "ddpm-diffusers" and not wrong:
         config["unet"] = UNET | config["unet"]
-        wrong = _together(config["unet"])
+        wrong = _together(config["unet"], config["scheduler"])
     if wrong:
         raise UsageError(f"no import of {path}: its settings are {', '.join(wrong)}")
     return config
@@ -54,14 +66,15 @@ def assumed(kind: str, config: Config) -> list[str]:
         for key in silent
         if key.split(".")[1] not in config.get(key.split(".")[0], {})
         and not (kind == "ncsnv2" and "sigma" in key)
+        and config.get("scheduler", {}).get("_class_name") != FLOW
     ]
 
 
 def _complaint(key: str, value: Any, rules: Mapping[str, Rule]) -> str | None:
     """What a setting must be, None where it is."""
     if key == "scheduler._class_name":
-        known = str(value).removesuffix("Scheduler") in SCHEDULERS
-        return None if known else "only schedulers of betas"
+        known = value == FLOW or str(value).removesuffix("Scheduler") in SCHEDULERS
+        return None if known else "only schedulers of betas, and of flow matching"
     if key.split(".")[1].startswith("_") or (key.startswith("scheduler.") and key not in rules):
         return None  # notes of diffusers, and how its schedulers draw
     if key not in rules:
@@ -81,8 +94,8 @@ def _complaint(key: str, value: Any, rules: Mapping[str, Rule]) -> str | None:
     return None if value in kinds else f"only {' or '.join(map(str, kinds))}"
 
 
-def _together(unet: Config) -> list[str]:
-    """What of a UNet2DModel does not go together in our U-Net."""
+def _together(unet: Config, scheduler: Config) -> list[str]:
+    """What of a UNet2DModel and its scheduler does not go together in our denoisers."""
     wrong, widths, downs = [], unet["block_out_channels"], unet["down_block_types"]
     order, groups = (unet["flip_sin_to_cos"], unet["freq_shift"]), unet["norm_num_groups"]
     size = unet["sample_size"]
@@ -101,10 +114,30 @@ def _together(unet: Config) -> list[str]:
     scaled = unet["resnet_time_scale_shift"] == "scale_shift"
     if unet["attn_norm_num_groups"] not in ([groups] if scaled else [None, groups]):
         wrong.append(f"attn_norm_num_groups={unet['attn_norm_num_groups']} (only {groups})")
-    if unet["out_channels"] != unet["in_channels"]:
-        wrong.append(f"out_channels={unet['out_channels']} (not those of the image)")
+    if unet.get(NULL) not in (None, (unet["num_class_embeds"] or 0) - 1):
+        wrong.append(f"{NULL}={unet[NULL]} (only the last of the labels)")
+    learned = scheduler.get("variance_type") == "learned_range"
+    if unet["out_channels"] != (2 if learned else 1) * unet["in_channels"]:
+        told = (
+            "twice those of the image, of a learned variance" if learned else "those of the image"
+        )
+        wrong.append(f"out_channels={unet['out_channels']} (not {told})")
     if isinstance(size, list) and (
         len(size) != 2 or size[0] != size[1] or type(size[0]) is not int
     ):
         wrong.append(f"sample_size={size} (only squares)")
-    return [f"unet.{each}" for each in wrong]
+    return [f"unet.{each}" for each in wrong] + _of_flow(scheduler)
+
+
+def _of_flow(scheduler: Config) -> list[str]:
+    """What of a scheduler of flow matching tells the network other times than ours."""
+    if scheduler.get("_class_name") != FLOW:
+        return []
+    usual = {"num_train_timesteps": FLOW_LEVELS, "shift": 1, "shift_terminal": None}
+    usual |= {"use_dynamic_shifting": False, "invert_sigmas": False}
+    found = {"num_train_timesteps": 1000, **scheduler}
+    return [
+        f"scheduler.{key}={_short(found[key])} with {FLOW} (only {value})"
+        for key, value in usual.items()
+        if found.get(key, value) != value
+    ]

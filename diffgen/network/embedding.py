@@ -114,7 +114,7 @@ def known_label(label: Tensor | None, num_classes: int, like: Tensor) -> Tensor 
     UsageError for a label handed to a network that was built without classes.
     """
     if num_classes and label is None:
-        return torch.full((len(like),), num_classes, device=like.device)
+        return torch.full((like.shape[0],), num_classes, device=like.device)
     if label is not None and not num_classes:
         raise UsageError("this network is unconditional: leave the label out (label=None)")
     return label

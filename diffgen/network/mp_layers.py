@@ -89,7 +89,7 @@ class MPAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         pixels = x.shape[2] * x.shape[3]
-        heads = self.qkv(x).reshape(len(x), self.heads, -1, 3, pixels)
+        heads = self.qkv(x).reshape(x.shape[0], self.heads, -1, 3, pixels)
         query, key, value = normalise(heads, [2]).permute(3, 0, 1, 4, 2)
         mixed = F.scaled_dot_product_attention(query, key, value)
         return mp_sum(x, self.out(mixed.transpose(2, 3).reshape(x.shape)), self.share)

@@ -74,7 +74,7 @@ class EarlyCondition(nn.Module):
         label = known_label(label, self.num_classes, x)
         if self.level is None:
             return None
-        emb = x.new_zeros(len(x), self.inputs)
+        emb = x.new_zeros(x.shape[0], self.inputs)
         if self.has_noise_input:
             c_noise = known_level(c_noise)
             emb = emb + (self.fourier or self._sinusoid)(c_noise)

@@ -45,7 +45,7 @@ class TokenCondition(nn.Module):
     def forward(self, x: Tensor, c_noise: Tensor | None, label: Tensor | None) -> Tensor:
         """Zeros when there is neither a noise level nor classes."""
         label = known_label(label, self.num_classes, x)
-        emb = x.new_zeros(len(x), self.width)
+        emb = x.new_zeros(x.shape[0], self.width)
         if self.level is not None:
             emb = emb + self.level(cosines(known_level(c_noise), FREQUENCIES))
         if self.label is not None:

@@ -18,16 +18,13 @@ from diffgen.config.recipe import ClassifierRecipe, DenoiserRecipe, Recipe, Shap
 from diffgen.dataset.pixels import Range
 from diffgen.denoiser.base import NoisyClassifier, Preconditioned
 from diffgen.errors import UsageError, did_you_mean
-from diffgen.runs import posthoc
-from diffgen.runs.checkpoint_format import FORMATS, content_hash, training_hash
+from diffgen.runs import posthoc, safetensors_file, torch_file
+from diffgen.runs.checkpoint_format import FORMATS, PREFIX, content_hash, training_hash
 from diffgen.runs.header_check import check
 from diffgen.runs.stored_network import outline
-from diffgen.runs.torch_file import read
 from diffgen.runs.upgrade import upgraded
 
 Made = TypeVar("Made", bound=nn.Module)
-
-PREFIX = "denoiser.network."
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,7 +191,8 @@ def contents(path: Path) -> dict[str, Any]:
 
 
 def _data(path: Path, numbers: bool = True) -> dict[str, Any]:
-    data = read(path, numbers)
+    file = safetensors_file if path.suffix == safetensors_file.SUFFIX else torch_file
+    data = file.read(path, numbers)
     wanted = {"diffgen", "ema", "state_dict", "global_step"}
     if not isinstance(data, dict) or not wanted <= data.keys():
         raise UsageError(f"{path} is a checkpoint of another program; see `diffgen import --help`")

@@ -16,6 +16,7 @@ from diffgen.files import sha256
 
 FORMAT = 2
 FORMATS = (1, FORMAT)  # 1: diffgen 0.1.0; see upgrade.py
+PREFIX = "denoiser.network."  # of the names under `state_dict`
 
 
 def header(

@@ -4,6 +4,8 @@ from pathlib import Path
 
 from diffgen.errors import UsageError
 
+EXPORTED = "model.safetensors"
+
 
 def newest_first(runs: Path) -> list[Path]:
     """The last.ckpt of each run under `runs`, also of those of sweeps; UsageError without any."""
@@ -15,10 +17,15 @@ def newest_first(runs: Path) -> list[Path]:
 
 
 def locate(name: str, runs: Path) -> Path:
-    """The file meant by `checkpoint=`: a path, a run's folder, RUN/best, or `latest`."""
+    """The file meant by `checkpoint=`: a path, a run's folder, RUN/best, or `latest`.
+
+    In a folder that `diffgen export safetensors` wrote it is model.safetensors.
+    """
     if name == "latest":
         return newest_first(runs)[0]
     path = Path(name)
+    if (path / EXPORTED).is_file():
+        return path / EXPORTED
     if path.is_dir():
         return path / "checkpoints" / "last.ckpt"
     if path.name == "best" and not path.exists():
