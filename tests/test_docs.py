@@ -177,6 +177,7 @@ def test_a_command_composes(words, tmp_path, monkeypatch):
 def nothing(command: str) -> str:
     """What a command without composition misses first, in an empty folder."""
     missed = {"table": "folder", "report": "folder", "import": "file", "evaluate": "images"}
+    missed |= {"export": "checkpoint"}
     return missed[command]
 
 

@@ -40,6 +40,7 @@ PRINTED_BY = {
     "commands/tune": {"tune"},
     "commands/sample": {"sample"},
     "commands/import_": {"import"},
+    "commands/exported": {"export"},
     "commands/evaluate": {"evaluate"},
     "commands/report": {"report"},
     "interop": {"import"},
@@ -148,6 +149,7 @@ TOLD = {
     ("sample", "set dataset.test_root=FOLDER"): "it is bad; the data set is the checkpoint",
     ("import", "give it, such as size=32"): "it is bad; give it, such as --size 32",
     ("import", "if you trust it, add trust=mine"): "it is bad; if you trust it, add --trust mine",
+    ("export", "if you trust it, add trust=mine"): "it is bad; if you trust it, add --trust mine",
 }
 
 

@@ -21,6 +21,7 @@ what PATH is for each kind:
   dit             a DiT's *.pt; num_heads in config.yml where its width is no published one
 
 `diffgen sample checkpoint=OUT` then draws from it. Files are read as data; nothing in them runs.
+A file of `diffgen export safetensors` needs no import: it is a checkpoint.
 """
 
 

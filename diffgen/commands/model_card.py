@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby
 from typing import Any
 
 import yaml
@@ -10,9 +9,9 @@ import yaml
 from diffgen import __version__
 from diffgen.commands.explain.report import settings_text
 from diffgen.denoiser.base import Preconditioned
-from diffgen.errors import UsageError
 from diffgen.evaluation.rows import FLOOR, Row, blocks, collect
-from diffgen.evaluation.table import markdown
+from diffgen.evaluation.table import parts
+from diffgen.evaluation.table_formats import formatted
 from diffgen.interop.program import largest, smallest
 from diffgen.runs.checkpoint import Checkpoint
 from diffgen.sampling.report import cells_of
@@ -55,7 +54,7 @@ sigmas = [*torch.lerp(*ends, torch.linspace(0, 1, {steps})) ** 7, torch.tensor(0
 x = sigmas[0] * torch.randn(4, {shape})
 {label}for sigma, next_sigma in pairwise(sigmas):  # Euler's steps (Karras et al. 2022)
     with torch.no_grad():
-        x0 = denoiser(x, sigma.expand(4){argument})
+        x0 = denoiser(x, sigma.expand(4){argument}){clip}
     x = x0 + next_sigma / sigma * (x - x0)
 """
 STEPS = 50
@@ -85,7 +84,7 @@ def card(form: str, subject: Subject) -> str:
             f"\n## How to load it\n\n```python\n{_code(form, subject)}```\n",
             *_notes(form, subject),
             f"\n## Figures\n\n{_figures(subject)}",
-            "\n## Recipe\n\nThe settings of `diffgen train`:\n",
+            "## Recipe\n\nThe settings of `diffgen train`:\n",
             f"```yaml\n{yaml.safe_dump(recipe, sort_keys=False)}```\n",
         ]
     )
@@ -120,8 +119,14 @@ def _code(form: str, subject: Subject) -> str:
     if form == "torch":
         label = "label = torch.tensor([0, 0, 1, 1])\n" if found.classes else ""
         argument = ", label" if found.classes else ""
+        low, high = found.range.low, found.range.high
+        clip = (
+            f".clamp({low:.4g}, {high:.4g})" if subject.recipe["model"].get("clip", True) else ""
+        )
         ends = {"largest": largest(subject.denoiser), "smallest": smallest(subject.denoiser)}
-        return TORCH.format(shape=shape, steps=steps, label=label, argument=argument, **ends)
+        return TORCH.format(
+            shape=shape, steps=steps, label=label, argument=argument, clip=clip, **ends
+        )
     betas = "DDPMScheduler" if schedule.levels else "FlowMatchEulerDiscreteScheduler"
     code = DIFFUSERS_LABELS if found.classes else DIFFUSERS
     return code.format(steps=steps, shape=shape, scheduler=betas)
@@ -133,27 +138,23 @@ def _notes(form: str, subject: Subject) -> Iterator[str]:
     if form == "safetensors":
         yield "`diffgen sample checkpoint=FOLDER` draws from it, with the folder of this file."
     if form == "torch":
-        yield "On a GPU: `torch.export.passes.move_to_device_pass(program, 'cuda')`, first."
+        yield (
+            "On a GPU, hand what `torch.export.load` gives to "
+            "`torch.export.passes.move_to_device_pass(program, 'cuda')` first. "
+        )
     if count and form != "safetensors":
         null = f"; {count} means no label" if dropout else ""
-        yield f"Labels number the classes above from 0{null}."
+        yield f"Labels number the classes above from 0{null}. "
     if count and form == "diffusers":
         yield "DDPMPipeline itself passes no labels, so that it loads the model but cannot draw."
 
 
 def _figures(subject: Subject) -> str:
-    """The run's tables of these weights; rows that do not compare stand in tables of their own."""
+    """The run's tables of these weights."""
     found = subject.found
     rows = [row for row in collect(cells_of(found.run)) if _is_of(row, subject)]
-    parts: list[str] = []
-    for _, alike in groupby(sorted(rows, key=_compared), _compared):
-        together = list(alike)
-        try:
-            if any(row["sampler"] != FLOOR for row in together):
-                parts.append(markdown(blocks(together)))
-        except UsageError:
-            continue
-    return "\n".join(parts) or "None were measured of these weights.\n"
+    mine = [block for block in (blocks(rows) if rows else []) if block.rows]
+    return formatted("md", parts(mine)) if mine else "None were measured of these weights.\n"
 
 
 def _is_of(row: Row, subject: Subject) -> bool:
@@ -161,7 +162,3 @@ def _is_of(row: Row, subject: Subject) -> bool:
     mine = step == subject.found.step and f"{ema}" == subject.ema.removeprefix("width_")
     return "n" in row and (row["sampler"] == FLOOR or mine)
 
-
-def _compared(row: Row) -> tuple[str, ...]:
-    keys = ("features", "features_hash", "reference", "reference_hash", "n")
-    return tuple(str(row.get(key)) for key in keys)

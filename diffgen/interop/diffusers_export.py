@@ -100,9 +100,9 @@ def unet_config(
     """config.json of the UNet2DModel for images of `shape` (C, H, W) with rows for `labels`."""
     settings, groups = recipe.network.settings, _groups(network)[0]
     scaled = settings.get("embedding") == "scale_shift"
-    # Of down_blocks, one with attention has it behind each of its blocks.
     attends = [len(_attentions(descent)) > 0 for descent in network.descents]
-    widths = [descent.blocks[0].last.out_channels for descent in network.descents]
+    multipliers = settings.get("multipliers", (1, 2, 2, 2))
+    widths = [settings.get("width", 128) * multiplier for multiplier in multipliers]
     one = _heads(network) == {1}
     sines = network.condition.frequencies is not cosines
     return {
@@ -119,7 +119,7 @@ def unet_config(
         "flip_sin_to_cos": not sines,
         "freq_shift": 1 if sines else 0,
         "in_channels": shape[0],
-        "layers_per_block": len(network.descents[0].blocks),
+        "layers_per_block": settings.get("blocks", 2),
         "norm_eps": settings.get("norm_eps", 1e-6),
         "norm_num_groups": groups,
         "num_class_embeds": labels,

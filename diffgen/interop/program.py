@@ -41,6 +41,8 @@ def program(denoiser: Preconditioned, shape: Shape, classes: int) -> bytes:
         found = torch.export.export(
             module, tuple(inputs), dynamic_shapes=tuple({0: batch} for _ in inputs)
         )
+    for node in found.graph.nodes:
+        node.meta.pop("stack_trace", None)  # with paths of this machine
     file = io.BytesIO()
     torch.export.save(found, file)
     return file.getvalue()
