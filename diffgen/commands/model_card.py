@@ -9,11 +9,12 @@ import yaml
 from diffgen import __version__
 from diffgen.commands.explain.report import settings_text
 from diffgen.denoiser.base import Preconditioned
-from diffgen.evaluation.rows import FLOOR, Row, blocks, collect
+from diffgen.evaluation.rows import FLOOR, Row, blocks
 from diffgen.evaluation.table import parts
 from diffgen.evaluation.table_formats import formatted
 from diffgen.interop.program import largest, smallest
 from diffgen.runs.checkpoint import Checkpoint
+from diffgen.runs.result_file import collect
 from diffgen.sampling.report import cells_of
 
 PARTS = ("model", "schedule", "prediction", "network", "sampler", "optimizer")
@@ -161,4 +162,3 @@ def _is_of(row: Row, subject: Subject) -> bool:
     step, ema = row.get("step"), row.get("ema")
     mine = step == subject.found.step and f"{ema}" == subject.ema.removeprefix("width_")
     return "n" in row and (row["sampler"] == FLOOR or mine)
-
