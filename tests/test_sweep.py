@@ -126,7 +126,7 @@ def test_values_that_differ_by_job_are_each_jobs_own(run, tmp_path):
     done = worked(here(tmp_path, *wider, "seed=${hydra:job.num}", "labels=${seed}"))
     assert "2 of 4 jobs" not in done.err  # other seeds than before
     rows = [json.loads(file.read_text()) for file in run.glob("cells/*/result.json")]
-    found = {(row["steps"], row["seed"], int(str(row["labels"]).strip("[]"))) for row in rows}
+    found = {(row["steps"], row["seed"], int(row["labels"][0])) for row in rows}
     assert found == {(1, 0, 0), (2, 1, 1), (3, 0, 0), (1, 1, 1), (2, 2, 2), (4, 3, 3)}
 
 
