@@ -3,6 +3,7 @@
 import csv
 import json
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,11 @@ from torch_fidelity import metric_fid
 from diffgen.dataset.digits import Digits
 from diffgen.evaluation.features import extract
 from diffgen.evaluation.frechet import FeatureStats, frechet
+from diffgen.evaluation.metrics import METRICS, evaluate
 from diffgen.evaluation.random_network import RandomExtractor
+from diffgen.evaluation.reference import reference
+from diffgen.evaluation.scored import Scored
+from diffgen.evaluation.scoring import score
 
 RANDOM = ("features=random", "features.dim=16")
 
@@ -61,6 +66,25 @@ def test_a_folder_a_zip_and_an_array_have_the_same_figures(containers, cache):
     assert float(rows[0]["fid_test"]) > 0
     with Image.open(folder / done.folder / "nearest.png") as picture:
         assert min(picture.size) > 400
+
+
+@pytest.mark.parametrize("size", [1, 64, 1000])
+def test_figures_are_the_same_however_many_images_are_handed_on_at_once(size, cache):
+    """Of all metrics, to 1e-9: the network sees as many at once each time."""
+    digits, extractor = Digits(), RandomExtractor(dim=16)
+    real, test = digits.split("train"), digits.split("test")
+    compared = reference(real, "train", extractor, cache, count=400)
+    compared = replace(compared, held_out=reference(test, "test", extractor, cache))
+    extractor.batch = 16  # quick: one image is padded to as many
+    rows = torch.arange(300)
+    pixels, labels = real.at(1000 + rows), real.labels[1000 + rows]
+    truth = score(pixels, labels, extractor, compared, ["all"])
+    parts = (extractor(pixels[part]) for part in rows.split(size))
+    found = evaluate(["all"], Scored.of(pixels, parts, labels, False), compared)
+    assert len(found) > len(METRICS)
+    for name, value in found.items():
+        if isinstance(value, float):
+            assert value == pytest.approx(truth[name], rel=1e-9, abs=1e-12), name
 
 
 def test_the_row_joins_a_table_of_samples(containers, ddpm, cache, tmp_path):

@@ -375,7 +375,8 @@ def test_inception_features_are_torch_fidelitys(inception_weights, monkeypatch):
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     monkeypatch.setattr(inception, "SHA256", digest)
     images = bytes_of(2, 1, 32, 32)
-    extractor = InceptionExtractor(weights=str(path), batch=2)
+    extractor = InceptionExtractor(weights=str(path))
+    extractor.batch = 2  # quick
     found = extractor(images)
     truth = network(images.expand(-1, 3, -1, -1))[0]
     spread = truth.std()
@@ -383,7 +384,8 @@ def test_inception_features_are_torch_fidelitys(inception_weights, monkeypatch):
     assert (extractor.name, extractor.hash) == ("inception", digest[:12])
     logits = truth @ network.fc.weight.T
     assert (found.logits.float() - logits).abs().max() < 1e-3 * logits.std()
-    smooth = InceptionExtractor(weights=str(path), antialias=True, batch=2)
+    smooth = InceptionExtractor(weights=str(path), antialias=True)
+    smooth.batch = 2
     assert smooth.name == "inception-antialias"
     assert (smooth(images).features.float() - truth).abs().max() > 0.01 * spread
     with pytest.raises(UsageError, match="not 2 channels"):

@@ -84,7 +84,8 @@ def resnet(tmp_path_factory):
 
 def test_a_network_of_torchvision_gives_what_its_last_layer_is_given(resnet):
     path, network = resnet
-    extractor = TorchvisionExtractor(network="resnet18", weights=str(path), size=32, batch=2)
+    extractor = TorchvisionExtractor(network="resnet18", weights=str(path), size=32)
+    extractor.batch = 2  # quick
     images = bytes_of(3, 1, 16, 16)
     x = F.interpolate(
         images.expand(-1, 3, -1, -1) / 255, (32, 32), mode="bilinear", antialias=True
@@ -194,7 +195,8 @@ def test_dinov2_features_are_torch_fidelitys_where_nothing_is_resized(small_dino
     path, network = small_dinov2
     monkeypatch.setattr(torch.hub, "load", lambda *_: network)
     theirs = FeatureExtractorDinoV2("dinov2-vit-b-14", ["dinov2"])
-    extractor = Dinov2Extractor(weights=str(path), batch=2)
+    extractor = Dinov2Extractor(weights=str(path))
+    extractor.batch = 2  # quick
     images = bytes_of(2, 3, 224, 224)
     found = extractor(images).features.float()
     torch.testing.assert_close(found, theirs(images)[0], rtol=1e-4, atol=1e-5)
@@ -245,7 +247,8 @@ def test_clip_features_are_torch_fidelitys(monkeypatch, tmp_path):
     with pytest.raises(UsageError, match=r"is not clip-vit-b-32-.*its SHA-256 begins with"):
         ClipExtractor(weights=str(path))
     monkeypatch.setitem(MODEL_METADATA["clip-vit-b-32"], "hash", digest)
-    extractor, images = ClipExtractor(weights=str(path), batch=2), bytes_of(2, 3, 20, 20)
+    extractor, images = ClipExtractor(weights=str(path)), bytes_of(2, 3, 20, 20)
+    extractor.batch = 2  # quick
     visual = build_model(dict(state), torch.float32).visual
     x = tensorflow(images.float(), (16, 16), align_corners=False)
     x = (x / 255 - torch.tensor(CLIP_MEAN)[:, None, None]) / torch.tensor(CLIP_STD)[:, None, None]

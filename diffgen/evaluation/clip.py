@@ -6,7 +6,6 @@ torch-fidelity computes them, with its resizing.
 
 from typing import Any
 
-from pydantic import PositiveInt
 from torch import Tensor
 from torch_fidelity.feature_extractor_clip import MODEL_METADATA, MODEL_URLS, FeatureExtractorCLIP
 
@@ -22,12 +21,13 @@ class ClipExtractor(Extractor):
     reading it may run code.
     """
 
+    batch = 32
+
     def __init__(
         self,
         *,
         network: str = "clip-vit-b-32",
         weights: str | None = None,
-        batch: PositiveInt = 32,
         device: str = "cpu",
     ) -> None:
         if network not in MODEL_METADATA:
@@ -44,7 +44,7 @@ class ClipExtractor(Extractor):
         except (RuntimeError, KeyError) as error:
             raise UsageError(f"features.weights={path} are not those of {network}") from error
         self.module = module.to(device)
-        self.name, self.hash, self.batch = network, found[:12], batch
+        self.name, self.hash = network, found[:12]
         visual: Any = module.model.visual
         self.dim: int = visual.output_dim
 

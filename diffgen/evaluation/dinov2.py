@@ -9,7 +9,6 @@ runs.
 from typing import Literal
 
 import torch
-from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -29,12 +28,13 @@ class Dinov2Extractor(Extractor):
     FD-DINOv2. `weights` is the authors' file; null downloads it once.
     """
 
+    batch = 32
+
     def __init__(
         self,
         *,
         size: Literal["s", "b", "l", "g"] = "b",
         weights: str | None = None,
-        batch: PositiveInt = 32,
         device: str = "cpu",
     ) -> None:
         url = URL.format(size)
@@ -45,7 +45,7 @@ class Dinov2Extractor(Extractor):
         network.to_empty(device="cpu")
         filled(network, state_in(path), path, f"DINOv2 ViT-{size}/14")
         self.module = network.requires_grad_(False).eval().to(device)
-        self.name, self.batch = f"dinov2-vit-{size}-14", batch
+        self.name = f"dinov2-vit-{size}-14"
         self.hash = sha256([digest, "bicubic 224"])[:12]
 
     def forward(self, images: Tensor) -> tuple[Tensor, None]:

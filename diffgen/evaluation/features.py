@@ -33,8 +33,9 @@ class Extractor(abc.ABC):
 
     An image's features depend on that image alone, to the bit: the network always sees `batch`
     images (the last call is padded), in evaluation mode, without autocast or reduced
-    precision. `hash` names the weights; the features of two extractors compare only where `name`
-    and `hash` agree. `knows_labels`: its logits are for the classes of the data set.
+    precision. So `batch` is no setting: the kernels of other batches round otherwise. `hash`
+    names the weights; the features of two extractors compare only where `name` and `hash` agree.
+    `knows_labels`: its logits are for the classes of the data set.
     """
 
     name: str

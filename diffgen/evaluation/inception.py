@@ -4,7 +4,6 @@ Heusel et al., GANs Trained by a Two Time-Scale Update Rule Converge to a Local 
 (2017). The weights are the papers' (TensorFlow, 2015-12-05) as converted by torch-fidelity.
 """
 
-from pydantic import PositiveInt
 from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 from torchmetrics.image.fid import NoTrainInceptionV3
@@ -26,19 +25,19 @@ class InceptionExtractor(Extractor):
 
     dim = 2048
 
+    batch = 50
+
     def __init__(
         self,
         *,
         weights: str | None = None,
         antialias: bool = False,
-        batch: PositiveInt = 50,
         device: str = "cpu",
     ) -> None:
         published = Published("inception", URL_INCEPTION_V3, FILE, SHA256)
         path, digest = published.located(weights)
         self.name = "inception-antialias" if antialias else "inception"
         self.hash = digest[:12]
-        self.batch = batch
         features = [str(self.dim)]
         network = NoTrainInceptionV3("inception-v3-compat", features, str(path), antialias)
         self.module = network.requires_grad_(False).to(device)

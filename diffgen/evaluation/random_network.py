@@ -24,17 +24,18 @@ class RandomExtractor(Extractor):
     Unsupervised Feature Learning (2011), say why there is something in them.
     """
 
+    batch = 250
+
     def __init__(
         self,
         *,
         dim: PositiveInt = 128,
         seed: NonNegativeInt = 0,
-        batch: PositiveInt = 250,
         device: str = "cpu",
     ) -> None:
         if dim % 4:
             raise UsageError(f"features.dim={dim}: four scales share them: a multiple of 4")
-        self.name, self.dim, self.batch = "random", dim, batch
+        self.name, self.dim = "random", dim
         self.module = _Pyramid(dim // 4, seed).requires_grad_(False).to(device)
         self.hash = sha256(["random", *described(self.module.state_dict())])[:12]
 

@@ -23,6 +23,8 @@ class TorchvisionExtractor(Extractor):
     normalised as ImageNet's.
     """
 
+    batch = 50
+
     def __init__(
         self,
         *,
@@ -30,7 +32,6 @@ class TorchvisionExtractor(Extractor):
         layer: str | None = None,
         weights: str | None = None,
         size: PositiveInt = 224,
-        batch: PositiveInt = 50,
         device: str = "cpu",
     ) -> None:
         known = list_models(module=torchvision.models)
@@ -45,7 +46,7 @@ class TorchvisionExtractor(Extractor):
         self.module.requires_grad_(False).eval().to(device)
         self.name = "-".join(filter(None, ("torchvision", network, layer)))
         self.hash = sha256([digest, layer or "", str(size)])[:12]
-        self.size, self.batch, self._seen = size, batch, torch.empty(0)
+        self.size, self._seen = size, torch.empty(0)
         self._watch(layer)
         self.module(torch.zeros(1, 3, size, size, device=device))
         self.dim = self._seen.shape[1]
