@@ -19,6 +19,8 @@ from diffgen.interop.adm import adm_names
 from diffgen.interop.adm_classifier import read_classifier
 from diffgen.interop.families import read_family
 from diffgen.network.classifier_unet import ClassifierUNet
+from diffgen.runs.checkpoint import load
+from diffgen.training.ema import EmaSettings
 
 State = dict[str, Tensor]
 
@@ -90,8 +92,7 @@ def written(path: Path, name: str) -> Path:
         settings = {**SONG, "label_dim": CLASSES, "channel_mult_noise": 1}
         named(network, "model", "SongUNet", settings)
     if name == "edm2":
-        network = module(state, buffers, "Precond", **about)
-        named(network, "unet", "UNet", MP)
+        return snapshot(path, state)
     if network:
         data = {"ema": network, "dataset_kwargs": EasyDict(path="cifar10.zip")}
         path.write_bytes(pickle.dumps(data))
@@ -104,6 +105,17 @@ def written(path: Path, name: str) -> Path:
         torch.save({"optimizer": {}, "model": model, "ema": ema, "step": 7}, path)
     else:
         torch.save(state | places(name), path)
+    return path
+
+
+def snapshot(path: Path, state: State) -> Path:
+    """A file as EDM2's training writes it."""
+    about = {"img_resolution": SIZE, "img_channels": 3, "label_dim": CLASSES, "sigma_data": 0.5}
+    network = module(state, ("freqs", "phases", "resample_filter"), "Precond", **about)
+    named(network, "unet", "UNet", MP)
+    encoder = Persistent(class_name="StandardRGBEncoder", state={})
+    data = EasyDict(encoder=encoder, ema=network, dataset_kwargs=EasyDict(path="img64.zip"))
+    path.write_bytes(pickle.dumps(data))
     return path
 
 
@@ -161,6 +173,67 @@ def test_an_imported_pickle_is_sampled_and_told_of(tmp_path: Path) -> None:
     drawn = [np.load(file)["arr_0"] for file in (tmp_path / "there").rglob("samples.npz")]
     assert [images.shape for images in drawn] == [(2, SIZE, SIZE, 3)] * 2
     assert (drawn[0] != drawn[1]).any()
+
+
+@pytest.mark.usefixtures("nvlabs")
+def test_snapshots_of_edm2_give_any_width(tmp_path: Path) -> None:
+    """Averages of both widths at six times, of weights that move: against the average itself."""
+    folder, state, times, last = tmp_path / "raw", expected("edm2")[0], 6, 384
+    folder.mkdir()
+    key = "unet.enc.8x8_conv.weight"
+    walk = torch.randn(last + 1, *state[key].shape, generator=torch.Generator().manual_seed(0))
+    walk = walk.cumsum(0) / 20
+    tracked = {width: averages(walk, width) for width in (0.05, 0.1, 0.15)}
+    for at in range(last // times, last + 1, last // times):
+        for width in (0.05, 0.1):
+            held = state | {key: tracked[width][at]}
+            snapshot(folder / f"network-snapshot-{at:07d}-{width:.3f}.pkl", held)
+    snapshot(folder / f"network-snapshot-{last - 5:07d}-0.050.pkl", state)  # of one width alone
+    said = worked(here(tmp_path, "import", "edm2", "raw", "there")).out
+    assert "averages of width 0.05 and 0.1 at 6 times" in said
+    assert "1 without all widths are left out" in said
+    files = {path.name for path in (tmp_path / "there" / "checkpoints").iterdir()}
+    assert files == {"last.ckpt", *(f"ema_{k * 64:07d}.ckpt" for k in range(1, times))}
+    found = load(tmp_path / "there" / "checkpoints" / "last.ckpt")
+    assert (found.step, found.average(None)) == (last, "width_0.05")
+    name = "stem.weight"
+    for width, share in ((0.05, 1e-5), (0.1, 1e-5), (0.15, 0.1)):
+        truth, near = tracked[width][last], tracked[0.1][last]
+        missed = (found.weights(width)[name] - truth).norm()
+        assert missed <= share * ((near - truth).norm() if width == 0.15 else truth.norm())
+    few = ("num_samples=2", "batch_size=2", "metrics=[]", "steps=2")
+    worked(here(tmp_path, "sample", "-m", "checkpoint=there", "ema=0.1,0.15", *few))
+    drawn = [np.load(file)["arr_0"] for file in (tmp_path / "there").rglob("samples.npz")]
+    assert len(drawn) == 2
+    assert (drawn[0] != drawn[1]).any()
+
+
+def averages(walk: Tensor, width: float) -> dict[int, Tensor]:
+    """The average of a relative width after each step, by EDM2's recursion."""
+    beta, average, found = EmaSettings(width=width).beta(), walk[1], {}
+    for n in range(1, len(walk)):
+        average = beta(n) * average + (1 - beta(n)) * walk[n]
+        found[n] = average
+    return found
+
+
+@pytest.mark.usefixtures("nvlabs")
+def test_folders_of_snapshots_that_are_no_series_are_refused(tmp_path: Path) -> None:
+    def line(*words: str) -> str:
+        return here(tmp_path, "import", "edm2", "raw", *words).line()
+
+    folder, state = tmp_path / "raw", expected("edm2")[0]
+    folder.mkdir()
+    assert "no snapshots in raw, such as network-snapshot-" in line("there")
+    first = snapshot(folder / "network-snapshot-0000064-0.050.pkl", state)
+    assert "name a run's folder" in line("there.ckpt")
+    other = snapshot(folder / "other-0000064-0.100.pkl", state)
+    assert "snapshots of network-snapshot and other: give a folder to each" in line("there")
+    other.unlink()
+    snapshot(folder / "network-snapshot-0000128-0.050.pkl", state)
+    first.write_bytes(first.read_bytes()[:-100])
+    assert "network-snapshot-0000064-0.050.pkl is truncated" in line("there")
+    assert not list((tmp_path / "there").rglob("*.ckpt"))
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [

@@ -13,7 +13,8 @@ what PATH is for each kind:
   ncsn, ncsnv2    checkpoint_*.pth of the authors' code; config.yml beside it is read if there
   ddim            ckpt.pth or converted weights of DDIM's code; likewise
   ddpm-diffusers  the folder of a UNet2DModel or of its pipeline, or the weights in it
-  edm, edm2       a pickle of NVlabs' programs; the source in it is not run
+  edm, edm2       a pickle of NVlabs' programs; the source in it is not run;
+                  of edm2 also a folder of snapshots (NAME-0134217-0.050.pkl), for any ema=0.15
   score_sde       checkpoint_*.pth of NCSN++ or DDPM++ on continuous times
   adm, improved-diffusion
                   *.pt of OpenAI's programs; flags in config.yml beside it are read;

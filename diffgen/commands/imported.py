@@ -15,6 +15,7 @@ from diffgen.errors import UsageError
 from diffgen.files import write_atomically
 from diffgen.interop.config_files import Config
 from diffgen.interop.convert import Imported, convert
+from diffgen.interop.edm2_snapshots import Snapshots, snapshots
 from diffgen.interop.settings import assumed
 from diffgen.runs.checkpoint import load
 from diffgen.runs.checkpoint_format import PREFIX, header, seal
@@ -22,7 +23,12 @@ from diffgen.runs.checkpoint_format import PREFIX, header, seal
 
 def write(options: Namespace, config: Config) -> None:
     """Convert what the options of `diffgen import` name; print what was read and its folder."""
-    found = convert(options.kind, options.path, options.size, config)
+    series = snapshots(options.path) if _is_series(options) else None
+    found = (
+        series.at(series.steps[-1])
+        if series
+        else convert(options.kind, options.path, options.size, config)
+    )
     dataset = _dataset(found, options.dataset, options.trust)
     recipe = {**found.recipe, "dataset": dataset}
     path = _target(options.out, found, dataset["name"], options.path)
@@ -30,13 +36,19 @@ def write(options: Namespace, config: Config) -> None:
         raise UsageError(f"{path} is there already: give another OUT, or remove it")
     said = list(_assumed(options, config, found))
     recipe["imported"] = {"kind": options.kind, "file": options.path.name, "said": said}
-    checkpoint = sealed(found, recipe)
-    write_atomically(path, lambda file: torch.save(checkpoint, file))
     try:
+        if series:
+            _write_earlier(series, recipe, path.parent)
+        checkpoint = sealed(found, recipe)
+        write_atomically(path, lambda file: torch.save(checkpoint, file))
         made = load(path)
         made.denoiser() if "prediction" in recipe else made.classifier()
     except BaseException:
-        path.unlink()
+        for file in [
+            path,
+            *(_earlier(path.parent, at) for at in (series.steps if series else ())),
+        ]:
+            file.unlink(missing_ok=True)
         raise
     print(_summary(found, recipe))
     for line in said:
@@ -44,11 +56,37 @@ def write(options: Namespace, config: Config) -> None:
     print(path.parent.parent if path.parent.name == "checkpoints" else path)
 
 
+def _is_series(options: Namespace) -> bool:
+    """Whether a folder of EDM2's snapshots is imported; UsageError where OUT is one file."""
+    if options.kind != "edm2" or not options.path.is_dir():
+        return False
+    if options.out is not None and options.out.suffix == ".ckpt":
+        raise UsageError(f"{options.out}: snapshots become several files; name a run's folder")
+    return True
+
+
+def _earlier(folder: Path, step: int) -> Path:
+    return folder / f"ema_{step:07d}.ckpt"
+
+
+def _write_earlier(series: Snapshots, recipe: Mapping[str, Any], folder: Path) -> None:
+    """The averages before the last ones, as a training of diffgen keeps them; one at a time."""
+    said = ("dataset", "imported")
+    last = {key: part for key, part in recipe.items() if key not in said}
+    for step in series.steps[:-1]:
+        found = series.at(step)
+        if found.recipe != last:
+            raise UsageError(f"the snapshots at {step} are of another network than the last ones")
+        content = sealed(found, recipe)
+        write_atomically(_earlier(folder, step), lambda file, all=content: torch.save(all, file))
+
+
 def sealed(found: Imported, recipe: Mapping[str, Any]) -> dict[str, Any]:
     """A checkpoint of these weights, with nothing to train on from."""
+    averages = {"average": found.ema} if found.ema else found.averages
     checkpoint: dict[str, Any] = {
         "state_dict": {PREFIX + key: value for key, value in _plain(found.raw).items()},
-        "ema": {"average": _plain(found.ema)} if found.ema else {},
+        "ema": {name: _plain(state) for name, state in averages.items()},
         "global_step": found.step,
         "diffgen": header(
             __version__, recipe, RANGES[recipe["model"]["range"]], found.shape, found.classes
@@ -58,7 +96,7 @@ def sealed(found: Imported, recipe: Mapping[str, Any]) -> dict[str, Any]:
     return checkpoint
 
 
-def _plain(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {key: value.detach().contiguous().clone() for key, value in state.items()}
 
 
@@ -112,8 +150,9 @@ def _assumed(options: Namespace, config: Config, found: Imported) -> Iterator[st
 
 
 def _summary(found: Imported, recipe: Mapping[str, Any]) -> str:
-    count = sum(value.numel() for value in found.raw.values())
-    average = "with its average" if found.ema else "without an average"
+    whole = found.raw or next(iter(found.averages.values()))
+    count = sum(value.numel() for value in whole.values())
+    average = "with its average" if found.ema or found.averages else "without an average"
     shape = " x ".join(map(str, found.shape))
     line = (
         f"{recipe['network']['name']} of {count:,} parameters for {shape}, "

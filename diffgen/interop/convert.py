@@ -5,8 +5,8 @@ average last), with config.yml beside them where there is one; `ddpm-diffusers`,
 config.json, or the weights in it. Nothing that a file says is run.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import nn
@@ -38,7 +38,7 @@ class Imported:
 
     `recipe` holds model, schedule and network, and dataset and ema where the files tell;
     `shape` is (C, H, W), `classes` are names of those that the network takes labels of; `assumed`
-    is what no file says.
+    is what no file says; `averages` are the states of several averages by their names.
     """
 
     recipe: Recipe
@@ -48,6 +48,7 @@ class Imported:
     step: int
     classes: tuple[str, ...] = ()
     assumed: tuple[str, ...] = ()
+    averages: Mapping[str, State] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ def tell(name: str, runs: Path) -> None:
 def rows(found: Checkpoint) -> Rows:
     """Its parts, each on a line."""
     recipe, states = found.recipe, found.states
-    count = sum(value.numel() for value in states["raw"].values())
+    count = sum(value.numel() for value in (states["raw"] | found.weights()).values())
     shape = " x ".join(map(str, found.shape))
     classes = f"{len(found.classes)} classes" if found.classes else "no labels"
     averages = ", ".join(name for name in states if name != "raw") or "none"
