@@ -10,11 +10,14 @@ import pytest
 from running import TINY, here, worked
 from test_evaluation import real, row
 
+from diffgen.config.parts import Named
 from diffgen.evaluation.rows import FLOOR, blocks, pooled
 from diffgen.evaluation.table import main_cells, write
+from diffgen.evaluation.table_csv import failed_row
 from diffgen.evaluation.table_formats import Part, formatted
 from diffgen.evaluation.training_table import named, training_parts
 from diffgen.evaluation.trainings import differences, short_paths, trainings
+from diffgen.sampling import logged
 from diffgen.sampling.training_row import training_rows
 
 RECIPE = {
@@ -330,3 +333,61 @@ def test_trainings_measured_in_different_ways_stand_in_different_tables():
     parts = training_parts(named(rows))
     assert [len(part.grid[1]) for part in parts] == [2, 1]
     assert "FD of 100 images drawn in 5 steps while training, features random" in parts[0].text
+
+
+# --- what a logger gets ---------------------------------------------------------------------
+
+
+class Recorder:
+    """A logger that keeps what it is given, tables as wandb's own."""
+
+    def __init__(self):
+        self.tables, self.pictures, self.summary, self.ended = {}, {}, {}, False
+        self.experiment = self
+
+    def log_table(self, key, columns, data):
+        wandb = pytest.importorskip("wandb")
+        self.tables[key] = wandb.Table(columns=columns, data=data)
+
+    def log_image(self, key, images, **more):
+        self.pictures[key] = (images, more)
+
+    def finish(self):
+        self.ended = True
+
+
+def test_wandb_gets_numbers_captions_and_what_the_jobs_share(tmp_path, monkeypatch):
+    recorder, configs = Recorder(), []
+
+    def start(settings, folder, config):
+        configs.append(config)
+        return recorder
+
+    monkeypatch.setattr(logged, "logger_of", start)
+    rows = [
+        *(real(), row(steps=5, fid=2.0, fid_per_class={"cat": 1.0}, labels=["cat"])),
+        row(steps=10, fid=1.5, settings={"eta": 1.0}),
+        failed_row({"settings": "sampler=heun steps=7", "reason": "it failed", "job": "2"}),
+    ]
+    (tmp_path / "table.png").write_bytes(b"")
+    settings = [{"steps": steps, "sampler": {"name": "ddim", "eta": 0}} for steps in (5, 10)]
+    logged.log_results(
+        Named("wandb", {}), tmp_path, settings, rows, {tmp_path / "0.png": "ddim, 5 steps"}
+    )
+    assert configs == [{"sampler": "ddim", "sampler.eta": 0}]
+    table = recorder.tables["table"]
+    column = {name: [line[k] for line in table.data] for k, name in enumerate(table.columns)}
+    assert column["fid"] == [0.125, 2.0, 1.5, None]
+    assert column["steps"] == [None, 5, 10, 7.0]
+    assert column["settings"] == [None, "", "eta=1.0", None]
+    assert column["labels"] == [None, "cat", None, None]
+    assert column["reason"][-1] == "it failed"
+    assert not {"identity", "versions", "recipe"} & column.keys()
+    assert recorder.summary["fid"] == 1.5
+    assert recorder.summary["way"] == "ddim, eta=1.0, 10 steps"
+    assert recorder.pictures["samples"] == (
+        [str(tmp_path / "0.png")],
+        {"caption": ["ddim, 5 steps"]},
+    )
+    assert "figure" in recorder.pictures
+    assert recorder.ended

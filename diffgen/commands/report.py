@@ -4,10 +4,11 @@ import argparse
 import base64
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
@@ -21,12 +22,16 @@ from diffgen.dataset.pixels import grid
 from diffgen.errors import UsageError, refuse
 from diffgen.evaluation import plot
 from diffgen.evaluation.curves import curves
-from diffgen.evaluation.rows import Block, Row, blocks, setting, title
-from diffgen.evaluation.table import header, main_cells
+from diffgen.evaluation.rows import Block, Row, blocks, caption, setting, title
+from diffgen.evaluation.table import FAILED, failed_parts, header, main_cells
+from diffgen.evaluation.table_formats import Grid, text_columns
+from diffgen.evaluation.training_table import named, of_kinds, training_parts
+from diffgen.evaluation.trainings import TRAINING, flat
 from diffgen.files import write_atomically
 from diffgen.runs.cell import Cell
 from diffgen.runs.result_file import collect
-from diffgen.sampling.report import cells_in
+from diffgen.sampling.report import cells_in, failures
+from diffgen.sampling.training_row import training_rows
 
 BYTES = 12_000_000  # of images, before compression, that a report holds at most
 MOST = 64  # images of a cell
@@ -41,7 +46,11 @@ def main(words: Sequence[str]) -> int:
     )
     parser.add_argument("--out", type=Path, help="the file; report.html in the first folder")
     options = parser.parse_args(words)
-    page = render(cells_in(options.folders))
+    cells = cells_in(options.folders)
+    runs = sorted({cell.parent.parent for cell in cells})
+    trained = training_rows([*options.folders, *runs])
+    failed = [job for folder in options.folders for job in failures(folder)]
+    page = render(cells, trained, failed)
     out = options.out or options.folders[0] / "report.html"
     write_atomically(out, lambda file: file.write(page.encode()))
     print(out)
@@ -69,19 +78,31 @@ class Section:
     heads: Sequence[str]
     entries: Sequence[Entry]
     figures: Sequence[tuple[str, Markup]]
+    texts: Sequence[bool]  # of each column whether it holds words
 
 
-def render(cells: Sequence[Path]) -> str:
-    """The page of these cells; UsageError where none has a row."""
+def render(
+    cells: Sequence[Path], trained: Sequence[Row] = (), failed: Sequence[Mapping[str, str]] = ()
+) -> str:
+    """The page of these cells, trainings and jobs that failed; UsageError without any."""
     rows = [{**row, "folder": str(cell)} for cell in cells for row in collect([cell])]
-    if not rows:
+    if not rows and not trained and not failed:
         raise UsageError("no rows for a report: run `diffgen sample` with metrics first")
-    runs = sorted({cell.parent.parent for cell in cells})
-    logs = ((run.name, curves(run / "metrics.csv")) for run in runs)
+    told = named(trained)
+    sections = [*(_sections(rows) if rows else []), *_trainings(told)]
+    sections += [_listed(FAILED, part.grid, [{}] * len(failed)) for part in failed_parts(failed)]
+    titles = {str(cell.parent.parent): cell.parent.parent.name for cell in cells}
+    titles |= {
+        row["run"]: ", ".join(filter(None, (setting(each[TRAINING]), each["run"])))
+        for row, each in zip(trained, told, strict=True)
+    }
+    logs = ((title, curves(Path(run) / "metrics.csv")) for run, title in titles.items())
     pages = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     template = pages.get_template("report.html")
     trainings = [(name, _svg(figure)) for name, figure in logs if figure]
-    return template.render(version=__version__, sections=_sections(rows), trainings=trainings)
+    return template.render(
+        version=__version__, sampled=bool(rows), sections=sections, trainings=trainings
+    )
 
 
 def _sections(rows: Sequence[Row]) -> list[Section]:
@@ -109,23 +130,36 @@ def _section(block: Block, pictures: int) -> Section:
         heads=heads,
         entries=[_entry(row, line, pictures) for row, line in zip(block.all, lines, strict=True)],
         figures=[(f"{title(first)} {name}", _svg(figure)) for name, figure in figures if figure],
+        texts=text_columns((heads, lines)),
     )
+
+
+def _trainings(trained: Sequence[Row]) -> list[Section]:
+    """The tables of trainings; a row opens to the recipe."""
+    return [
+        _listed(part.text, part.grid, [flat(row["recipe"]) for row in rows])
+        for part, rows in zip(training_parts(trained), of_kinds(trained), strict=True)
+    ]
+
+
+def _listed(about: str, grid: Grid, details: Sequence[Mapping[str, Any]]) -> Section:
+    """A table of rows that are no samples."""
+    heads, lines = grid
+    entries = [
+        Entry(line, "", "", [(k, setting(v)) for k, v in sorted(told.items())], None, 1)
+        for line, told in zip(lines, details, strict=True)
+    ]
+    first, _, rest = about.partition(". ")
+    return Section(first.rstrip(".:"), rest, heads, entries, [], text_columns(grid))
 
 
 def _entry(row: Row, cells: Sequence[str], pictures: int) -> Entry:
-    steps, weight = row.get("steps"), row.get("weight")
-    caption = (
-        row["sampler"],
-        setting(row.get("settings")),
-        f"{steps} steps" if steps else "",
-        f"w = {weight:g}" if weight else "",
-    )
     found = Cell(Path(row["folder"])).images()
     picture, columns = _sheet(found[0], pictures) if found else (None, 1)
     return Entry(
         cells,
         row["sampler"],
-        ", ".join(filter(None, caption)),
+        caption(row),
         [(key, setting(row[key])) for key in sorted(row) if row[key] not in (None, {}, [])],
         picture,
         columns,

@@ -64,7 +64,11 @@ def put(cells: list[Cell], folder: Path, settings: Sample) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     place(cells[0].folder, folder, leave={"result.json", BATCHES})
     logger = {"name": settings.logger.name, **settings.logger.settings}
-    note = {"cells": [named_from(folder, cell) for cell in cells], "logger": logger}
+    note = {
+        "cells": [named_from(folder, cell) for cell in cells],
+        "logger": logger,
+        "config": settings.plain,
+    }
     write_atomically(folder / NOTE, lambda file: file.write(json.dumps(note).encode()))
 
 

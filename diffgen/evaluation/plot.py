@@ -1,6 +1,7 @@
 """The picture of a table: distance against network evaluations, a line per sampler and weight.
 
-Of several seeds the line shows the mean, and a bar from the least to the greatest.
+Of several seeds the line shows the mean, and a bar from the least to the greatest; of one seed the
+bar is the interval of its distance.
 """
 
 from collections.abc import Sequence
@@ -16,7 +17,18 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from diffgen.evaluation.rows import FLOOR, Block, Row, identity_of, pooled, setting, title, varying
+from diffgen.evaluation.rows import (
+    FLOOR,
+    Block,
+    Row,
+    identity_of,
+    pooled,
+    setting,
+    text,
+    title,
+    varying,
+)
+from diffgen.evaluation.trainings import TRAINING
 from diffgen.files import write_atomically
 
 # Okabe and Ito's colours, which differ for every kind of sight, without the yellow
@@ -69,6 +81,7 @@ def against_weight(block: Block) -> Figure | None:
         weights = [_weight(row) for row in ordered]
         label = f"{method}, {count} steps" if count else method
         axes.plot(weights, [row["fid"] for row in ordered], label=label, **look)
+        axes.vlines(*_bars(ordered, "weight"), colors=look["color"])
     if block.floor and block.floor.get("fid"):
         axes.axhline(block.floor["fid"], color="black", linestyle="--", lw=1, label=FLOOR)
     ylabel = f"{title(block.all[0])}, n = {block.n}"
@@ -89,7 +102,7 @@ class _Style:
         ordered = sorted(rows, key=name)
         method = [column for column in identity_of(rows) if column not in DRAWN]
         self.varying = {
-            sampler: varying(list(group), method) for sampler, group in groupby(ordered, name)
+            sampler: _told(list(group), method) for sampler, group in groupby(ordered, name)
         }
         self.methods = list(dict.fromkeys(self.method(row) for row in rows))
         self.weights = sorted({_weight(row) for row in rows})
@@ -120,6 +133,16 @@ class _Style:
         return {"color": COLOURS[rank], **({"markerfacecolor": "white"} if again else {})}
 
 
+def _told(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
+    """The columns in which rows differ, without what follows from their training."""
+    found = varying(rows, columns)
+    if TRAINING not in found:
+        return found
+    trained = len({text(row.get(TRAINING)) for row in rows})
+    both = {c: len({text([row.get(TRAINING), row.get(c)]) for row in rows}) for c in found}
+    return [column for column in found if column == TRAINING or both[column] > trained]
+
+
 def _panel(axes: Axes, block: Block, style: _Style) -> None:
     rows = pooled([row for row in block.rows if _visible(row)])
     rows.sort(key=lambda row: _key(style, row))
@@ -127,8 +150,7 @@ def _panel(axes: Axes, block: Block, style: _Style) -> None:
         line = list(group)
         look = style.line(line[0])
         axes.plot(*_columns(line, "nfe", "fid"), **look)
-        several = [row for row in line if row["seeds"] > 1]
-        axes.vlines(*_columns(several, "nfe", "low", "high"), colors=look["color"])
+        axes.vlines(*_bars(line, "nfe"), colors=look["color"])
     if block.floor and block.floor.get("fid"):
         axes.axhline(block.floor["fid"], color="black", linestyle="--", lw=1, zorder=1)
     axes.set(
@@ -142,6 +164,21 @@ def _panel(axes: Axes, block: Block, style: _Style) -> None:
 
 def _columns(rows: Sequence[Row], *names: str) -> list[list[float]]:
     return [[row[name] for row in rows] for name in names]
+
+
+def _bars(rows: Sequence[Row], place: str) -> tuple[list[float], list[float], list[float]]:
+    """Places and ends of the bars: the least to the greatest seed, or the interval of one."""
+    bars = []
+    for row in rows:
+        error = row.get("fid_error")
+        if row["seeds"] > 1:
+            bars.append((row[place] or 0, row["low"], row["high"]))
+        elif error is not None:
+            bars.append(
+                (row[place] or 0, max(row["fid"] - error, row["fid"] / 100), row["fid"] + error)
+            )
+    at, low, high = zip(*bars, strict=True) if bars else ((), (), ())
+    return list(at), list(low), list(high)
 
 
 def _ticks(axes: Axes, counts: Sequence[float], logarithmic: Sequence[Axis] = ()) -> None:

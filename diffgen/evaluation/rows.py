@@ -173,6 +173,17 @@ def title(row: Row) -> str:
     return "FID" if name.startswith("inception") else f"FD({name})"
 
 
+def caption(row: Row) -> str:
+    """A way of sampling in a few words: `ddim, eta=0.5, 10 steps, w = 1`."""
+    steps, weight = row.get("steps"), row.get("weight")
+    words = (
+        *(setting(row.get(TRAINING)), row.get("sampler"), setting(row.get("settings"))),
+        f"{steps} steps" if steps else "",
+        f"w = {weight:g}" if weight else "",
+    )
+    return ", ".join(filter(None, words))
+
+
 def text(value: object) -> str:
     """A value as a cell of a file: full precision, mappings as JSON, nothing for None."""
     if value is None:

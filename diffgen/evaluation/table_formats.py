@@ -41,7 +41,7 @@ def print_parts(parts: Sequence[Part]) -> None:
         print(part.text)
         heads, body = part.grid
         table = Table(*map(escape, heads), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for column, is_text in zip(table.columns, _texts(part.grid), strict=True):
+        for column, is_text in zip(table.columns, text_columns(part.grid), strict=True):
             column.justify = "left" if is_text else "right"
         for row in body:
             table.add_row(*map(escape, row))
@@ -79,7 +79,7 @@ def _latex(parts: Sequence[Part]) -> str:
 
 def _tabular(part: Part) -> str:
     heads, body = _starred(part.grid)
-    columns = "".join("l" if is_text else "r" for is_text in _texts((heads, body)))
+    columns = "".join("l" if is_text else "r" for is_text in text_columns((heads, body)))
 
     def line(cells: Sequence[str], mark: Callable[[str], str]) -> str:
         return f"{' & '.join(map(mark, cells))} \\\\"
@@ -110,7 +110,7 @@ def _html(parts: Sequence[Part]) -> str:
 
 def _table(part: Part) -> Markup:
     heads, body = _starred(part.grid)
-    sides = ["left" if is_text else "right" for is_text in _texts((heads, body))]
+    sides = ["left" if is_text else "right" for is_text in text_columns((heads, body))]
 
     def line(cells: Sequence[str], tag: str) -> Markup:
         made = (
@@ -143,7 +143,7 @@ def _starred(grid: Grid) -> Grid:
     return [*heads[:at], *heads[at + 1 :]], [merged(row) for row in body]
 
 
-def _texts(grid: Grid) -> list[bool]:
+def text_columns(grid: Grid) -> list[bool]:
     """Of each column whether it holds words rather than numbers; the first one does."""
     heads, body = grid
     cells = ([row[k] for row in body if row[k]] for k in range(len(heads)))

@@ -28,12 +28,17 @@ def named(rows: Sequence[Row]) -> list[Row]:
 
 
 def training_parts(rows: Sequence[Row]) -> list[Part]:
-    """A table for each data set and each way of measuring distance; rows are `named`."""
+    """A table for each of `of_kinds`; rows are `named`."""
+    return [_part(group) for group in of_kinds(rows)]
+
+
+def of_kinds(rows: Sequence[Row]) -> list[list[Row]]:
+    """The rows by data set and by how distance was measured: only such rows compare."""
 
     def kind(row: Row) -> tuple[str, ...]:
         return text(flat(row["recipe"]).get("dataset")), *_measured(row)
 
-    return [_part(list(group)) for _, group in groupby(sorted(rows, key=kind), key=kind)]
+    return [list(group) for _, group in groupby(sorted(rows, key=kind), key=kind)]
 
 
 def _part(rows: Sequence[Row]) -> Part:

@@ -14,10 +14,11 @@ from diffgen.config.parts import Named
 from diffgen.dataset.pixels import save_sheet
 from diffgen.errors import FAILURE, UsageError
 from diffgen.evaluation import table
-from diffgen.evaluation.rows import identity_of, setting, text, varying
+from diffgen.evaluation.rows import caption, identity_of, setting, text, varying
+from diffgen.evaluation.table_csv import failed_row
 from diffgen.runs.cell import Cell
 from diffgen.runs.result_file import collect
-from diffgen.runtime.logger import finish, logger_of
+from diffgen.sampling.logged import log_results
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +39,20 @@ def publish(folder: Path, jobs: Sequence[Path]) -> None:
         print(path)
     print(folder, flush=True)
     if jobs:
-        logger = json.loads((jobs[0] / NOTE).read_text())["logger"]
-        _log(Named.of(logger), folder, scored, pictures)
+        notes = [json.loads((job / NOTE).read_text()) for job in jobs]
+        drawn = [Cell(job / note["cells"][0]).row for job, note in zip(jobs, notes, strict=True)]
+        captions = {
+            job / "samples.png": caption(row or {}) for job, row in zip(jobs, drawn, strict=True)
+        }
+        shown = {path: captions.get(path, path.stem) for path in pictures}
+        configs = [note.get("config") or {} for note in notes]
+        log_results(
+            Named.of(notes[0]["logger"]),
+            folder,
+            configs,
+            [*scored, *map(failed_row, failed)],
+            shown,
+        )
 
 
 def failures(sweep: Path) -> list[dict[str, Any]]:
@@ -93,25 +106,6 @@ def _moved(note: Path, name: str) -> Path | None:
     tails = [Path(*cell.parts[-length:]) for length in (5, 4, 2)]
     places = [cell, *(parent / tail for tail in tails for parent in note.parents)]
     return next((place for place in places if place.is_dir()), None)
-
-
-def _log(
-    settings: Named, folder: Path, rows: list[dict[str, Any]], pictures: Sequence[Path]
-) -> None:
-    """Show table and sample sheets in a logger that takes them (wandb)."""
-    logger: Any = logger_of(settings, folder, {})
-    if not hasattr(logger, "log_image"):
-        return
-    try:
-        if rows:
-            columns = list(dict.fromkeys(key for row in rows for key in row))
-            data = [[str(row.get(column, "")) for column in columns] for row in rows]
-            logger.log_table("table", columns, data)
-        if (folder / "table.png").is_file():  # there are no distances without it
-            logger.log_image("figure", [str(folder / "table.png")])
-        logger.log_image("samples", [str(path) for path in pictures])
-    finally:
-        finish([logger])
 
 
 def guidance_sheets(folder: Path, rows: Mapping[Path, dict[str, Any]]) -> list[Path]:
