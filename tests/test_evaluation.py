@@ -705,6 +705,15 @@ def test_the_picture_draws_the_mean_of_seeds_and_their_range(tmp_path, monkeypat
     assert bars == [([10], [1.0], [6.0])]
 
 
+def test_a_distance_of_one_seed_is_drawn_with_its_interval(tmp_path, monkeypatch):
+    bars = []
+    monkeypatch.setattr(
+        Axes, "vlines", lambda _, x, low, high, **__: bars.append((list(x), list(low), list(high)))
+    )
+    write(tmp_path, [row(fid=2.0, fid_error=0.5), row(steps=20, nfe=20, fid=1.0, fid_error=1.5)])
+    assert bars == [([10, 20], [1.5, 0.01], [2.5, 2.5])]  # on a logarithmic axis
+
+
 def test_no_two_ways_are_drawn_alike(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(Axes, "plot", lambda *_, **look: drawn.append(str(sorted(look.items()))))

@@ -12,6 +12,7 @@ from running import here, worked
 from sklearn.datasets import load_digits
 from test_evaluation import real, row
 
+from diffgen.commands.report import render
 from diffgen.runs.cell import Cell
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
@@ -150,3 +151,23 @@ def test_a_browser_draws_the_whole_page(page, tmp_path):
     with Image.open(tmp_path / "page.png") as picture:
         assert picture.size == (1280, 2000)
         assert len(picture.convert("RGB").getcolors(1 << 20)) > 500
+
+
+def test_trainings_and_failed_jobs_are_rows_that_open(tmp_path):
+    """Also where nothing was sampled."""
+    recipes = [{"dataset": {"name": "digits"}, "optimizer": {"lr": lr}} for lr in (0.5, 0.25)]
+    trained = [
+        {"run": f"{tmp_path}/{k}", "step": 5, "loss": 0.125, "checkpoint": "last.ckpt"}
+        | {"recipe": recipe, "checkpoint_hash": str(k)}
+        for k, recipe in enumerate(recipes)
+    ]
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1/metrics.csv").write_text("loss,step\n1.0,1\n0.5,2\n")
+    failed = [{"job": "2", "settings": "seed=<3>", "reason": "no memory"}]
+    page = render([], trained, failed)
+    found = Parsed(page)
+    assert [line[0] for line in found.rows] == ["0.5", "0.25", "2"]
+    assert found.rows[2] == ["2", "seed=<3>", "no memory"]
+    assert "<dt>optimizer.lr</dt><dd>0.25</dd>" in page
+    assert found.svgs == 1
+    assert f"<h3>optimizer.lr=0.25, {tmp_path.name}/1</h3>" in page

@@ -159,7 +159,7 @@ def _entry(row: Row, cells: Sequence[str], pictures: int) -> Entry:
     return Entry(
         cells,
         row["sampler"],
-        caption(row),
+        caption(row) + (f", seed {row['seed']}" if row.get("seed") is not None else ""),
         [(key, setting(row[key])) for key in sorted(row) if row[key] not in (None, {}, [])],
         picture,
         columns,
