@@ -9,10 +9,13 @@ from pathlib import Path
 import pytest
 
 from diffgen.errors import UsageError
+from diffgen.interop.convert import convert
 from diffgen.interop.families import FAMILIES, read_family
+from diffgen.interop.rules import RULES
 
 Call = bytes
 START, END = b"\x80\x04", b"."
+SETTINGS = {"ddpm-diffusers": {"unet": {}, "scheduler": {}}}
 CODE = "open({!r}, 'w').close()"
 
 
@@ -120,7 +123,7 @@ def test_they_do_run_in_pythons_own(tmp_path: Path) -> None:
         shutil.rmtree(marker) if marker.is_dir() else marker.unlink()
 
 
-@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("kind", RULES)
 def test_a_hundred_hostile_pickles_run_nothing(kind: str, tmp_path: Path) -> None:
     marker, path = tmp_path / "marker", tmp_path / "released"
     pickles = hostile(str(marker))
@@ -129,7 +132,7 @@ def test_a_hundred_hostile_pickles_run_nothing(kind: str, tmp_path: Path) -> Non
         for file in (zipped, lambda path, data: path.write_bytes(data) and path):
             file(path, data)
             with pytest.raises(UsageError) as refused:
-                read_family(kind, path, 32, {})
+                convert(kind, path, 32, SETTINGS.get(kind, {}))
             assert "\n" not in str(refused.value)
             assert not marker.exists()
 
