@@ -10,9 +10,11 @@ FAILURE = "failed.json"  # in the folder of a job of a sweep: its settings and w
 class UsageError(ValueError):
     """A request that cannot be met as it stands; its text is one line with the remedy.
 
-    The command prints it on stderr and exits with status 2. Where several commands may meet it and
+    The command prints it on stderr and exits with `status`. Where several commands may meet it and
     write the remedy differently, `remedy` holds that part, in the keys of `diffgen train`.
     """
+
+    status = 2  # 1 where no other command line would mend it, such as a full disk
 
     def __init__(self, what: str, remedy: str = "") -> None:
         super().__init__(what, remedy)  # both, for pickle

@@ -24,6 +24,7 @@ class WriteError(UsageError, OSError):
         reason = str(error.strerror or error)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             reason = f"the disk of {path.parent} is full; free space there and go on"
+            self.status = 1
         super().__init__(f"cannot write {path} ({reason})")
 
 

@@ -289,6 +289,9 @@ def test_latest_is_the_newest_of_all_runs(tmp_path):
     newest = tmp_path / "a/1/checkpoints/last.ckpt"
     assert locate("latest", tmp_path) == newest
     assert locate(str(tmp_path / "a/1"), tmp_path) == newest
+    assert locate(str(tmp_path / "a/1/checkpoints"), tmp_path) == newest
+    with pytest.raises(UsageError, match="is an address: download the file"):
+        locate("https://example.org/a.ckpt", tmp_path)
     assert locate(str(newest), tmp_path) == newest
 
 

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import threading
 import time
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,9 @@ import pytest
 import torch
 from running import here, worked
 
+from diffgen.cli.error_message import explain
 from diffgen.cli.hydra_app import sigterm_exits
+from diffgen.cli.registry import COMMANDS
 from diffgen.files import WriteError, place
 from diffgen.runs import cell as cells_room
 from diffgen.runs.drawn_batches import Drawn, DrawnBatches
@@ -164,6 +167,9 @@ def test_files_are_placed_by_links_or_as_copies(refused, tmp_path, monkeypatch):
 def test_a_full_disk_is_called_so_with_its_folder(tmp_path):
     error = WriteError(tmp_path / "samples.npz", OSError(errno.ENOSPC, "No space left on device"))
     assert f"the disk of {tmp_path} is full" in str(error)
+    forbidden = WriteError(tmp_path, OSError(errno.EACCES, "no"))
+    train = COMMANDS["train"]
+    assert [explain(each, train, Namespace())[0] for each in (error, forbidden)] == [1, 2]
 
 
 @pytest.mark.parametrize("moved", ["runs", "cells of a run elsewhere"])

@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     except UsageError as error:
         complain(str(error))
-        return 2
+        return error.status
     except KeyboardInterrupt:
         complain("stopped by Ctrl-C")
         return 130
@@ -73,7 +73,9 @@ def run(command: Command, words: list[str]) -> int:
         try:
             return imported(command.task)(words) or 0
         except UsageError as error:
-            raise UsageError(command.told(error)) from error
+            told = UsageError(command.told(error))
+            told.status = error.status
+            raise told from error
     from diffgen.cli import hydra_app
 
     return hydra_app.run(command, words)

@@ -17,17 +17,20 @@ def newest_first(runs: Path) -> list[Path]:
 
 
 def locate(name: str, runs: Path) -> Path:
-    """The file meant by `checkpoint=`: a path, a run's folder, RUN/best, or `latest`.
+    """The file meant by `checkpoint=`: a path, a run or its checkpoints/, RUN/best, or `latest`.
 
     In a folder that `diffgen export safetensors` wrote it is model.safetensors.
     """
+    if "://" in name:
+        raise UsageError(f"{name} is an address: download the file, and name it")
     if name == "latest":
         return newest_first(runs)[0]
     path = Path(name)
     if (path / EXPORTED).is_file():
         return path / EXPORTED
     if path.is_dir():
-        return path / "checkpoints" / "last.ckpt"
+        inside = path / "checkpoints"
+        return (path if path.name == inside.name and not inside.is_dir() else inside) / "last.ckpt"
     if path.name == "best" and not path.exists():
         return path.parent / "checkpoints" / "best.ckpt"
     return path
