@@ -8,7 +8,7 @@ import pytest
 import torch
 from pydantic import Field
 
-from diffgen.config.build import build, find, typed
+from diffgen.config.build import build, choice, find, typed
 from diffgen.errors import UsageError, did_you_mean
 from diffgen.network.unet import UNet
 from diffgen.sampler.ddim import DDIM
@@ -154,3 +154,12 @@ def test_a_module_that_fails_names_its_line(text, answer, tmp_path, monkeypatch)
 def test_the_nearest_words_come_first():
     assert did_you_mean("trailng", SPACINGS) == "; did you mean trailing?"
     assert did_you_mean("zzz", ["b", "a"]) == "; there is a, b"
+
+
+@pytest.mark.parametrize("name", ["unet", "mp_unet", "song_unet"])
+def test_a_network_without_levels_or_beyond_all_memory_is_refused(name):
+    with pytest.raises(UsageError, match=r"network\.multipliers=.* at least 1 item"):
+        choice("network", {"name": name, "multipliers": []})
+    huge = choice("network", {"name": name, "width": 10**9})
+    with torch.device("meta"), pytest.raises(UsageError, match="is larger than any memory"):
+        huge.build(channels=1, size=8)

@@ -160,6 +160,10 @@ ANSWERS = {
     ("images", "--against", "digits", *RANDOM, "n=61"): "n=61: images has 60 images",
     ("images", "--against", "digits", *RANDOM, "n=many"): "n=many is no number",
     ("images", "--against", "digits", *RANDOM, "metrics=[fib]"): "no metric fib; ",
+    ("images", "--against", "digits", *RANDOM, "metrics=fid,is"): "several as metrics=[fid,is]",
+    ("bare", "--against", "digits", *RANDOM): "diffgen: no images in bare",
+    ("bad", "--against", "digits", *RANDOM): "anew as 8-bit PNGs, or leave the file out",
+    ("/dev/zero", "--against", "digits", *RANDOM): "no images at /dev/zero: a folder, a zip or",
     ("images", "--against", "images", "features=classifier"): "needs a data set of diffgen",
     ("floats.npz", "--against", "digits", *RANDOM): "arr_0, uint8 (N, H, W, C), and has float64",
     ("objects.npz", "--against", "digits", *RANDOM): "objects.npz is no .npz of plain arrays",
@@ -182,9 +186,13 @@ def test_a_mistake_gets_one_line(words, answer, containers, cache):
     np.savez(folder / "objects.npz", arr_0=np.array([{"harm": 1}], dtype=object))
     (folder / "text.npz").write_text("not a zip")
     np.savez(folder / "colour.npz", np.zeros((3, 8, 8, 3), dtype=np.uint8))
+    for name in ("bare", "bad"):
+        (folder / name).mkdir(exist_ok=True)
+    (folder / "bad" / "a.png").write_text("no picture")
     np.savez(folder / "wide.npz", mu=np.zeros(3), sigma=np.eye(3))
     np.savez(folder / "nan.npz", mu=np.full(16, np.nan), sigma=np.eye(16))
     done = here(folder, "evaluate", *words)
     assert done.status == 2
     assert answer in done.err.splitlines()[-1]
+    assert "root=" not in done.err
     assert "Traceback" not in done.err

@@ -122,6 +122,7 @@ COMMANDS = {
             "diffgen.commands.evaluate:main",
             composed=False,
             keys={"dataset.size=": "size=", "dataset.root=": "root="},
+            instead={"dataset": "write its images anew as 8-bit PNGs, or leave the file out"},
         ),
         Command(
             "table",

@@ -59,7 +59,8 @@ def main(words: Sequence[str]) -> int:
     """Score the images and print a table of them and of real ones."""
     options = _parser().parse_intermixed_args(words)
     settings, features = _read(options.keys)
-    if not expanded(options.images).exists():
+    place = expanded(options.images)
+    if not (place.is_dir() or place.is_file()):
         raise UsageError(f"no images at {options.images}: a folder, a zip or an .npz")
     metrics = named(settings["metrics"])
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -69,7 +70,7 @@ def main(words: Sequence[str]) -> int:
     target = against(options.against, settings["root"], settings["size"])
     cache = Path(settings["cache"] or os.environ.get("DIFFGEN_CACHE", "~/.cache/diffgen"))
     extractor = extractor_for(features, target, cache, device)
-    images = fitting(images_at(options.images, settings["size"]), target.train)
+    images = fitting(_named(options.images, settings["size"]), target.train)
     images = _first(images, settings["n"])
     _check_shapes(images, target)
     real = reference_of(target, extractor, cache)
@@ -163,6 +164,15 @@ def _value(word: str, value: str) -> Any:
         return yaml.safe_load(value)
     except yaml.YAMLError:
         raise UsageError(f"{word} cannot be read") from None
+
+
+def _named(path: str, size: int | None) -> Images:
+    """The images to measure; root= is about those that they are compared with."""
+    try:
+        return images_at(path, size)
+    except UsageError as error:
+        remedy = "" if "root=" in error.remedy else error.remedy
+        raise UsageError(error.what, remedy) from error
 
 
 def _first(images: Images, n: int | None) -> Images:

@@ -36,7 +36,14 @@ class Choice:
     def build(self, **context: Any) -> Any:
         """The object; `context` holds what only code knows, such as the number of channels."""
         of = f" for {self.room}={self.name}"
-        return typed(self.cls, self.room, self.settings, of, **context)
+        try:
+            return typed(self.cls, self.room, self.settings, of, **context)
+        except RuntimeError as error:
+            if not re.search("overflow|allocate", str(error)):
+                raise
+            raise UsageError(
+                f"{self.room}={self.name} with these settings is larger than any memory"
+            ) from error
 
     def plain(self) -> dict[str, Any]:
         """As it stands in a configuration."""

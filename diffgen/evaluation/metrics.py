@@ -69,6 +69,8 @@ def named(asked: Sequence[str] | str) -> list[str]:
     found: list[str] = []
     for name in [asked] if isinstance(asked, str) else asked:
         if name not in METRICS and name not in GROUPS:
+            if "," in name:
+                raise UsageError(f"no metric {name}: write several as metrics=[{name}]")
             raise UsageError(f"no metric {name}{did_you_mean(name, [*METRICS, *GROUPS])}")
         found += GROUPS.get(name, (name,))
     return list(dict.fromkeys(found))

@@ -4,10 +4,10 @@ Dhariwal and Nichol, Diffusion Models Beat GANs on Image Synthesis (2021), secti
 """
 
 from itertools import repeat
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -37,7 +37,7 @@ class ClassifierUNet(nn.Module):
         num_classes: PositiveInt,
         noise_conditional: bool = False,
         width: PositiveInt = 128,
-        multipliers: tuple[PositiveInt, ...] = (1, 2, 3, 4),
+        multipliers: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 2, 3, 4),
         blocks: PositiveInt = 2,
         attention: tuple[PositiveInt, ...] = (32, 16, 8),
         head_width: PositiveInt = 64,

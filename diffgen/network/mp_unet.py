@@ -36,7 +36,7 @@ class MPUNet(nn.Module):
         out_channels: PositiveInt | None = None,
         has_noise_input: bool = True,
         width: PositiveInt = 128,
-        multipliers: tuple[PositiveInt, ...] = (1, 2, 3, 4),
+        multipliers: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 2, 3, 4),
         blocks: PositiveInt = 3,
         attention: tuple[PositiveInt, ...] = (16, 8),
         head_width: PositiveInt = 64,

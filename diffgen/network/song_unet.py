@@ -8,9 +8,9 @@ appendix H; Karras et al., Elucidating the Design Space of Diffusion-Based Gener
 import math
 from functools import partial
 from itertools import repeat
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from diffgen.network.blocks import Ascent, BlockStyle, Descent, Middle, levels
@@ -49,7 +49,7 @@ class SongUNet(nn.Module):
         out_channels: PositiveInt | None = None,
         has_noise_input: bool = True,
         width: PositiveInt = 128,
-        multipliers: tuple[PositiveInt, ...] = (2, 2, 2),
+        multipliers: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (2, 2, 2),
         blocks: PositiveInt = 4,
         attention: tuple[PositiveInt, ...] = (16,),
         dropout: NonNegativeFloat = 0.0,

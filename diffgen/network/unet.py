@@ -7,9 +7,9 @@ Dhariwal and Nichol, Diffusion Models Beat GANs on Image Synthesis (2021), secti
 from collections.abc import Callable
 from functools import partial
 from itertools import repeat
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from diffgen.errors import UsageError
@@ -58,7 +58,7 @@ class UNet(nn.Module):
         out_channels: PositiveInt | None = None,
         has_noise_input: bool = True,
         width: PositiveInt = 128,
-        multipliers: tuple[PositiveInt, ...] = (1, 2, 2, 2),
+        multipliers: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 2, 2, 2),
         blocks: PositiveInt = 2,
         attention: tuple[PositiveInt, ...] = (16,),
         heads: PositiveInt = 1,
