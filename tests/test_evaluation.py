@@ -31,6 +31,7 @@ from diffgen.dataset.images import Images
 from diffgen.dataset.random_choices import stratified_subset, subset
 from diffgen.errors import UsageError
 from diffgen.evaluation import cache, inception, kernel_distance, neighbours
+from diffgen.evaluation.class_shares import rows_in_shares
 from diffgen.evaluation.features import Features, described, extract
 from diffgen.evaluation.features_classifier import ClassifierExtractor, FeaturesClassifier, shifted
 from diffgen.evaluation.features_classifier_cache import cached
@@ -521,6 +522,33 @@ def test_a_reference_is_computed_by_one_of_those_that_need_it_first(images, tmp_
         found = [job.result() for job in jobs]
     assert sum(made) == 300
     assert all(torch.equal(one.features, found[0].features) for one in found)
+
+
+def test_features_that_float32_cannot_hold_are_kept_in_float64(images, tmp_path):
+    class Exact(ClassifierExtractor):
+        def forward(self, images):
+            features, logits = super().forward(images)
+            return features.double() / 3, logits
+
+    extractor = Exact(Projection(), batch=50)
+    found = reference(images, "train", extractor, tmp_path)
+    assert torch.equal(found.features, extractor(images.pixels).features)
+
+
+def test_features_of_a_reference_are_read_where_a_metric_takes_them(images, tmp_path):
+    """And those of some shares of classes, too, from the sums of parts."""
+    extractor = ClassifierExtractor(Projection(), batch=50)
+    found = reference(images, "train", extractor, tmp_path)
+    taken = found.in_shares(torch.tensor([0, 0, 0, 1]))
+    parts = Features(extractor(images.pixels[:80]).features, None)
+    for compared in (found, taken):
+        mine = Scored.of(images.pixels[:80], [parts], images.labels[:80], keep=False)
+        evaluate(["fid", "saturation"], mine, compared)
+        assert "_whole" not in vars(compared.rows)
+    rows = rows_in_shares(images.labels, torch.tensor([0, 0, 0, 1]))
+    assert torch.equal(taken.features, found.features[rows])
+    torch.testing.assert_close(taken.stats.second, FeatureStats.of(found.features[rows]).second)
+    assert torch.equal(taken.pixels[torch.arange(9)], images.pixels[rows[:9]])
 
 
 def test_a_cache_that_one_may_only_read_serves(images, tmp_path, monkeypatch):
