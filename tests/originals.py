@@ -180,7 +180,29 @@ SDE_CONFIG = SimpleNamespace(
     ),
 )
 
+
+def moving(network: nn.Module, x: Tensor, c_noise: Tensor, *_: Tensor) -> Tensor:
+    """flow_matching's velocity of images without labels."""
+    return network(x, c_noise, extra={})
+
+
+FLOW_MATCHING = "facebookresearch/flow_matching@11568d37f8d5a080e12aa7b5305d9c35ae07d136"
+FLOW_CIFAR10 = LEVELS | {
+    "model_channels": 32,
+    "channel_mult": (2, 4),
+    "out_channels": 3,
+    "num_classes": None,
+    "conv_resample": False,
+    "num_heads": 1,
+    "num_head_channels": -1,
+    "use_scale_shift_norm": True,
+    "use_new_attention_order": True,
+}
+
 CASES: dict[str, Case] = {
+    "flow_matching": Case(
+        FLOW_MATCHING, "models.unet", "UNetModel", FLOW_CIFAR10, (3.0, 998.0), moving
+    ),
     "dit": Case(
         "facebookresearch/DiT@ed81ce2229091fd4ecc9a223645f95cf379d582b",
         "models",

@@ -38,6 +38,7 @@ WITH_LEVEL: dict[str, Make] = {
     "unet-add": unet,
     "unet-scale_shift": partial(unet, embedding="scale_shift", head_width=4, attention=(8,)),
     "unet-maps": partial(unet, embedding="maps", downsample="pooled"),
+    "unet-plain": partial(unet, downsample="plain"),
     "unet-residual": partial(unet, downsample="residual", frequencies="cosine"),
     "song_unet": song,
     "song_unet-ncsnpp": partial(song, embedding="fourier", encoder="residual", taps=(1, 3, 3, 1)),

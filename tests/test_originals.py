@@ -52,6 +52,13 @@ def edm_adm() -> UNet:
     return unet(**LIKE_ADM, **like_edm, augment_dim=AUGMENT)
 
 
+def flow_matching() -> UNet:
+    like_flow = {"num_classes": 0, "out_channels": 3, "embedding": "scale_shift", **COSINE}
+    widths = {"width": 32, "stem": 64, "multipliers": (2, 4), "exact_groups": True}
+    blocks = {"blocks": 1, "attention": (4,), "downsample": "plain"}
+    return UNet(channels=3, size=SIZE, **widths, **blocks, **like_flow)
+
+
 def adopted_adm(state: State, network: UNet | ClassifierUNet, new_order: bool = False) -> State:
     return adopt(adm_state(state, network, new_order), adm_names(network), network)
 
@@ -80,6 +87,7 @@ NETWORKS: dict[str, tuple[Callable[..., Any], Callable[..., State]]] = {
         adopted_adm,
     ),
     "edm2": (edm2, lambda state, network: adopt(state, edm2_names(network), network)),
+    "flow_matching": (flow_matching, adopted_adm),
     "improved": (partial(unet, heads=4, downsample="centered", **COSINE), adopted_adm),
 }
 

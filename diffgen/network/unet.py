@@ -27,7 +27,12 @@ from diffgen.network.resample import (
 )
 
 NORMS = {"add": AddedNorm, "scale_shift": ScaledNorm}
-DOWNS = {"strided": StridedDown, "centered": CenteredDown, "pooled": PooledDown}
+DOWNS = {
+    "strided": StridedDown,
+    "centered": CenteredDown,
+    "pooled": PooledDown,
+    "plain": PooledDown,
+}
 FREQUENCIES = {"sine": sinusoid, "cosine": cosines}
 MAPS = 16
 
@@ -42,11 +47,14 @@ class UNet(nn.Module):
     or there are `heads` of them. `embedding`: the level and the label reach the blocks added to
     their features, as scale and shift of them, or only as maps beside the input image.
     Norms have at least four channels a group unless `exact_groups`, as other programs have them.
-    `downsample`: with "residual", blocks halve and double the resolution. `frequencies` tells
+    `downsample`: with "residual", blocks halve and double the resolution; with "plain", means and
+    nearest neighbours do, and no convolution (ADM's conv_resample=False). `frequencies` tells
     which come first, and whether the last is reached (DDPM) or not (improved DDPM, ADM).
     `augment_dim` numbers of a fourth argument, `augment`, say how an image was augmented.
-    `has_noise_input=False` makes a network without a level input. An unlabelled image has label
-    None or `num_classes`. UsageError for a size that cannot be halved often enough.
+    `stem` are the channels of the first convolution where they are not `width`: in ADM's code,
+    those of the first resolution. `has_noise_input=False` makes a network without a level input.
+    An unlabelled image has label None or `num_classes`. UsageError for a size that cannot be
+    halved often enough.
     """
 
     def __init__(
@@ -67,10 +75,11 @@ class UNet(nn.Module):
         groups: PositiveInt = 32,
         exact_groups: bool = False,
         embedding: Literal["add", "scale_shift", "maps"] = "add",
-        downsample: Literal["strided", "centered", "pooled", "residual"] = "strided",
+        downsample: Literal["strided", "centered", "pooled", "plain", "residual"] = "strided",
         frequencies: Literal["sine", "cosine"] = "sine",
         norm_eps: PositiveFloat = 1e-6,
         augment_dim: NonNegativeInt = 0,
+        stem: PositiveInt | None = None,
     ) -> None:
         super().__init__()
         check_unet(size, width, len(multipliers) - 1, dropout)
@@ -84,10 +93,11 @@ class UNet(nn.Module):
         norm = emb_norm_of(embedding, conditioned, groups, 4 * width, norm_eps)
         style = BlockStyle(norm, groups, dropout, heads, head_width, norm_eps)
         attends = [size >> level in attention for level in range(len(multipliers))]
-        ladder = levels([width * m for m in (1, *multipliers)], blocks, attends)
-        stem = conv3(channels + (MAPS if self.maps else 0), width)
+        first = stem or width
+        ladder = levels([first, *(width * m for m in multipliers)], blocks, attends)
+        into = conv3(channels + (MAPS if self.maps else 0), first)
         head = Head(ladder[0].channels, self.out_channels, groups, norm_eps)
-        enters = [stem, *(down(level.above, downsample, style) for level in ladder[1:])]
+        enters = [into, *(down(level.above, downsample, style) for level in ladder[1:])]
         leaves = [head, *(_up(level.channels, downsample, style) for level in ladder[1:])]
         self.descents = nn.ModuleList(map(Descent, ladder, repeat(style), enters))
         self.middle = Middle(ladder[-1].channels, style)
@@ -134,7 +144,7 @@ def down(channels: int, downsample: str, style: BlockStyle) -> nn.Module:
 def _up(channels: int, downsample: str, style: BlockStyle) -> nn.Module:
     if downsample == "residual":
         return style.block(channels, channels, resample=FilterUp(BOX))
-    return Up(channels)
+    return FilterUp(BOX) if downsample == "plain" else Up(channels)
 
 
 def emb_norm_of(
