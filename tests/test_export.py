@@ -235,6 +235,9 @@ def test_a_file_of_safetensors_is_read_as_data_and_sealed(ddpm: Path, tmp_path: 
     path.write_bytes((2**62).to_bytes(8, "little") + whole[8:])
     assert "is truncated, damaged" in refusal(path)
     assert "is truncated, damaged" in here(tmp_path, "sample", "checkpoint=out").line()
+    path.write_bytes(whole)
+    line = here(tmp_path, "train", f"resume={path}").line()
+    assert f"by model=ddpm init={path} in place of resume=" in line
 
 
 def refusal(path: Path) -> str:

@@ -1,5 +1,8 @@
 """`diffgen import`: released files become checkpoints that `diffgen sample` reads."""
 
+import csv
+import io
+import re
 import subprocess
 import sys
 from functools import partial
@@ -7,18 +10,24 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import test_families
 import torch
+import yaml
 from diffusers.models.unets.unet_2d import UNet2DModel
+from PIL import Image
 from running import Done, here, worked
+from test_families import nvlabs
 from test_import import LADDER, images, save, theirs, write_config
 from test_interop import CIFAR10, shaken
 from torch.testing import assert_close
 
 import diffgen
 from diffgen.interop.parameter_names import CONDITIONAL, UNCONDITIONAL, ddim_names, ncsn_names
+from diffgen.interop.rules import RULES
 from diffgen.network.ncsn_refinenet import NCSNRefineNet
 from diffgen.network.refinenet import RefineNet
 from diffgen.network.unet import UNet
+from diffgen.runs.checkpoint import load
 
 FEW = ("metrics=[]", "num_samples=3", "batch_size=3")
 
@@ -89,6 +98,94 @@ def test_ddim_and_diffusers_become_checkpoints_that_sample(tmp_path):
         assert_close(denoiser.eps(x, t), released(x, 499).sample, rtol=1e-4, atol=1e-4)
     for run in ("one", "two"):
         assert drawn(tmp_path, f"checkpoint={run}", "steps=2").shape == (3, 32, 32, 3)
+
+
+def released_ncsnv2(folder: Path) -> tuple[Path, dict]:
+    network = shaken(RefineNet(channels=3, size=8, width=4))
+    state = theirs(network, ncsn_names(network, UNCONDITIONAL)) | {"sigmas": LADDER}
+    return save(folder / "checkpoint_5.pth", state, 3, 5, state), {"data": {"image_size": 8}}
+
+
+def released_ncsn(folder: Path) -> tuple[Path, dict]:
+    network = shaken(NCSNRefineNet(channels=3, size=8, width=4, levels=4))
+    state = theirs(network, ncsn_names(network, CONDITIONAL))
+    return save(folder / "checkpoint.pth", state), {"data": {"image_size": 8}}
+
+
+def released_ddim(folder: Path) -> tuple[Path, dict]:
+    settings = {"width": 32, "multipliers": (1, 2), "blocks": 1, "exact_groups": True}
+    network = shaken(UNet(channels=3, size=32, **settings))
+    state = theirs(network, ddim_names(network.state_dict()))
+    return save(folder / "ckpt.pth", state, 1, 9, state), {}
+
+
+def released_diffusers(folder: Path) -> tuple[Path, dict]:
+    shaken(UNet2DModel(**CIFAR10 | narrow(groups=2))).save_pretrained(folder / "unet")
+    return folder / "unet", {}
+
+
+RELEASED = {
+    "ncsn": released_ncsn,
+    "ncsnv2": released_ncsnv2,
+    "ddim": released_ddim,
+    "ddpm-diffusers": released_diffusers,
+}
+FAMILIES = {kind: (name, more) for name, (kind, more) in test_families.KINDS.items()}
+
+
+def released_as(kind: str, folder: Path) -> tuple[Path, dict]:
+    """A small file of this kind, and what its configuration says."""
+    if kind in RELEASED:
+        return RELEASED[kind](folder)
+    name, settings = FAMILIES[kind]
+    return test_families.written(folder / f"{name}.pt", name), settings
+
+
+@pytest.mark.usefixtures(nvlabs.__name__)
+@pytest.mark.parametrize("kind", RULES)
+def test_each_kind_is_imported_swept_and_tabulated(kind, tmp_path, pictures):
+    path, said = released_as(kind, tmp_path)
+    (tmp_path / "said.yml").write_text(yaml.dump(said))
+    more = ("--config", "said.yml") if said else ()
+    worked(here(tmp_path, "import", kind, str(path), "there", *more))
+    words = (f"root={pictures}", "sampler=ddim", "steps=1,2", "num_samples=8", "batch_size=8")
+    scored = ("features=random", "metrics=[fid]", "n=8")
+    said = worked(here(tmp_path, "sample", "-m", "checkpoint=there", *words, *scored)).out
+    told = worked(here(tmp_path, "table", "there", "--format", "csv")).out
+    rows = [row for row in csv.DictReader(io.StringIO(told)) if row["sampler"]]
+    assert [(row["steps"], row["nfe"]) for row in rows] == [("1", "1.0"), ("2", "2.0")]
+    assert {row["checkpoint_hash"] for row in rows} == {checkpoint_hash(tmp_path / "there")}
+    fids = [float(row["fid"]) for row in rows]
+    assert fids[0] != fids[1]
+    assert all(f"{fid:.4g}" in said for fid in fids)
+    drawn = [np.load(file)["arr_0"] for file in (tmp_path / "there").rglob("samples.npz")]
+    assert [images.shape for images in drawn] == [(8, *drawn[0].shape[1:3], 3)] * 2
+    assert (drawn[0] != drawn[1]).any()
+
+
+def checkpoint_hash(run: Path) -> str:
+    return load(run / "checkpoints" / "last.ckpt").hash[:12]
+
+
+def test_an_import_is_not_resumed_but_begun_from(released, pictures, tmp_path):
+    worked(here(tmp_path, "import", "ncsnv2", str(released[0]), "there"))
+    data = ("dataset=folder", "dataset.size=16", "dataset.channels=3", f"dataset.root={pictures}")
+    steps = ("trainer.max_steps=1", "trainer.batch_size=4", "preview.every=0", "logger=none")
+    line = here(tmp_path, "train", "resume=there", *data, *steps).line()
+    assert "there/checkpoints/last.ckpt holds weights and no training to go on with" in line
+    remedy = re.search(r"by (model=\S+) (init=\S+) in place of resume=$", line)
+    assert remedy
+    worked(here(tmp_path, "train", *remedy.groups(), *data, *steps))
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory) -> Path:
+    """A folder of pictures to compare with, of any size that is asked for up to 32 pixels."""
+    folder = tmp_path_factory.mktemp("pictures")
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 32, 32, 3), dtype=np.uint8)
+    for k, picture in enumerate(pixels):
+        Image.fromarray(picture).save(folder / f"{k}.png")
+    return folder
 
 
 def narrow(groups: int) -> dict:

@@ -67,6 +67,7 @@ def resumed(
     else:
         path = locate(settings.resume, Path(settings.runs))
         found = checkpoint.load(path, settings.trust)
+        _check_was_trained(found, settings.resume)
     merged = _inside(found, config, overrides)
     measured = settings.recipe.unmeasured()
     for key in map(key_of, overrides):
@@ -74,6 +75,15 @@ def resumed(
     log.info("going on with step %d of %s", found.step, found.run)
     _tell_if_finished(found, merged)
     return Train.of({**merged, "trust": settings.trust}), found.run, found.path
+
+
+def _check_was_trained(found: Checkpoint, resume: str) -> None:
+    """UsageError where a file holds weights without a training: of an import, or an export."""
+    if not {"trainer", "optimizer", "ema", "logger"} <= found.recipe.keys():
+        raise UsageError(
+            f"{found.path} holds weights and no training to go on with: begin a new run from them "
+            f"by model={found.recipe['model']['name']} init={resume} in place of resume="
+        )
 
 
 def _inside(
