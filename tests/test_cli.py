@@ -432,12 +432,12 @@ def test_the_weights_of_a_checkpoint_are_no_choice_of_the_group_ema():
     assert [config["ema"] for config, _ in SEEN[:2]] == ["raw", "average"]
     SEEN.clear()
     assert main(["train", "-m", "ema=none,edm"]) == 0
-    assert [set(config["ema"]) for config, _ in SEEN] == [set(), {"average"}]
+    assert [set(config["ema"]) for config, _ in SEEN[:2]] == [set(), {"average"}]
 
 
 def recipes_of_jobs():
-    """The recipe among the choices of each job that ran."""
-    files = [Path(folder, ".hydra/hydra.yaml") for _, folder in SEEN]
+    """The recipe among the choices of each job that ran, before the sweep was finished."""
+    files = [Path(folder, ".hydra/hydra.yaml") for _, folder in SEEN[:-1]]
     return [OmegaConf.load(file).hydra.runtime.choices.recipe for file in files]
 
 

@@ -22,6 +22,7 @@ from diffgen.runs.cell import Cell
 from diffgen.runs.result_file import collect
 from diffgen.sampler.ddim import DDIM
 from diffgen.sampler.unipc import UniPC
+from diffgen.sampling import logged
 from diffgen.sampling import report as publish
 from diffgen.sampling.evaluator import Evaluator, evaluator_of, say_once
 from diffgen.sampling.plan import plan_of
@@ -530,16 +531,18 @@ def shown(monkeypatch):
     """What a logger that shows tables and pictures was given."""
     shown = {}
 
-    def log_image(key, images):
+    def log_image(key, images, caption=()):
         assert all(Path(path).is_file() for path in images)
         shown[key] = images
 
     logger = SimpleNamespace(
         log_image=log_image,
         log_table=lambda key, columns, data: shown.update({key: (columns, data)}),
-        experiment=SimpleNamespace(finish=lambda: shown.update(finished=True)),
+        experiment=SimpleNamespace(
+            finish=lambda: shown.update(finished=True), summary=SimpleNamespace(update=dict)
+        ),
     )
-    monkeypatch.setattr(publish, "logger_of", lambda *_: logger)
+    monkeypatch.setattr(logged, "logger_of", lambda *_: logger)
     return shown
 
 
@@ -561,7 +564,7 @@ def test_a_logger_gets_no_figure_where_rows_have_no_distance(ddpm, tmp_path, sho
 def test_results_are_named_and_the_logger_ended_also_where_it_fails(
     ddpm, tmp_path, shown, monkeypatch
 ):
-    monkeypatch.setattr(publish.logger_of(), "log_image", lambda *_: 1 / 0)
+    monkeypatch.setattr(logged.logger_of(), "log_image", lambda *_: 1 / 0)
     done = here(tmp_path, "sample", f"checkpoint={ddpm}", *ONLY_IMAGES, "num_samples=4")
     assert done.status == 1
     assert (tmp_path / done.folder / "samples.png").is_file()

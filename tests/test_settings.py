@@ -70,6 +70,7 @@ LOOSE = {
     *(f"commands/explain/checkpoint.py:{name}" for name in ("_origin", "_parts")),
     "dataset/datamodule.py:load_state_dict",
     *(f"interop/diffusers.py:{name}" for name in ("_network", "_schedule")),
+    *(f"interop/diffusers.py:{name}" for name in ("_flows", "classes_of", "read_diffusers")),
     "interop/diffusers.py:diffusers_recipe",
     "runtime/logger.py:logger_of",
     *(f"training/ema.py:on_{name}_checkpoint" for name in ("load", "save")),

@@ -19,7 +19,7 @@ Both orders are taken of means over blocks of images. Rows whose blocks hold the
 compared in pairs: what the same noise does to both of them drops out of their difference.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -47,7 +47,7 @@ class Influence:
     second: list[float]
 
     @classmethod
-    def of(cls, row: dict[str, Any]) -> "Influence | None":
+    def of(cls, row: Mapping[str, Any]) -> "Influence | None":
         """That which a row holds beside its distance, if it does."""
         found = row.get("fid_influence")
         if not isinstance(found, dict) or row.get("fid") is None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Any
 
 from diffgen.evaluation.rows import Row, number, setting, text, varying
 from diffgen.evaluation.table_formats import Grid, Part
@@ -79,7 +78,7 @@ def _grid(rows: Sequence[Row]) -> Grid:
     return list(shown), [list(line) for line in zip(*shown.values(), strict=True)]
 
 
-def _best(row: dict[str, Any]) -> str:
+def _best(row: Row) -> str:
     if row.get("best") is None:
         return ""
     name = TITLES.get(row["best_of"], row["best_of"])

@@ -29,7 +29,8 @@ def log_results(
         return
     try:
         if rows:
-            logger.log_table("table", *table_of(with_trainings(rows)))
+            first_real = sorted(rows, key=lambda row: row.get("sampler") != FLOOR)
+            logger.log_table("table", *table_of(with_trainings(first_real)))
             logger.experiment.summary.update(summary_of(rows))
         if (folder / "table.png").is_file():  # there are no distances without it
             logger.log_image("figure", [str(folder / "table.png")])
