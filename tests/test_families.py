@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from originals import CASES, CLASSES, MP, SIZE, SONG, expected, inputs
+from originals import CASES, CLASSES, MP, SIZE, SONG, expected, inputs, waved
 from running import here, worked
 from torch import Tensor, nn
 
@@ -18,7 +18,10 @@ from diffgen.errors import UsageError
 from diffgen.interop.adm import adm_names
 from diffgen.interop.adm_classifier import read_classifier
 from diffgen.interop.families import read_family
+from diffgen.interop.files import release
+from diffgen.interop.score_sde import score_sde_names
 from diffgen.network.classifier_unet import ClassifierUNet
+from diffgen.network.song_unet import SongUNet
 from diffgen.runs.checkpoint import load
 from diffgen.training.ema import EmaSettings
 
@@ -265,6 +268,93 @@ def test_an_average_of_another_order_is_refused(tmp_path: Path) -> None:
     torch.save(data, path)
     with pytest.raises(UsageError, match="not a list of its parameters in their order"):
         read_family("score_sde", path, SIZE, {})
+
+
+# score_sde's networks for CIFAR-10, but for their widths and depths.
+SDES: dict[str, tuple[dict[str, Any], dict[str, Any], float]] = {
+    "vp_ddpmpp": ({}, {"training": {"sde": "vpsde", "continuous": True}}, 0.9999),
+    "vp_ddpmpp_untold": ({}, {}, 0.9999),
+    "vp_ncsnpp": ({"encoder": "residual", "taps": (1, 3, 3, 1)}, {"model": {"fir": True}}, 0.9999),
+    "ve_ncsnpp": (
+        {"encoder": "residual", "taps": (1, 3, 3, 1), "embedding": "fourier"},
+        {},
+        0.999,
+    ),
+}
+
+
+def of_score_sde(path: Path, network: SongUNet, decay: float) -> Path:
+    """A checkpoint of score_sde with weights of ours."""
+    state = release(network.state_dict(), score_sde_names(network))
+    matrix = {k for k, v in state.items() if k.endswith(".W") and v.ndim > 1}
+    state = {k: v.T.contiguous() if k in matrix else v for k, v in state.items()}
+    order = sorted(state, key=lambda key: (int(key.split(".")[1]), key))
+    shadow = [state[key] for key in order if not (key.endswith(".W") and state[key].ndim == 1)]
+    model = {f"module.{key}": state[key] for key in order}
+    model["module.sigmas"] = torch.logspace(1.69897000434, -2, 10)
+    ema = {"decay": decay, "num_updates": 7, "shadow_params": shadow}
+    torch.save({"optimizer": {}, "model": model, "ema": ema, "step": 7}, path)
+    return path
+
+
+def song(**settings: Any) -> SongUNet:
+    blocks = {"width": 16, "multipliers": (1, 2), "blocks": 1, "attention": (16,)}
+    return waving(SongUNet(channels=3, size=32, **blocks, **settings))
+
+
+def waving(network: SongUNet) -> SongUNet:
+    """The network with waves for weights, but for the frequencies of its embedding."""
+    waves = waved({key: list(value.shape) for key, value in network.named_parameters()})
+    network.load_state_dict(waves, strict=False)
+    return network.eval()
+
+
+@pytest.mark.parametrize("name", SDES)
+@torch.no_grad()
+def test_networks_of_score_sde_for_cifar10_are_read(name: str, tmp_path: Path) -> None:
+    """With eps as its SDE has it: formulas of its sde_lib.py and models/utils.py, restated."""
+    settings, config, decay = SDES[name]
+    source = song(**settings)
+    path = of_score_sde(tmp_path / "checkpoint_26.pth", source, decay)
+    found, _, average = read_family("score_sde", path, None, config)
+    recipe = recipe_of(found.recipe)
+    assert isinstance(recipe, DenoiserRecipe)
+    assert found.shape == (3, 32, 32)
+    denoiser = recipe.denoiser(found.shape, 0).eval()
+    denoiser.network.load_state_dict(average)
+    t = torch.tensor([0.1, 0.8], dtype=torch.float64)
+    x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    if name.startswith("vp"):
+        assert denoiser.schedule.alpha(t) == pytest.approx((-(t**2) * 19.9 / 4 - t / 20).exp())
+        expected = source(x, (999 * t).float())
+    else:
+        sigma = 0.01 * 5000**t
+        assert denoiser.schedule.sigma(t) == pytest.approx(2 * sigma)
+        expected = -source(x, sigma.log().float())
+    torch.testing.assert_close(denoiser.eps(x, t), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "config", "decay", "words"),
+    [
+        ({}, {"training": {"sde": "subvpsde"}}, 0.9999, "training.sde=subvpsde"),
+        ({"encoder": "residual"}, {}, 0.999, "VE's at discrete levels"),
+        ({"encoder": "residual"}, {"model": {"fir": False}}, 0.9999, "model.fir=False"),
+        ({"encoder": "strided"}, {}, 0.9999, "model.fir=False .* strided convolutions"),
+    ],
+)
+def test_networks_of_score_sde_that_are_not_read(
+    settings: dict[str, Any], config: dict[str, Any], decay: float, words: str, tmp_path: Path
+) -> None:
+    strided = settings.get("encoder") == "strided"
+    network = song(**({"encoder": "residual"} if strided else settings))
+    path = of_score_sde(tmp_path / "checkpoint_26.pth", network, decay)
+    if strided:
+        data = torch.load(path, weights_only=True)
+        data["model"] = {k.replace("Conv2d_0", "Conv_0"): v for k, v in data["model"].items()}
+        torch.save(data, path)
+    with pytest.raises(UsageError, match=words):
+        read_family("score_sde", path, None, config)
 
 
 @pytest.mark.parametrize("name", ["adm_classifier", "adm_classifier_average"])

@@ -29,6 +29,7 @@ PARTS = {
 ATTENTION = {"norm": ("GroupNorm_0",), "qkv": ("NIN_0", "NIN_1", "NIN_2"), "out": ("NIN_3",)}
 LEAVES = {"weight": "W", "bias": "b"}
 SDES = {"vesde": "ve", "vpsde": "vp"}
+DISCRETE = 0.999  # decay of its average, in each configuration of VE with a sinusoid of the level
 
 
 def score_sde_names(network: SongUNet) -> dict[str, tuple[str, ...]]:
@@ -99,7 +100,7 @@ def read_score_sde(path: Path, size: int | None, settings: Settings) -> Release:
     network = found.network
     side = settings.get("data", {}).get("image_size", size) or found.side(path)
     network["attention"] = [side >> level for level, has in enumerate(found.attends) if has]
-    sde, step = _sde(network, settings, path), data.get("step", 0)
+    sde, step = _sde(network, settings, data, path), data.get("step", 0)
     recipe = _recipe(sde, network, sigmas)
     return Release(
         recipe,
@@ -129,10 +130,20 @@ def _average(data: dict[str, Any], state: State, path: Path) -> State:
     return state | dict(zip(learned, listed, strict=True))
 
 
-def _sde(network: Settings, settings: Settings, path: Path) -> str:
-    """ve or vp: as the configuration says, else as the embedding of the level has it."""
+def _sde(network: Settings, settings: Settings, data: dict[str, Any], path: Path) -> str:
+    """ve or vp: as the configuration says, else as the embedding of the level has it.
+
+    Of networks with a sinusoid, VE's at discrete levels are told from VP's by their average.
+    """
     training = settings.get("training", {})
     fourier = network["embedding"] == "fourier"
+    ema = data.get("ema")
+    if not fourier and not training and isinstance(ema, dict) and ema.get("decay") == DISCRETE:
+        raise UsageError(
+            f"no import of {path}: with a sinusoid of the level and an average of decay "
+            f"{DISCRETE} it is VE's at discrete levels (training.continuous=False, only True); if it is not, "
+            "give its configuration by --config FILE"
+        )
     stated = training.get("sde", "vesde" if fourier else "vpsde")
     if stated not in SDES or (SDES[stated] == "ve") != fourier:
         kind = "Fourier features" if fourier else "a sinusoid"
@@ -161,7 +172,8 @@ def _assumed(
 ) -> tuple[str, ...]:
     network, said = recipe["network"], []
     if "sde" not in settings.get("training", {}):
-        said.append(f"training.sde={sde}sde on continuous times, as its embedding of the level")
+        other = "" if sde == "ve" else " (a file of subvpsde looks the same, and is not read)"
+        said.append(f"training.sde={sde}sde on continuous times, as its embedding is{other}")
     if sde == "vp":
         said.append("betas from 0.1 to 20")
     else:

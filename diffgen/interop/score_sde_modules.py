@@ -41,6 +41,7 @@ def outline_of(state: Mapping[str, Tensor], settings: Mapping[str, Any], path: P
     if stem is None or stem.ndim != 4 or any(channels % len(stem) for channels in widths):
         raise UsageError(f"no import of {path}: its levels have {widths} channels")
     aside = next((kind for kind in kinds if kind in PYRAMIDS), "standard")
+    _check_fir(state, aside, kinds, model, path)
     network = {
         "name": "song_unet",
         "width": len(stem),
@@ -54,6 +55,29 @@ def outline_of(state: Mapping[str, Tensor], settings: Mapping[str, Any], path: P
     }
     attends = [any(kinds[n] == "attention" for n in level) for level in levels]
     return Outline(network, attends, stem.shape[1])
+
+
+def _check_fir(
+    state: Mapping[str, Tensor],
+    aside: str,
+    kinds: list[str],
+    model: Mapping[str, Any],
+    path: Path,
+) -> None:
+    """UsageError where the image on the way down is not halved as the setting model.fir has it.
+
+    NCSN++'s residual images have a kernel of 3 x 3, under another name without the filter.
+    """
+    kernels = (
+        state.get(f"all_modules.{n}.Conv_0.weight") for n, k in enumerate(kinds) if k == "skip"
+    )
+    strided = any(kernel is None or kernel.shape[-1] > 1 for kernel in kernels)
+    if strided or (aside == "residual" and not model.get("fir", True)):
+        kind = "strided convolutions" if strided else "the filter of model.fir=True"
+        raise UsageError(
+            f"no import of {path}: model.fir=False with NCSN++'s residual image, whose weights "
+            f"are of {kind} (only model.fir=True)"
+        )
 
 
 def _levels(kinds: list[str], begin: int, path: Path) -> list[list[int]]:
