@@ -141,8 +141,8 @@ def _sde(network: Settings, settings: Settings, data: dict[str, Any], path: Path
     if not fourier and not training and isinstance(ema, dict) and ema.get("decay") == DISCRETE:
         raise UsageError(
             f"no import of {path}: with a sinusoid of the level and an average of decay "
-            f"{DISCRETE} it is VE's at discrete levels (training.continuous=False, only True); if it is not, "
-            "give its configuration by --config FILE"
+            f"{DISCRETE} it is VE's at discrete levels (training.continuous=False, only True); if "
+            "it is not, give its configuration by --config FILE"
         )
     stated = training.get("sde", "vesde" if fourier else "vpsde")
     if stated not in SDES or (SDES[stated] == "ve") != fourier:
