@@ -43,6 +43,18 @@ def flow(tmp_path_factory, cache):
 
 
 @pytest.fixture(scope="session")
+def jit(tmp_path_factory, cache):
+    """The folder of a run of model=jit, a transformer that gives the image, on digits."""
+    from running import here, worked
+
+    folder = tmp_path_factory.mktemp("jit")
+    words = ("model=jit", "network.width=24", "network.depth=2", "trainer.accelerator=cpu")
+    words += ("trainer.batch_size=16", "trainer.max_steps=20", "preview.every=0")
+    done = worked(here(folder, "train", *words, "optimizer.warmup=5", "logger=none"))
+    return folder / done.folder
+
+
+@pytest.fixture(scope="session")
 def unlabelled(tmp_path_factory, cache):
     """The folder of a run that learned no labels."""
     folder = tmp_path_factory.mktemp("unlabelled")

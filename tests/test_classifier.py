@@ -132,6 +132,22 @@ def test_it_goes_on_bit_for_bit(classifier, tmp_path):
         assert_same(ends[0][key], ends[1][key], key)
 
 
+@pytest.mark.parametrize("pool", ["attention", "average"])
+def test_the_way_down_of_a_unet_is_trained(pool, tmp_path):
+    """ADM's classifier, narrow: each of its weights moves."""
+    words = ("network=classifier_unet", "network.multipliers=[1,2]", "network.blocks=1")
+    words += ("network.attention=[4]", f"network.pool={pool}", "trainer.snapshot_every=1")
+    narrow = [word for word in SHORT if not word.startswith("network.")]
+    small = ("network.width=8", "network.groups=4", "network.head_width=8")
+    ran = here(tmp_path, "train", *narrow, *words, *small, "trainer.max_steps=3")
+    run = tmp_path / worked(ran).folder / "checkpoints"
+    first, last = (
+        contents(run / name)["state_dict"] for name in ("step_0000001.ckpt", "last.ckpt")
+    )
+    assert first.keys() == last.keys()
+    assert not any(torch.equal(first[key], last[key]) for key in first)
+
+
 def test_one_of_clean_images_is_told_nothing(tmp_path):
     run = trained(tmp_path, "model.noise_conditional=false", "trainer.max_steps=60")
     last = log_of(run)[-1]

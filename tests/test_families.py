@@ -1,5 +1,6 @@
 """Released files of other programs: their weights become ours, and nothing in them runs."""
 
+import json
 import pickle
 import sys
 from pathlib import Path
@@ -176,6 +177,24 @@ def test_an_imported_pickle_is_sampled_and_told_of(tmp_path: Path) -> None:
     drawn = [np.load(file)["arr_0"] for file in (tmp_path / "there").rglob("samples.npz")]
     assert [images.shape for images in drawn] == [(2, SIZE, SIZE, 3)] * 2
     assert (drawn[0] != drawn[1]).any()
+
+
+@pytest.mark.usefixtures("nvlabs")
+@pytest.mark.parametrize("name", [name for name in KINDS if name != "adm_new_order"])
+def test_what_was_assumed_of_a_file_is_told_twice(name: str, tmp_path: Path) -> None:
+    """By the import and by `explain`, with a configuration of any name, where there is one."""
+    kind, settings = KINDS[name]
+    path = written(tmp_path / "released", name)
+    (tmp_path / "told.yml").write_text(json.dumps(settings))
+    more = ("--config", "told.yml") if settings else ()
+    done = worked(here(tmp_path, "import", kind, str(path), "there", *more))
+    _, *said, _ = done.out.splitlines()
+    assert said[0].startswith("read as: schedule=")
+    assert any(line.startswith("assumed, as no file says it: ") for line in said)
+    told = " ".join(worked(here(tmp_path, "explain", "checkpoint=there")).out.split())
+    assert f"from released, a file of {kind}" in told
+    missing = [line for line in said if line not in told.replace(" imported ", " ")]
+    assert not missing
 
 
 @pytest.mark.usefixtures("nvlabs")

@@ -239,7 +239,11 @@ def test_what_was_assumed_is_told(released, tmp_path):
     other = UNet2DModel(**CIFAR10 | {"block_out_channels": (8, 16, 16, 16), "norm_num_groups": 8})
     other.save_pretrained(tmp_path / "saved")
     told = worked(here(tmp_path, "import", "ddpm-diffusers", "saved", "d.ckpt")).out
-    assert "assumed, as no file says it: scheduler.beta_schedule=linear" in told
+    line = "assumed, as no file says it: scheduler.beta_schedule=linear"
+    assert line in told
+    again = " ".join(worked(here(tmp_path, "explain", "checkpoint=d.ckpt")).out.split())
+    assert "a file of ddpm-diffusers" in again
+    assert line in again
 
 
 def test_settings_are_refused_before_torch_is_imported(released, tmp_path):

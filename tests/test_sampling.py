@@ -300,11 +300,13 @@ SAMPLERS = sorted(path.stem for path in Path(config_dir(), "sampler").glob("*.ya
 FIXED = {"rk45": ("sampler.tolerance=0.5",)}  # these choose their steps
 
 
-@pytest.mark.parametrize("model", ["ddpm", "ncsnv2", "flow"])
+@pytest.mark.parametrize("model", ["ddpm", "ncsnv2", "flow", "jit"])
 @pytest.mark.parametrize("sampler", SAMPLERS)
 def test_every_sampler_runs_on_every_model(sampler, model, ask):
     words = (f"sampler={sampler}", *FIXED.get(sampler, ("steps=3",)), "deterministic=true")
-    if model == "flow" and sampler.startswith("langevin_"):  # for NCSN's ten times larger sigma
+    if model in ("flow", "jit") and sampler.startswith(
+        "langevin_"
+    ):  # for NCSN's ten times larger sigma
         words += ("sampler.epsilon=auto",)
     task, counters = ask(model, *words).task(CPU)
     images = task([0, 1, 2], CPU)
@@ -340,8 +342,8 @@ def test_a_model_that_knows_its_levels_alone_is_asked_nothing_between_them():
 
 
 @pytest.fixture
-def ask(ddpm, ncsnv2, flow):
-    runs = {"ddpm": ddpm, "ncsnv2": ncsnv2, "flow": flow}
+def ask(ddpm, ncsnv2, flow, jit):
+    runs = {"ddpm": ddpm, "ncsnv2": ncsnv2, "flow": flow, "jit": jit}
     return lambda model, *words: request(runs[model], *words)
 
 
@@ -516,6 +518,19 @@ def test_every_network_learns_labels_that_guidance_leans_on(words, tmp_path):
     assert not torch.equal(x[1], x[2])
     assert not torch.equal(x[0], x[1])
     assert not torch.equal(x[3], x[1])
+
+
+@pytest.mark.parametrize("guidance", ["classifier_free", "autoguidance"])
+@pytest.mark.parametrize("model", ["flow", "jit"])
+def test_guidance_leads_a_flow_too(model, guidance, ask, request):
+    words = ("sampler=heun", "steps=3", "num_samples=4", "labels=3", f"guidance={guidance}")
+    if guidance == "autoguidance":
+        weak = request.getfixturevalue({"flow": "jit", "jit": "flow"}[model])
+        words += (f"guidance.checkpoint={weak}/checkpoints/last.ckpt",)
+    tasks = [ask(model, *words, f"guidance.weight={weight}").task(CPU)[0] for weight in (0, 3)]
+    alone, led = (task.draw(range(4), CPU) for task in tasks)
+    assert led.isfinite().all()
+    assert (alone - led).abs().max() > 1e-4
 
 
 def test_autoguidance_counts_both_models(ddpm, tmp_path):

@@ -6,6 +6,7 @@ import os
 from copy import deepcopy
 from dataclasses import asdict, replace
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -809,9 +810,12 @@ def test_a_network_that_is_not_told_starts_on_a_shell(model, sampler, start, req
     assert made.start is STARTS[start]
 
 
+# A transformer that gives the image: its tasks by a deterministic and by a random sampler.
+EACH = [*product(MODELS, SAMPLERS), ("jit", "heun"), ("jit", "ddpm")]
+
+
 @AMONG("task", TASKS)
-@AMONG("name", SAMPLERS)
-@AMONG("model", MODELS)
+@AMONG(("model", "name"), EACH)
 def test_every_task_with_every_sampler_on_every_family(model, name, task, request):
     """It makes its images, or says in one line which other way there is."""
     run = request.getfixturevalue(model)
