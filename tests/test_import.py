@@ -12,6 +12,7 @@ import torch
 import yaml
 from diffusers.models.unets.unet_2d import UNet2DModel
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
+from diffusers.training_utils import EMAModel
 from test_interop import CIFAR10, shaken
 from torch import Tensor, nn
 
@@ -180,12 +181,30 @@ def test_what_the_training_script_of_diffusers_makes(tmp_path: Path, settings: d
     x, level, label = images(3, 16), torch.tensor([3, 98]), torch.tensor([4, 0])
     expected = other(x, level, class_labels=label).sample
     torch.testing.assert_close(
-        denoiser.network(x, level.float(), label), expected, rtol=1e-4, atol=1e-5
+        denoiser.network(x, level.float(), label), expected, rtol=1e-5, atol=1e-5
     )
     levels = scheduler.config["num_train_timesteps"]
     t = torch.arange(1, levels + 1, dtype=torch.float64) / levels
     signal = denoiser.schedule.alpha(t) ** 2
     torch.testing.assert_close(signal, scheduler.alphas_cumprod.double(), rtol=1e-4, atol=1e-6)
+
+
+@torch.no_grad()
+def test_the_average_of_the_training_script_of_diffusers(tmp_path: Path) -> None:
+    """checkpoint-500/unet_ema, whose configuration tells of the average, too."""
+    other = shaken(UNet2DModel(**SCRIPT))
+    average = EMAModel(other.parameters(), model_cls=UNet2DModel, model_config=other.config)
+    average.save_pretrained(tmp_path / "checkpoint-500" / "unet_ema")
+    assert "decay" in json.loads((tmp_path / "checkpoint-500/unet_ema/config.json").read_text())
+    folder = tmp_path / "checkpoint-500" / "unet_ema"
+    found = convert("ddpm-diffusers", folder)
+    denoiser = recipe_of(found.recipe).denoiser(found.shape, len(found.classes))
+    denoiser.network.load_state_dict(found.raw)
+    x, level, label = images(3, 16), torch.tensor([3, 98]), torch.tensor([4, 0])
+    expected = other(x, level, class_labels=label).sample
+    torch.testing.assert_close(
+        denoiser.network(x, level.float(), label), expected, rtol=1e-5, atol=1e-5
+    )
 
 
 def test_all_settings_that_are_not_honoured_are_named_at_once(tmp_path: Path) -> None:
