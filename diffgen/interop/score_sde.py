@@ -100,7 +100,9 @@ def read_score_sde(path: Path, size: int | None, settings: Settings) -> Release:
     network = found.network
     side = settings.get("data", {}).get("image_size", size) or found.side(path)
     network["attention"] = [side >> level for level, has in enumerate(found.attends) if has]
-    sde, step = _sde(network, settings, data, path), data.get("step", 0)
+    ema, step = data.get("ema"), data.get("step", 0)
+    decay = ema.get("decay") if isinstance(ema, dict) else None
+    sde = _sde(network, settings, decay, path)
     recipe = _recipe(sde, network, sigmas)
     return Release(
         recipe,
@@ -130,15 +132,14 @@ def _average(data: dict[str, Any], state: State, path: Path) -> State:
     return state | dict(zip(learned, listed, strict=True))
 
 
-def _sde(network: Settings, settings: Settings, data: dict[str, Any], path: Path) -> str:
+def _sde(network: Settings, settings: Settings, decay: object, path: Path) -> str:
     """ve or vp: as the configuration says, else as the embedding of the level has it.
 
     Of networks with a sinusoid, VE's at discrete levels are told from VP's by their average.
     """
     training = settings.get("training", {})
     fourier = network["embedding"] == "fourier"
-    ema = data.get("ema")
-    if not fourier and not training and isinstance(ema, dict) and ema.get("decay") == DISCRETE:
+    if not fourier and not training and decay == DISCRETE:
         raise UsageError(
             f"no import of {path}: with a sinusoid of the level and an average of decay "
             f"{DISCRETE} it is VE's at discrete levels (training.continuous=False, only True); if "
