@@ -154,7 +154,7 @@ MISTAKES = [
     ),
     ("sample sampler.stpes=5", "no key 'sampler.stpes'; did you mean sampler.steps"),
     ("sample steps=0", "steps=0: Input should be greater than or equal to 1"),
-    ("sample steps=1e3", "steps=1000.0: Input should be a valid integer"),
+    ("sample steps=1.5", "steps=1.5: Input should be a valid integer"),
     ("sample guidance.weight=abc", "guidance.weight=abc: input should be a valid number"),
     ("sample clip=rnage", "clip=rnage: Input should be 'auto', 'none', 'range' or 'dynamic'"),
     ("sample devices=two", "devices=two: Input should be 'auto' or -1 or Input should be a valid"),

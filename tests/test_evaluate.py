@@ -196,3 +196,18 @@ def test_a_mistake_gets_one_line(words, answer, containers, cache):
     assert answer in done.err.splitlines()[-1]
     assert "root=" not in done.err
     assert "Traceback" not in done.err
+
+
+def test_an_unknown_name_is_told_before_features_are_loaded(containers, cache, monkeypatch):
+    monkeypatch.setattr("diffgen.commands.evaluate.pretrained", lambda *_: 1 / 0)
+    done = here(containers[0], "evaluate", "images.npz", "--against", "nosuch")
+    assert done.status == 2
+    assert done.line().startswith("--against nosuch is no folder, zip or .npz, and no data set of")
+    assert "folder" not in done.line().rpartition(" of ")[2]  # no name that asks for more
+
+
+def test_whole_numbers_may_be_written_as_floats(containers, cache):
+    words = ("images.npz", "--against", "digits", *RANDOM, "metrics=[fid]")
+    _, rows = evaluated(containers[0], *words, "n=4e1")
+    assert rows[-1]["n"] == "40"
+    assert here(containers[0], "evaluate", *words, "n=4.5").line() == "n=4.5 is no number from 1"

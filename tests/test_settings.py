@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from running import settings, tree
+from running import here, settings, tree
 
 import diffgen
 from diffgen.config.parts import PreviewSettings, TrainerSettings
@@ -100,3 +100,18 @@ def test_no_loose_mapping_is_handed_down():
     rooms = ("config", "cli", "runs")
     files = [p for p in ROOT.rglob("*.py") if p.relative_to(ROOT).parts[0] not in rooms]
     assert set().union(*map(handed, files)) <= LOOSE
+
+
+def test_whole_numbers_may_be_written_as_floats():
+    found = tree("sample", "num_samples=1e6", "steps=1e1", "seed=3.0")
+    assert (found.num_samples, found.steps, found.seed) == (1_000_000, 10, 3)
+    assert found.plain == tree("sample", "num_samples=1000000", "steps=10", "seed=3").plain
+    assert [type(found.plain[key]) for key in ("num_samples", "steps", "seed")] == [int] * 3
+    assert type(found.plain["guidance"]["weight"]) is float  # which is none
+
+
+def test_a_list_for_a_group_is_refused_also_with_one_choice(tmp_path):
+    for words in (("train", "ema=[ddpm]"), ("train", "optimizer=[adam]"), ("sample", "task=[x]")):
+        key = words[1].partition("=")[0]
+        said = here(tmp_path, *words).line()
+        assert said == f"{key}= takes one choice; -m {key}=A,B runs both"

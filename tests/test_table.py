@@ -391,3 +391,17 @@ def test_wandb_gets_numbers_captions_and_what_the_jobs_share(tmp_path, monkeypat
     )
     assert "figure" in recorder.pictures
     assert recorder.ended
+
+
+def test_a_sweep_finds_the_cells_of_a_run_that_was_moved_alone(tmp_path, caplog):
+    job, cell = tmp_path / "runs" / "samples" / "now" / "0", tmp_path / "runs/digits_ddpm/1/cells"
+    kept(cell.parent, [row(sampler="heun")])
+    job.mkdir(parents=True)
+    (job / "cells.json").write_text(json.dumps({"cells": ["../../../digits_ddpm/1/cells/00"]}))
+    cell.parent.rename(tmp_path / "elsewhere")
+    alone = here(tmp_path, "table", "runs/samples/now")
+    assert alone.status == 2
+    assert "name its new folder, too: diffgen table runs/samples/now RUN" in caplog.text
+    caplog.clear()
+    assert "heun" in worked(here(tmp_path, "table", "runs/samples/now", "elsewhere")).out
+    assert not caplog.text

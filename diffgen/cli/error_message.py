@@ -9,7 +9,7 @@ from omegaconf.errors import OmegaConfBaseException
 from diffgen.cli.job import JobFailed
 from diffgen.cli.mistaken_line import Line
 from diffgen.cli.registry import Command
-from diffgen.config.parse import UnknownKey
+from diffgen.config.parse import RESOLVING, UnknownKey
 from diffgen.errors import UsageError
 
 NO_KEY = re.compile(r"Could not (?:override|append to config|delete from config)\W+([\w./@-]+)")
@@ -44,6 +44,8 @@ def flat(message: str) -> str:
 
 def composition(message: str, command: str, args: Namespace) -> str:
     """The line for a config that cannot be composed."""
+    if message.startswith(RESOLVING):
+        return message.splitlines()[0].removeprefix(RESOLVING)
     if missing := NO_KEY.match(message):
         return Line(command, args).no_key(missing[1])
     return Line(command, args).no_choice() if message.startswith(NO_CHOICE) else flat(message)

@@ -38,8 +38,9 @@ def run(command: Command, words: list[str]) -> int:
     found = recipes(command.name, args)
     named = list(args.overrides)
     for override in parse_overrides(named):
-        if override.key_or_group in found.defaults and isinstance(override.value(), list):
-            key = override.key_or_group
+        key = override.key_or_group
+        group = key in found.defaults or any((folder / key).is_dir() for folder in found.folders)
+        if group and isinstance(override.value(), list):
             refuse(f"{key}= takes one choice; -m {key}=A,B runs both")
     args.overrides, words = found.added(named), [*words, *found.of(named)]
     asked = os.environ.get("HYDRA_FULL_ERROR")

@@ -14,7 +14,7 @@ from diffgen.cli.job import errors_past_hydra
 from diffgen.cli.recipe_choice import job_with_recipe, needs_own_sweeper, parse
 from diffgen.cli.registry import COMMANDS, imported
 from diffgen.config.schema import check
-from diffgen.errors import UsageError
+from diffgen.errors import UsageError, did_you_mean
 from diffgen.runtime.launch import rank, restarted
 
 SWEEPS: list[Path] = []
@@ -25,6 +25,7 @@ class Preflight(Callback):
 
     def __init__(self, command: str) -> None:
         self.command = command
+        OmegaConf.register_new_resolver("hydra", of_hydra, replace=True)  # in place of Hydra's
 
     def on_run_start(self, config: DictConfig, **_: Any) -> None:
         HydraConfig.instance().set_config(config)  # for ${hydra:...}, which Hydra sets later
@@ -34,7 +35,7 @@ class Preflight(Callback):
             check(self.command, config)
             if "resume" in config:
                 refuse_occupied(Path(config.hydra.run.dir), config.resume)
-            make(config.hydra.run.dir, config.runs)
+            make(config, "run")
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         loader, command = GlobalHydra.instance().config_loader(), COMMANDS[self.command]
@@ -44,7 +45,7 @@ class Preflight(Callback):
             plan = sweep.planned(command, config, loader) if own else None
             if plan is None:
                 self.check_values(config, loader)
-            make(config.hydra.sweep.dir, config.runs)
+            make(config, "sweep")
             SWEEPS.append(Path(config.hydra.sweep.dir).resolve())
             if plan:
                 sweep.start(command, plan, config)
@@ -64,6 +65,18 @@ class Preflight(Callback):
             settings = check(self.command, made)
             if preflight := COMMANDS[self.command].preflight:
                 imported(preflight)(settings)
+
+
+def of_hydra(path: str) -> Any:
+    """The value of `${hydra:path}`; UsageError for a key that Hydra does not have."""
+    config: Any = HydraConfig.instance().cfg
+    found = OmegaConf.select(config, f"hydra.{path}") if config else None
+    if found is None and config:
+        above, _, key = f"hydra.{path}".rpartition(".")
+        keys = list(OmegaConf.select(config, above) or ())
+        if key not in keys:
+            raise UsageError(f"no hydra.{path}{did_you_mean(key, keys)}")
+    return found
 
 
 def threads() -> str:
@@ -87,13 +100,16 @@ def refuse_occupied(folder: Path, resume: str | None) -> None:
         )
 
 
-def make(folder: str, runs: str) -> None:
-    """Makes the folder of a job or a sweep; UsageError where that cannot be."""
+def make(config: DictConfig, kind: str) -> None:
+    """Makes the folder of a job ("run") or a sweep; UsageError where that cannot be."""
+    folder, key = config.hydra[kind].dir, f"hydra.{kind}.dir"
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:
+        typed = any(each.startswith(f"{key}=") for each in config.hydra.overrides.hydra)
+        key, value = (key, folder) if typed else ("runs", config.runs)
         raise UsageError(
-            f"cannot write runs={runs} ({error.strerror}); set runs=FOLDER"
+            f"cannot write {key}={value} ({error.strerror}); set {key}=FOLDER"
         ) from error
 
 

@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -154,6 +155,10 @@ def _read(words: Sequence[str]) -> tuple[dict[str, Any], Named]:
         else:
             settings[key] = read
     for key in ("n", "size"):
+        if isinstance(settings[key], str | float):  # YAML reads 1e4 as text
+            with suppress(ValueError):
+                number = float(settings[key])
+                settings[key] = int(number) if number.is_integer() else number
         if settings[key] is not None and (type(settings[key]) is not int or settings[key] < 1):
             raise UsageError(f"{key}={settings[key]} is no number from 1")
     return settings, Named(str(settings["features"]), of_features)

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ValidationError
 
 from diffgen.errors import UsageError, did_you_mean
 
+RESOLVING = "UsageError raised while resolving interpolation: "  # OmegaConf's words before ours
+
 
 class UnknownKey(UsageError):
     """A key, with dots, that the tree of a command does not have."""
@@ -56,6 +58,15 @@ def within(given: Any, location: Sequence[int | str]) -> list[int | str]:
     return path
 
 
+def integers(found: BaseModel, given: Mapping[str, Any]) -> dict[str, int]:
+    """The values of root keys that were given as 1e6 and read as the integer 1000000."""
+    return {
+        key: read
+        for key, read in vars(found).items()
+        if isinstance(given.get(key), float) and isinstance(read, int)
+    }
+
+
 def keys_of(model: type[BaseModel], prefix: str = "") -> list[str]:
     """Every typed key under a model, with dots."""
     keys = []
@@ -76,5 +87,5 @@ def plain(config: DictConfig) -> dict[str, Any]:
                 is_node = OmegaConf.is_config(node)
                 given[key] = OmegaConf.to_container(node, resolve=True) if is_node else node
     except OmegaConfBaseException as error:
-        raise UsageError(str(error).splitlines()[0]) from error
+        raise UsageError(str(error).splitlines()[0].removeprefix(RESOLVING)) from error
     return given

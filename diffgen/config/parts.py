@@ -1,10 +1,10 @@
 """The typed parts of a tree whose keys are not those of a class that they build."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, WrapValidator
 
 from diffgen.config.build import Choice, choice, typed
 from diffgen.errors import UsageError
@@ -12,6 +12,16 @@ from diffgen.errors import UsageError
 if TYPE_CHECKING:
     from diffgen.sampler import Sampler
 
+
+def _whole(given: Any, check: Callable[[Any], int]) -> int:
+    return check(int(given) if isinstance(given, float) and given.is_integer() else given)
+
+
+Int = Annotated[int, WrapValidator(_whole)]  # 1e6 is 1000000
+Count = Annotated[Int, Field(ge=1)]
+Natural = Annotated[Int, Field(ge=0)]
+Seed = Annotated[Int, Field(ge=0, lt=2**63)]  # what generators of torch and numpy all take
+Devices = Literal["auto", -1] | Count | Annotated[list[Natural], Field(min_length=1)]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 OWN = "own"  # the sampler that a checkpoint's recipe names

@@ -22,14 +22,18 @@ from pydantic import (
 )
 
 from diffgen.config.build import Choice, choice, typed
-from diffgen.config.parse import complaint, plain
+from diffgen.config.parse import complaint, integers, plain
 from diffgen.config.parts import (
+    Count,
+    Devices,
     EvaluateSettings,
     GuidanceSettings,
+    Int,
     Named,
     Precision,
     PreviewSettings,
     SamplerSettings,
+    Seed,
     TrainerSettings,
 )
 from diffgen.errors import UsageError
@@ -41,10 +45,6 @@ if TYPE_CHECKING:
 else:  # they need torch, and a mistake in a line is told without it
     Recipe = EmaSettings = OptimizerSettings = Any
 
-Count = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]  # what generators of torch and numpy all take
-Devices = Literal["auto", -1] | Count | Annotated[list[Natural], Field(min_length=1)]
 Clip = Literal["auto", "none", "range", "dynamic"]
 Labels = str | int | Annotated[list[str | int], Field(min_length=1)]
 Part = dict[str, Any]  # of a recipe, which recipe_of reads
@@ -113,7 +113,7 @@ class Settings(BaseModel):
             found = cls.model_validate(given, context=_listed(given.get("trust")))
         except ValidationError as error:
             raise complaint(cls, given, error) from None
-        found._plain = given
+        found._plain = given | integers(found, given)
         return found
 
     def replaced(self, **parts: Any) -> Self:
@@ -217,7 +217,7 @@ class Sampling(Settings):
 
 class Sample(Sampling):
     batch_size: Count
-    n: Annotated[int, Field(ge=2)] | None
+    n: Annotated[Int, Field(ge=2)] | None
     features: Annotated[Named, BeforeValidator(Named.of)]
     metrics: str | list[str]
     out: str | None = None

@@ -11,6 +11,7 @@ from diffgen.schedule import Schedule
 from diffgen.schedule.base import match
 
 Interval = tuple[float, float] | None
+LARGEST = 1e6  # a weight beyond leaves the range of float32 within a few steps
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,10 @@ class Weight:
     interval: Interval = None
 
     def __post_init__(self) -> None:
-        if not math.isfinite(self.value):
-            raise UsageError(f"guidance.weight={self.value} must be a finite number")
+        if not abs(self.value) <= LARGEST:
+            raise UsageError(
+                f"guidance.weight={self.value:g} must be a number from -{LARGEST:g} to {LARGEST:g}"
+            )
         low, high = self.interval or (0, math.inf)
         if not 0 <= low < high:
             raise UsageError(

@@ -44,12 +44,19 @@ def images_at(path: str, size: int | None = None) -> Images:
 
 
 def dataset_named(name: str) -> str:
-    """The data set of diffgen that `--against` names, "folder" for anything else."""
-    try:
-        found = find("dataset", name) if name.isidentifier() else object
-    except UsageError:
-        return "folder"
-    return name if hasattr(found, "split") else "folder"
+    """The data set of diffgen that `--against` names, "folder" for a path.
+
+    UsageError where nothing is there.
+    """
+    found = {each for each in names("dataset") if hasattr(find("dataset", each), "split")}
+    known = sorted(found - {"folder"})
+    if name in known:
+        return name
+    if not expanded(name).exists():
+        raise UsageError(
+            f"--against {name} is no folder, zip or .npz, and no data set of {', '.join(known)}"
+        )
+    return "folder"
 
 
 def against(name: str, root: str | None, size: int | None) -> Against:
@@ -65,11 +72,6 @@ def against(name: str, root: str | None, size: int | None) -> Against:
         if "arr_0" not in arrays and {"mu", "sigma"} <= arrays.keys():
             return Against("folder", None, None, statistics(name, arrays["mu"], arrays["sigma"]))
         return Against("folder", images_of(name, arrays), None)
-    if not expanded(name).exists():
-        known = [each for each in names("dataset") if dataset_named(each) != "folder"]
-        raise UsageError(
-            f"--against {name} is no folder, zip or .npz, and no data set of {', '.join(known)}"
-        )
     return Against("folder", images_at(name, size), None)
 
 

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,10 +65,13 @@ def failures(sweep: Path) -> list[dict[str, Any]]:
     ]
 
 
-def cells_of(folder: Path) -> list[Path]:
-    """The folders of the cells that a job, a sweep or a run names or holds, each once."""
+def cells_of(folder: Path, beside: Sequence[Path] = ()) -> list[Path]:
+    """The folders of the cells that a job, a sweep or a run names or holds, each once.
+
+    `beside`: folders where the cells of a run that was moved alone may stand.
+    """
     notes = sorted(folder.rglob(NOTE), key=lambda path: (len(str(path)), str(path)))
-    named = [cell for note in notes for cell in _named_in(note)]
+    named = [cell for note in notes for cell in _named_in(note, folder, beside)]
     held = sorted(path.parent.resolve() for path in folder.rglob("result.json"))
     return list(dict.fromkeys([*named, *held]))
 
@@ -77,7 +81,7 @@ def cells_in(folders: Sequence[Path]) -> list[Path]:
     for folder in folders:
         if not folder.is_dir():
             raise UsageError(f"no folder {folder} to take a table's rows from")
-    return list(dict.fromkeys(cell for folder in folders for cell in cells_of(folder)))
+    return list(dict.fromkeys(cell for folder in folders for cell in cells_of(folder, folders)))
 
 
 def named_from(job: Path, cell: Cell) -> str:
@@ -85,26 +89,30 @@ def named_from(job: Path, cell: Cell) -> str:
     return os.path.relpath(cell.folder.resolve(), job.resolve())
 
 
-def _named_in(note: Path) -> list[Path]:
-    """The cells that a note names; those that are not there are left out, with a notice."""
+def _named_in(note: Path, folder: Path, beside: Sequence[Path]) -> list[Path]:
+    """The cells that a note in `folder` names; those not there are left out, with a notice."""
     try:
         names = [str(name) for name in json.loads(note.read_text())["cells"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         log.warning("left out the cells of %s, which is damaged (%s)", note, error)
         return []
-    found = {name: _moved(note.resolve(), name) for name in names}
-    for name, cell in found.items():
-        if cell is None:
-            log.warning("left out the cell %s of %s, which is not there", name, note.parent)
+    found = {name: _moved(note.resolve(), name, beside) for name in names}
+    missing = [name for name, cell in found.items() if cell is None]
+    if missing:
+        log.warning(
+            "left out %d cells of %s, which are not there, as %s; if their run was moved, name "
+            "its new folder, too: diffgen table %s RUN",
+            *(len(missing), note.parent, missing[0], shlex.quote(str(folder))),
+        )
     return [cell for cell in found.values() if cell]
 
 
-def _moved(note: Path, name: str) -> Path | None:
-    """Where a cell stands, also after the folder of all runs was moved; None if nowhere."""
+def _moved(note: Path, name: str, beside: Sequence[Path]) -> Path | None:
+    """Where a cell stands, also after its run or the folder of all runs was moved, or None."""
     cell = Path(os.path.normpath(note.parent / name))
     # as sweeps/TIME/N/cells/KEY, DATASET_MODEL/TIME/cells/KEY or cells/KEY under that folder
     tails = [Path(*cell.parts[-length:]) for length in (5, 4, 2)]
-    places = [cell, *(parent / tail for tail in tails for parent in note.parents)]
+    places = [cell, *(parent / tail for tail in tails for parent in (*note.parents, *beside))]
     return next((place for place in places if place.is_dir()), None)
 
 
