@@ -265,3 +265,19 @@ def test_a_process_that_does_not_end_is_killed(monkeypatch, capsys):
     launch._watch(others)
     assert sent == [signal.SIGTERM, signal.SIGKILL]
     assert "status 1, and this one waits for it: it ends now" in capsys.readouterr().err
+
+
+def test_images_are_drawn_once_whatever_is_measured_of_them(run, tmp_path, drawn):
+    words = ("checkpoint=" + str(run), *WORDS[:-1], "out=images")
+    first = worked(here(tmp_path, "sample", *words, "metrics=[]"))
+    drawn.clear()
+    second = worked(here(tmp_path, "sample", *words, "metrics=[fid]", "features=random"))
+    third = worked(here(tmp_path, "sample", *words, "metrics=[saturation]", *FEATURES))
+    assert drawn == []
+    folders = [tmp_path / each.folder for each in (first, second, third)]
+    assert all((pixels(folder) == pixels(folders[0])).all() for folder in folders)
+    rows = [json.loads((cells_of(folder)[0] / "result.json").read_text()) for folder in folders]
+    assert [sorted(row["metrics"]) for row in rows] == [[], ["fid"], ["saturation"]]
+    assert rows[0]["seconds"] == rows[1]["seconds"]
+    worked(here(tmp_path, "sample", *words[:-1], "metrics=[fid]", "features=random", "seed=1"))
+    assert drawn != []

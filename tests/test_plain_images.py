@@ -59,16 +59,16 @@ def test_evaluating_the_files_gives_the_figures_of_the_cell(drawn, name):
 def test_a_folder_that_was_cut_off_is_finished_and_one_that_is_done_is_left(drawn, tmp_path):
     _, cell, _ = drawn
     out = PngFolder(tmp_path / "out")
-    out.write(cell, list("0123456789"))
+    out.write(cell, "images", list("0123456789"))
     whole = images(out.path)
     stamp = (out.path / "000001.png").stat().st_mtime_ns
     (out.path / "000000.png").unlink()
-    out.write(cell, list("0123456789"))
+    out.write(cell, "images", list("0123456789"))
     assert (out.path / "000001.png").stat().st_mtime_ns == stamp
     mark = json.loads((out.path / "diffgen.json").read_text())
     (out.path / "diffgen.json").write_text(json.dumps({**mark, "done": False}))
     (out.path / "000002.png").write_bytes(b"")
-    out.write(cell, list("0123456789"))
+    out.write(cell, "images", list("0123456789"))
     assert (images(out.path) == whole).all()
 
 

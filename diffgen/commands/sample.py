@@ -19,7 +19,7 @@ from diffgen.config.schema import Sample
 from diffgen.dataset.pixels import keep
 from diffgen.evaluation.metrics import named
 from diffgen.files import place, write_atomically
-from diffgen.runs.cell import Cell
+from diffgen.runs.cell import Cell, name_of
 from diffgen.runs.drawn_batches import DrawnBatches
 from diffgen.runs.locate import name_under
 from diffgen.runs.plain_images import plain_images
@@ -125,11 +125,13 @@ class Job:
         evaluator = self.evaluator()
         cell = Cell.of(run, self.key(evaluator), runs)
         if self.out:
-            self.out.check(cell.folder.name)
+            self.out.check(name_of(self.key(None)))
+        if self.fabric.global_rank == 0:
+            cell.take_drawn(self.key(None), self.request.guides.classes, {BATCHES})
         if self.fabric.broadcast(not cell.done(self.metrics)):
             self.fill(cell, evaluator)
         if self.out and self.fabric.global_rank == 0:
-            self.out.write(cell, self.request.guides.classes)
+            self.out.write(cell, name_of(self.key(None)), self.request.guides.classes)
         floor = None
         if evaluator and self.task.scored and self.fabric.global_rank == 0:
             floor = evaluator.floor(run, runs, self.count(evaluator), self.metrics)
@@ -222,6 +224,7 @@ class Job:
             cell.keep_row(row)  # before the images: without them it marks nothing as done
             cell.keep_images(images, self.labels, self.request.guides.classes)
             keep(self.task.files(images), cell.folder)
+            cell.tell_drawn(self.key(None))
             batches.remove()
         return row, (images, self.labels)
 

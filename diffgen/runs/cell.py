@@ -3,7 +3,7 @@
 import json
 import logging
 import zipfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -34,7 +34,7 @@ class Cell:
 
         Under `runs` where the run may only be read, with what the run's own cell holds.
         """
-        name = sha256_of_json(key)[:16]
+        name = name_of(key)
         theirs, own = cls(run / "cells" / name), cls(home(run, "cells", runs) / name)
         if own.folder != theirs.folder and theirs.row is not None and own.row is None:
             place(theirs.folder, own.folder)
@@ -105,9 +105,7 @@ class Cell:
 
         With labels it holds their names, too: label k is `classes[k]`.
         """
-        arrays: dict[str, Any] = {"arr_0": images.permute(0, 2, 3, 1).contiguous().numpy()}
-        if labels is not None:
-            arrays |= {"arr_1": labels.numpy(), "classes": np.array(classes, dtype=np.str_)}
+        arrays = arrays_of(images, labels, classes)
         arrays["seal"] = np.array(self._seal(arrays))
         write_atomically(self.folder / "samples.npz", lambda file: np.savez(file, **arrays))
         chosen = list(by_class(images, labels, len(classes), rows=8))
@@ -115,11 +113,51 @@ class Cell:
         columns = shown if 1 < shown <= 16 else None
         save_sheet(images[chosen], self.sheet, columns)
 
+    def tell_drawn(self, key: dict[str, Any]) -> None:
+        """Note that this cell holds the images of a key without what measures them."""
+        name = self.folder.name.encode()
+        write_atomically(self._drawn(key), lambda file: file.write(name))
+
+    def take_drawn(self, key: dict[str, Any], classes: Sequence[str], leave: Set[str]) -> None:
+        """Keep what another cell of this run, as it told, holds of the key's images.
+
+        Nothing where this cell has images or no other one has them as they were written. `leave`
+        names files that are not taken.
+        """
+        if (self.folder / "samples.npz").exists():
+            return
+        try:
+            other = Cell(self.folder.with_name(Path(self._drawn(key).read_text()).name))
+        except (OSError, ValueError):
+            return
+        row, images = other.row, other.images()
+        if row is None or images is None:
+            return
+        place(other.folder, self.folder, leave={"result.json", "samples.npz", *leave})
+        self.keep_row({**row, "metrics": []})
+        self.keep_images(*images, classes)
+
+    def _drawn(self, key: dict[str, Any]) -> Path:
+        return self.folder.parents[1] / "drawn" / name_of(key)
+
     def keep_row(self, row: dict[str, Any]) -> None:
         """Write result.json, which marks the cell as done."""
         sealed = {**row, "seal": seal_of(self.folder.name, json.loads(json.dumps(row)))}
         text = json.dumps(sealed, indent=1, sort_keys=True)
         write_atomically(self.folder / "result.json", lambda file: file.write(text.encode()))
+
+
+def name_of(key: dict[str, Any]) -> str:
+    """The 16 hexadecimal digits that a key is known by."""
+    return sha256_of_json(key)[:16]
+
+
+def arrays_of(images: Tensor, labels: Tensor | None, classes: Sequence[str]) -> dict[str, Any]:
+    """Images as evaluators read them: arr_0 uint8 NHWC, arr_1 labels, and the classes' names."""
+    arrays: dict[str, Any] = {"arr_0": images.permute(0, 2, 3, 1).contiguous().numpy()}
+    if labels is not None:
+        arrays |= {"arr_1": labels.numpy(), "classes": np.array(classes, dtype=np.str_)}
+    return arrays
 
 
 @cache

@@ -15,9 +15,9 @@ from torch import Tensor
 from diffgen.dataset.store import LISTING
 from diffgen.errors import UsageError
 from diffgen.files import WriteError, expanded, write_atomically
-from diffgen.runs.cell import Cell
+from diffgen.runs.cell import Cell, arrays_of
 
-MARK = "diffgen.json"  # in a folder of images: of which cell they are, and how many
+MARK = "diffgen.json"  # in a folder of images: which ones they are (`cell.name_of`), and how many
 REMEDY = "name another place, or remove it"
 
 
@@ -27,10 +27,10 @@ class PngFolder:
 
     path: Path
 
-    def check(self, cell: str | None = None) -> None:
-        """UsageError where the folder holds anything but the images of this cell.
+    def check(self, drawn: str | None = None) -> None:
+        """UsageError where the folder holds anything but the images called `drawn`.
 
-        None for a cell that is not known yet: anything that another program wrote.
+        None for images that are not known yet: anything that another program wrote.
         """
         if not self.path.exists():
             return
@@ -41,18 +41,18 @@ class PngFolder:
         ours = {MARK, LISTING, *(_name(k) for k in range(mark.get("images", 0)))}
         if others := sorted(names - ours if mark else names):
             raise UsageError(f"out={self.path} holds other files, as {others[0]}: {REMEDY}")
-        if mark and cell not in (None, mark["cell"]):
+        if mark and drawn not in (None, mark["drawn"]):
             raise UsageError(f"out={self.path} holds the images of other settings: {REMEDY}")
 
-    def write(self, cell: Cell, classes: Sequence[str]) -> None:
+    def write(self, cell: Cell, drawn: str, classes: Sequence[str]) -> None:
         """Write the files that are missing; all of them where an earlier call was cut off.
 
         dataset.json has the numbers of classes, or the names where these are numbers.
         """
-        self.check(cell.folder.name)
+        self.check(drawn)
         images, labels = _held(cell)
         mark: dict[str, Any] = {
-            "cell": cell.folder.name,
+            "drawn": drawn,
             "images": len(images),
             "classes": list(classes),
         }
@@ -72,7 +72,7 @@ class PngFolder:
     def _mark(self) -> dict[str, Any]:
         try:
             found = json.loads((self.path / MARK).read_text())
-            return {**found, "cell": str(found["cell"]), "images": int(found["images"])}
+            return {**found, "drawn": str(found["drawn"]), "images": int(found["images"])}
         except (OSError, ValueError, KeyError, TypeError):
             return {}
 
@@ -87,32 +87,29 @@ class Npz:
 
     path: Path
 
-    def check(self, cell: str | None = None) -> None:
+    def check(self, drawn: str | None = None) -> None:
         """As that of a folder, for the file."""
         if not self.path.exists():
             return
-        held = self._cell()
+        held = self._drawn()
         if held is None:
             raise UsageError(f"out={self.path} is something else: {REMEDY}")
-        if cell not in (None, held):
+        if drawn not in (None, held):
             raise UsageError(f"out={self.path} holds the images of other settings: {REMEDY}")
 
-    def write(self, cell: Cell, classes: Sequence[str]) -> None:
+    def write(self, cell: Cell, drawn: str, classes: Sequence[str]) -> None:
         """Write the file unless it is there."""
-        self.check(cell.folder.name)
+        self.check(drawn)
         if self.path.exists():
             return
         images, labels = _held(cell)
-        arrays: dict[str, Any] = {"arr_0": images.permute(0, 2, 3, 1).contiguous().numpy()}
-        if labels is not None:
-            arrays |= {"arr_1": labels.numpy(), "classes": np.array(classes, dtype=np.str_)}
-        arrays["cell"] = np.array(cell.folder.name)
+        arrays = {**arrays_of(images, labels, classes), "drawn": np.array(drawn)}
         write_atomically(self.path, lambda file: np.savez(file, **arrays))
 
-    def _cell(self) -> str | None:
+    def _drawn(self) -> str | None:
         try:
             with np.load(self.path, allow_pickle=False) as file:
-                return str(file["cell"])
+                return str(file["drawn"])
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             return None
 
