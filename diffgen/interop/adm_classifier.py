@@ -6,7 +6,7 @@ from pathlib import Path
 
 from diffgen.errors import UsageError
 from diffgen.interop.adm import adm_names, adm_state
-from diffgen.interop.adm_shapes import BLOCK, SIZES, shapes_of
+from diffgen.interop.adm_shapes import BLOCK, SIZES, network_of, shapes_of, told
 from diffgen.interop.files import State
 from diffgen.interop.release import Release, Settings
 
@@ -29,13 +29,10 @@ def read_classifier(state: State, path: Path, size: int | None, settings: Settin
     flags = {key: settings.get(key, value) for key, value in known.items()}
     if flags["rescale_timesteps"] and flags["diffusion_steps"] != 1000:
         raise UsageError(f"no import of {path}: rescale_timesteps of other than 1000 levels")
-    own = {k: shapes[k] for k in ("width", "multipliers", "blocks", "embedding", "downsample")}
     network = {
         "name": "classifier_unet",
-        **own,
-        "attention": [size >> level for level, has in enumerate(shapes["attends"]) if has],
+        **network_of(shapes, size),
         "head_width": HEAD,
-        "exact_groups": True,
         "pool": pool,
     }
     recipe = {
@@ -70,13 +67,10 @@ def _side(state: State) -> int:
 
 def _size(multipliers: list[int], side: int | None, stated: int | None, path: Path) -> int:
     """The size of the images: that of the pooled pixels, doubled at every level."""
-    told = side << (len(multipliers) - 1) if side else None
-    if told and stated and told != stated:
-        raise UsageError(f"no import of {path}: it is for images of {told} pixels, not {stated}")
-    size = told or stated or SIZES.get(tuple(multipliers))
-    if not size:
-        raise UsageError(f"{path} does not tell the size of the images: give it (--size 64)")
-    return size
+    pooled = side << (len(multipliers) - 1) if side else None
+    if pooled and stated and pooled != stated:
+        raise UsageError(f"no import of {path}: it is for images of {pooled} pixels, not {stated}")
+    return told(pooled or stated or SIZES.get(tuple(multipliers)), path)
 
 
 def _blocks(state: State, settings: Settings, path: Path) -> int | None:

@@ -42,6 +42,20 @@ def shapes_of(state: State, path: Path, blocks: int | None = None) -> dict[str, 
     }
 
 
+def told(size: int | None, path: Path) -> int:
+    """The size of the images; UsageError where nothing tells it."""
+    if not size:
+        raise UsageError(f"{path} does not tell the size of the images: give it (--size 64)")
+    return size
+
+
+def network_of(shapes: dict[str, Any], size: int) -> dict[str, Any]:
+    """What the recipes of all their networks share, for images of `size` pixels."""
+    own = {key: value for key, value in shapes.items() if key != "attends"}
+    attention = [size >> level for level, has in enumerate(shapes["attends"]) if has]
+    return {**own, "attention": attention, "exact_groups": True}
+
+
 def _blocks(state: State, residual: bool, found: dict[int, Any]) -> int:
     """Residual blocks of a level, before the first that halves the resolution."""
     if not residual:

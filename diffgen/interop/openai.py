@@ -12,7 +12,7 @@ from typing import Any
 from diffgen.errors import UsageError
 from diffgen.interop.adm import adm_names, adm_state
 from diffgen.interop.adm_classifier import read_classifier
-from diffgen.interop.adm_shapes import SIZES, shapes_of
+from diffgen.interop.adm_shapes import SIZES, network_of, shapes_of, told
 from diffgen.interop.files import State, read_weights
 from diffgen.interop.release import Release, Settings, recipe_of
 
@@ -86,24 +86,19 @@ def _release(
     settings: Settings,
 ) -> Release:
     flags = {key: settings.get(key, value) for key, value in known.items()}
-    size = settings.get("image_size", size) or SIZES.get(tuple(shapes["multipliers"]))
-    if not size:
-        raise UsageError(f"{path} does not tell the size of the images: give it (--size 64)")
+    size = told(settings.get("image_size", size) or SIZES.get(tuple(shapes["multipliers"])), path)
     channels = state["input_blocks.0.0.weight"].shape[1]
     learned = len(state["out.2.weight"]) == 2 * channels
     classes = len(state["label_emb.weight"]) if "label_emb.weight" in state else 0
-    own = {k: shapes[k] for k in ("width", "multipliers", "blocks", "embedding", "downsample")}
     head_width = flags["num_head_channels"] if flags["num_head_channels"] > 0 else None
     network = {
         "name": "unet",
-        **own,
-        "attention": [size >> level for level, has in enumerate(shapes["attends"]) if has],
+        **network_of(shapes, size),
         "heads": flags["num_heads"],
         "head_width": head_width,
         "dropout": float(flags["dropout"]),
         "frequencies": "cosine",
         "norm_eps": 1e-5,
-        "exact_groups": True,
     }
     recipe = recipe_of(
         "ddpm",
