@@ -92,9 +92,8 @@ def _write(out: Path, files: Mapping[str, bytes]) -> None:
         for name, content in files.items():
             write_atomically(partial / name, lambda file, content=content: file.write(content))
         partial.rename(out)
-    except UsageError:
-        raise
     except OSError as error:
-        raise WriteError(out, error) from error
+        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+        raise WriteError(out, cause) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
