@@ -1,6 +1,7 @@
 """What weights of openai/guided-diffusion and openai/improved-diffusion tell of their network."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def told(size: int | None, path: Path) -> int:
     return size
 
 
-def network_of(shapes: dict[str, Any], size: int) -> dict[str, Any]:
+def network_of(shapes: Mapping[str, Any], size: int) -> dict[str, Any]:
     """What the recipes of all their networks share, for images of `size` pixels."""
     own = {key: value for key, value in shapes.items() if key != "attends"}
     attention = [size >> level for level, has in enumerate(shapes["attends"]) if has]
