@@ -74,6 +74,7 @@ RENAMED = {
 UNUSED = {"weighting.gamma"}
 # What those recipes left to the defaults of classes, and today's say.
 UNSAID = {"times.name": "uniform", "weighting.name": "simple"}
+GONE = {"kid_std"}  # the column of a spread that depended on the subsets; today kid_error
 DEPTHS = {"standard", "deeper", "deepest"}  # of the RefineNet, today chosen by the size of images
 
 
@@ -183,18 +184,31 @@ def digest(data: bytes) -> str:
 
 
 def compare(before: Path, after: Path) -> int:
-    """Print every difference; how many there are."""
+    """Print every difference, and what only the later version has; how many differences."""
     old, new = json.loads(before.read_text()), json.loads(after.read_text())
-    for name, values in old.pop("recipes").items():
-        named: dict[str, Any] = {str(RENAMED.get(k, k)): value for k, value in values.items()}
+    earlier, later = old.pop("recipes"), new.pop("recipes")
+    for name in earlier:
+        named: dict[str, Any] = {str(RENAMED.get(k, k)): v for k, v in earlier[name].items()}
         old[f"recipe {name}"] = renamed(name, named)
-    for name, values in new.pop("recipes").items():
-        new[f"recipe {name}"] = values
-    differing = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
-    for key in differing:
-        print(f"{key} differs", *told(old.get(key), new.get(key)), sep="\n  ")
-    print(f"{len(old | new) - len(differing)} of {len(old | new)} results are the same")
+        new[f"recipe {name}"] = later.pop(name, None)
+    for i, row in enumerate(old.pop("table")):
+        old[f"row {i} of the table"] = {k: v for k, v in row.items() if k not in GONE}
+    new |= {f"row {i} of the table": row for i, row in enumerate(new.pop("table"))}
+    added = {str(key) for name in old for key in only(new.get(name), old[name])}
+    print("new keys:", ", ".join(sorted(added)))
+    print("new recipes:", ", ".join(sorted(later)))
+    differences = {name: told(old.get(name), new.get(name)) for name in sorted({*old, *new})}
+    differing = {name: found for name, found in differences.items() if found}
+    for name, found in differing.items():
+        print(f"{name} differs", *found, sep="\n  ")
+    print(f"{len(differences) - len(differing)} of {len(differences)} results are the same")
     return len(differing)
+
+
+def only(values: Any, others: Any) -> set[str]:
+    """The keys of one mapping that another lacks."""
+    both = isinstance(values, dict) and isinstance(others, dict)
+    return values.keys() - others.keys() if both else set()
 
 
 def renamed(recipe: str, values: dict[str, Any]) -> dict[str, Any]:
@@ -210,11 +224,11 @@ def renamed(recipe: str, values: dict[str, Any]) -> dict[str, Any]:
 
 
 def told(old: Any, new: Any) -> list[str]:
-    """Two values, of mappings only where they differ."""
+    """How two values differ: mappings in the keys of the earlier one."""
     if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted(key for key in {*old, *new} if old.get(key) != new.get(key))
-        return [f"{key}: {old.get(key)} -> {new.get(key)}" for key in keys]
-    return [f"{str(old)[:500]} -> {str(new)[:500]}"]
+        keys = sorted(key for key in old if old[key] != new.get(key))
+        return [f"{key}: {old[key]} -> {new.get(key)}" for key in keys]
+    return [] if old == new else [f"{str(old)[:500]} -> {str(new)[:500]}"]
 
 
 if __name__ == "__main__":
