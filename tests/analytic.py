@@ -30,6 +30,7 @@ SCHEDULES: dict[str, Schedule] = {
     "quadratic": Quadratic(),
     "constant": Constant(),
     "vp": VP(),
+    "vp_sub": VP(sub=True),
     "geometric": Geometric(sigma_max=50.0, levels=232),
     "ve": VE(),
     "edm": EDM(),

@@ -1,7 +1,7 @@
 """Released files of other programs: their weights become ours, and nothing in them runs."""
 
-import json
 import pickle
+import re
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -180,24 +180,6 @@ def test_an_imported_pickle_is_sampled_and_told_of(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("nvlabs")
-@pytest.mark.parametrize("name", [name for name in KINDS if name != "adm_new_order"])
-def test_what_was_assumed_of_a_file_is_told_twice(name: str, tmp_path: Path) -> None:
-    """By the import and by `explain`, with a configuration of any name, where there is one."""
-    kind, settings = KINDS[name]
-    path = written(tmp_path / "released", name)
-    (tmp_path / "told.yml").write_text(json.dumps(settings))
-    more = ("--config", "told.yml") if settings else ()
-    done = worked(here(tmp_path, "import", kind, str(path), "there", *more))
-    _, *said, _ = done.out.splitlines()
-    assert said[0].startswith("read as: schedule=")
-    assert any(line.startswith("assumed, as no file says it: ") for line in said)
-    told = " ".join(worked(here(tmp_path, "explain", "checkpoint=there")).out.split())
-    assert f"from released, a file of {kind}" in told
-    missing = [line for line in said if line not in told.replace(" imported ", " ")]
-    assert not missing
-
-
-@pytest.mark.usefixtures("nvlabs")
 def test_snapshots_of_edm2_give_any_width(tmp_path: Path) -> None:
     """Averages of both widths at six times, of weights that move: against the average itself."""
     folder, state, times, last = tmp_path / "raw", expected("edm2")[0], 6, 384
@@ -290,19 +272,16 @@ def test_an_average_of_another_order_is_refused(tmp_path: Path) -> None:
 
 
 # score_sde's networks for CIFAR-10, but for their widths and depths.
-SDES: dict[str, tuple[dict[str, Any], dict[str, Any], float]] = {
-    "vp_ddpmpp": ({}, {"training": {"sde": "vpsde", "continuous": True}}, 0.9999),
-    "vp_ddpmpp_untold": ({}, {}, 0.9999),
-    "vp_ncsnpp": ({"encoder": "residual", "taps": (1, 3, 3, 1)}, {"model": {"fir": True}}, 0.9999),
-    "ve_ncsnpp": (
-        {"encoder": "residual", "taps": (1, 3, 3, 1), "embedding": "fourier"},
-        {},
-        0.999,
-    ),
+FIR = {"encoder": "residual", "taps": (1, 3, 3, 1)}
+SDES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "vp_ddpmpp": ({}, {"training": {"sde": "vpsde", "continuous": True}}),
+    "vp_ncsnpp": (FIR, {"training": {"sde": "vpsde"}, "model": {"fir": True, "beta_max": 15}}),
+    "subvp_ddpmpp": ({}, {"training": {"sde": "subvpsde"}, "data": {"centered": True}}),
+    "ve_ncsnpp": (FIR | {"embedding": "fourier"}, {}),
 }
 
 
-def of_score_sde(path: Path, network: SongUNet, decay: float) -> Path:
+def of_score_sde(path: Path, network: SongUNet) -> Path:
     """A checkpoint of score_sde with weights of ours."""
     state = release(network.state_dict(), score_sde_names(network))
     matrix = {k for k, v in state.items() if k.endswith(".W") and v.ndim > 1}
@@ -311,7 +290,7 @@ def of_score_sde(path: Path, network: SongUNet, decay: float) -> Path:
     shadow = [state[key] for key in order if not (key.endswith(".W") and state[key].ndim == 1)]
     model = {f"module.{key}": state[key] for key in order}
     model["module.sigmas"] = torch.logspace(1.69897000434, -2, 10)
-    ema = {"decay": decay, "num_updates": 7, "shadow_params": shadow}
+    ema = {"decay": 0.9999, "num_updates": 7, "shadow_params": shadow}
     torch.save({"optimizer": {}, "model": model, "ema": ema, "step": 7}, path)
     return path
 
@@ -332,9 +311,9 @@ def waving(network: SongUNet) -> SongUNet:
 @torch.no_grad()
 def test_networks_of_score_sde_for_cifar10_are_read(name: str, tmp_path: Path) -> None:
     """With eps as its SDE has it: formulas of its sde_lib.py and models/utils.py, restated."""
-    settings, config, decay = SDES[name]
+    settings, config = SDES[name]
     source = song(**settings)
-    path = of_score_sde(tmp_path / "checkpoint_26.pth", source, decay)
+    path = of_score_sde(tmp_path / "checkpoint_26.pth", source)
     found, _, average = read_family("score_sde", path, None, config)
     recipe = recipe_of(found.recipe)
     assert isinstance(recipe, DenoiserRecipe)
@@ -343,37 +322,58 @@ def test_networks_of_score_sde_for_cifar10_are_read(name: str, tmp_path: Path) -
     denoiser.network.load_state_dict(average)
     t = torch.tensor([0.1, 0.8], dtype=torch.float64)
     x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    if name.startswith("vp"):
-        assert denoiser.schedule.alpha(t) == pytest.approx((-(t**2) * 19.9 / 4 - t / 20).exp())
-        expected = source(x, (999 * t).float())
-    else:
+    if name == "ve_ncsnpp":
         sigma = 0.01 * 5000**t
         assert denoiser.schedule.sigma(t) == pytest.approx(2 * sigma)
         expected = -source(x, sigma.log().float())
+    else:
+        rise = config.get("model", {}).get("beta_max", 20) - 0.1
+        alpha = (-(t**2) * rise / 4 - t / 20).exp()
+        assert denoiser.schedule.alpha(t) == pytest.approx(alpha)
+        power = 1 if name.startswith("sub") else 0.5
+        assert denoiser.schedule.sigma(t) == pytest.approx((1 - alpha**2) ** power)
+        expected = source(x, (999 * t).float())
     torch.testing.assert_close(denoiser.eps(x, t), expected, rtol=1e-4, atol=1e-4)
 
 
+VPSDE = {"training": {"sde": "vpsde"}}
+
+
 @pytest.mark.parametrize(
-    ("settings", "config", "decay", "words"),
+    ("settings", "config", "words"),
     [
-        ({}, {"training": {"sde": "subvpsde"}}, 0.9999, "training.sde=subvpsde"),
-        ({"encoder": "residual"}, {}, 0.999, "VE's at discrete levels"),
-        ({"encoder": "residual"}, {"model": {"fir": False}}, 0.9999, "model.fir=False"),
-        ({"encoder": "strided"}, {}, 0.9999, "model.fir=False .* strided convolutions"),
+        ({}, {"training": {"sde": "vesde"}}, "training.sde=vesde with a sinusoid"),
+        ({}, {}, "vpsde or subvpsde, look alike; say which in a file"),
+        ({}, {**VPSDE, "data": {"centered": False}}, "data.centered=False with vpsde"),
+        (FIR | {"embedding": "fourier"}, {"data": {"centered": True}}, "centered=True with vesde"),
+        ({}, {**VPSDE, "model": {"scale_by_sigma": True}}, "scale_by_sigma=True with vpsde"),
+        ({"encoder": "residual"}, {**VPSDE, "model": {"fir": False}}, "model.fir=False"),
+        ({"encoder": "strided"}, VPSDE, "model.fir=False .* strided convolutions"),
     ],
 )
 def test_networks_of_score_sde_that_are_not_read(
-    settings: dict[str, Any], config: dict[str, Any], decay: float, words: str, tmp_path: Path
+    settings: dict[str, Any], config: dict[str, Any], words: str, tmp_path: Path
 ) -> None:
     strided = settings.get("encoder") == "strided"
     network = song(**({"encoder": "residual"} if strided else settings))
-    path = of_score_sde(tmp_path / "checkpoint_26.pth", network, decay)
+    path = of_score_sde(tmp_path / "checkpoint_26.pth", network)
     if strided:
         data = torch.load(path, weights_only=True)
         data["model"] = {k.replace("Conv2d_0", "Conv_0"): v for k, v in data["model"].items()}
         torch.save(data, path)
     with pytest.raises(UsageError, match=words):
         read_family("score_sde", path, None, config)
+
+
+def test_what_two_sdes_have_alike_is_asked_for_by_words_that_work(tmp_path: Path) -> None:
+    """And all that a released configuration says is read."""
+    path = of_score_sde(tmp_path / "checkpoint_26.pth", song())
+    line = here(tmp_path, "import", "score_sde", str(path), "there").line()
+    (echoed,) = re.findall(r'echo "(.*)" > sde.yml', line)
+    (tmp_path / "sde.yml").write_text(echoed)
+    more = line.rpartition("add ")[2].split()
+    said = worked(here(tmp_path, "import", "score_sde", str(path), "there", *more)).out
+    assert "schedule=vp (beta_min=0.1, beta_max=20.0, sub=False), prediction=eps" in said
 
 
 @pytest.mark.parametrize("name", ["adm_classifier", "adm_classifier_average"])

@@ -147,7 +147,8 @@ def test_each_kind_is_imported_swept_and_tabulated(kind, tmp_path, pictures):
     path, said = released_as(kind, tmp_path)
     (tmp_path / "said.yml").write_text(yaml.dump(said))
     more = ("--config", "said.yml") if said else ()
-    worked(here(tmp_path, "import", kind, str(path), "there", *more))
+    done = worked(here(tmp_path, "import", kind, str(path), "there", *more))
+    told_again(tmp_path, kind, path.name, done.out.splitlines()[1:-1])
     words = (f"root={pictures}", "sampler=ddim", "steps=1,2", "num_samples=8", "batch_size=8")
     scored = ("features=random", "metrics=[fid]", "n=8")
     said = worked(here(tmp_path, "sample", "-m", "checkpoint=there", *words, *scored)).out
@@ -161,6 +162,15 @@ def test_each_kind_is_imported_swept_and_tabulated(kind, tmp_path, pictures):
     drawn = [np.load(file)["arr_0"] for file in (tmp_path / "there").rglob("samples.npz")]
     assert [images.shape for images in drawn] == [(8, *drawn[0].shape[1:3], 3)] * 2
     assert (drawn[0] != drawn[1]).any()
+
+
+def told_again(folder: Path, kind: str, name: str, said: list[str]) -> None:
+    """By `explain`: what the import said that it read the file as, and what it assumed."""
+    told = " ".join(worked(here(folder, "explain", "checkpoint=there")).out.split())
+    assert f"from {name}, a file of {kind}" in told
+    assert said[0].startswith("read as: schedule=")
+    assert kind == "ncsnv2" or any("assumed, as no file says it: " in line for line in said)
+    assert not [line for line in said if line not in told.replace(" imported ", " ")]
 
 
 def checkpoint_hash(run: Path) -> str:

@@ -166,20 +166,39 @@ ADM: dict[str, Rule] = {
     "flags.use_scale_shift_norm": None,
 }
 SCORE_SDE: dict[str, Rule] = {
+    "data.centered": bool,
     "data.image_size": int,
-    "model.beta_max": (20,),
-    "model.beta_min": (0.1,),
+    "model.beta_max": float,
+    "model.beta_min": float,
+    "model.conditional": (True,),
+    "model.conv_size": (3,),
     "model.dropout": float,
-    "model.ema_rate": None,
     "model.fir": bool,
     "model.fir_kernel": ([1, 3, 3, 1],),
     "model.name": ("ncsnpp",),
     "model.nonlinearity": ("swish",),
+    "model.normalization": ("GroupNorm",),
     "model.progressive_combine": ("sum",),
+    "model.resamp_with_conv": (True,),
     "model.resblock_type": ("biggan",),
+    "model.scale_by_sigma": bool,
     "model.skip_rescale": (True,),
     "training.continuous": (True,),
-    "training.sde": ("vesde", "vpsde"),
+    "training.sde": ("vesde", "vpsde", "subvpsde"),
+    # How it trains, and what its weights tell.
+    **dict.fromkeys(
+        (
+            *("data.dataset", "data.num_channels", "data.random_flip", "data.tfrecords_path"),
+            *("data.uniform_dequantization", "model.attention_type", "model.attn_resolutions"),
+            *("model.ch_mult", "model.ema_rate", "model.embedding_type", "model.fourier_scale"),
+            *("model.init_scale", "model.nf", "model.num_res_blocks", "model.num_scales"),
+            *("model.progressive", "model.progressive_input", "model.sigma_max"),
+            *("model.sigma_min", "training.batch_size", "training.eval_freq"),
+            *("training.likelihood_weighting", "training.log_freq", "training.n_iters"),
+            *("training.reduce_mean", "training.snapshot_freq"),
+            *("training.snapshot_freq_for_preemption", "training.snapshot_sampling"),
+        )
+    ),
 }
 DIT: dict[str, Rule] = {"flags.num_classes": int, "flags.num_heads": int}
 RULES: dict[str, dict[str, Rule]] = {

@@ -28,8 +28,8 @@ PARTS = {
 }
 ATTENTION = {"norm": ("GroupNorm_0",), "qkv": ("NIN_0", "NIN_1", "NIN_2"), "out": ("NIN_3",)}
 LEAVES = {"weight": "W", "bias": "b"}
-SDES = {"vesde": "ve", "vpsde": "vp"}
-DISCRETE = 0.999  # decay of its average, in each configuration of VE with a sinusoid of the level
+BETAS = {"beta_min": 0.1, "beta_max": 20.0}
+SDES = {"fourier": ("vesde",), "sinusoid": ("vpsde", "subvpsde")}  # by the embedding of the level
 
 
 def score_sde_names(network: SongUNet) -> dict[str, tuple[str, ...]]:
@@ -86,6 +86,13 @@ def score_sde_state(state: State, network: SongUNet) -> State:
     return {k: v.T if k.endswith(".W") and v.ndim == 2 else v for k, v in state.items()}
 
 
+def _subvp_state(state: State, network: SongUNet) -> State:
+    """That which gives minus eps, sigma times the score: `score` alone sees x_t as it is."""
+    last = max(int(key.split(".")[1]) for key in state)
+    ours = score_sde_state(state, network)
+    return {k: -v if k.startswith(f"all_modules.{last}.") else v for k, v in ours.items()}
+
+
 def read_score_sde(path: Path, size: int | None, settings: Settings) -> Release:
     """A checkpoint_N.pth of NCSN++ or DDPM++, trained on continuous times."""
     data = read_weights(path)
@@ -100,17 +107,16 @@ def read_score_sde(path: Path, size: int | None, settings: Settings) -> Release:
     network = found.network
     side = settings.get("data", {}).get("image_size", size) or found.side(path)
     network["attention"] = [side >> level for level, has in enumerate(found.attends) if has]
-    ema, step = data.get("ema"), data.get("step", 0)
-    decay = ema.get("decay") if isinstance(ema, dict) else None
-    sde = _sde(network, settings, decay, path)
-    recipe = _recipe(sde, network, sigmas)
+    step = data.get("step", 0)
+    sde = _sde(network["embedding"], settings, path)
+    recipe = _recipe(sde, network, sigmas, settings)
     return Release(
         recipe,
         (found.channels, side, side),
         state,
         score_sde_names,
         average=_average(data, state, path),
-        rewrite=score_sde_state,
+        rewrite=_subvp_state if sde == "subvpsde" else score_sde_state,
         step=step if type(step) is int and step > 0 else 0,
         assumed=_assumed(sde, recipe, settings, size),
     )
@@ -132,31 +138,43 @@ def _average(data: dict[str, Any], state: State, path: Path) -> State:
     return state | dict(zip(learned, listed, strict=True))
 
 
-def _sde(network: Settings, settings: Settings, decay: object, path: Path) -> str:
-    """ve or vp: as the configuration says, else as the embedding of the level has it.
+def _sde(embedding: str, settings: Settings, path: Path) -> str:
+    """vesde, vpsde or subvpsde: as the configuration says, or as only Fourier features are VE's.
 
-    Of networks with a sinusoid, VE's at discrete levels are told from VP's by their average.
+    UsageError where it says otherwise than the weights, or neither tells VP from sub-VP.
     """
-    training = settings.get("training", {})
-    fourier = network["embedding"] == "fourier"
-    if not fourier and not training and decay == DISCRETE:
+    given, possible = {**settings.get("model", {}), **settings.get("data", {})}, SDES[embedding]
+    stated = settings.get("training", {}).get("sde", possible[0] if len(possible) == 1 else None)
+    if stated is None:
         raise UsageError(
-            f"no import of {path}: with a sinusoid of the level and an average of decay "
-            f"{DISCRETE} it is VE's at discrete levels (training.continuous=False, only True); if "
-            "it is not, give its configuration by --config FILE"
+            f"no import of {path}: the weights of its SDE, {' or '.join(possible)}, look alike",
+            'say which in a file (echo "training: {sde: vpsde}" > sde.yml), and add '
+            "--config sde.yml",
         )
-    stated = training.get("sde", "vesde" if fourier else "vpsde")
-    if stated not in SDES or (SDES[stated] == "ve") != fourier:
-        kind = "Fourier features" if fourier else "a sinusoid"
+    if stated not in possible:
+        kind = "Fourier features" if embedding == "fourier" else "a sinusoid"
         raise UsageError(f"no import of {path}: training.sde={stated} with {kind} of the level")
-    return SDES[stated]
+    ve = stated == "vesde"
+    for key, usual in (("model.scale_by_sigma", ve), ("data.centered", not ve)):
+        if given.get(key.split(".")[1], usual) != usual:
+            raise UsageError(f"no import of {path}: {key}={not usual} with {stated}")
+    return stated
 
 
-def _recipe(sde: str, network: dict[str, Any], sigmas: Tensor) -> dict[str, Any]:
-    """Images in [-1, 1] in place of [0, 1], where sigma is twice as large (Karras et al. 2022)."""
-    if sde == "vp":
-        eps, vp = {"name": "eps"}, {"name": "vp", "beta_min": 0.1, "beta_max": 20.0}
-        return recipe_of("ddpm", schedule=vp, prediction=eps, noise_input="level", network=network)
+def _recipe(
+    sde: str, network: dict[str, Any], sigmas: Tensor, settings: Settings
+) -> dict[str, Any]:
+    """Images in [-1, 1] in place of VE's [0, 1], where sigma is twice as large (EDM's paper)."""
+    if sde != "vesde":
+        betas = {key: float(settings.get("model", {}).get(key, BETAS[key])) for key in BETAS}
+        sub = sde == "subvpsde"
+        return recipe_of(
+            "ddpm",
+            schedule={"name": "vp", **betas, "sub": sub},
+            prediction={"name": "score" if sub else "eps"},
+            noise_input="level",
+            network=network,
+        )
     ends = (2 * float(f"{sigmas[n].item():.6g}") for n in (0, -1))
     schedule = {"name": "ve", **dict(zip(("sigma_max", "sigma_min"), ends, strict=True))}
     return recipe_of(
@@ -171,15 +189,20 @@ def _recipe(sde: str, network: dict[str, Any], sigmas: Tensor) -> dict[str, Any]
 def _assumed(
     sde: str, recipe: dict[str, Any], settings: Settings, size: int | None
 ) -> tuple[str, ...]:
-    network, said = recipe["network"], []
+    network, said, model = recipe["network"], [], settings.get("model", {})
     if "sde" not in settings.get("training", {}):
-        other = "" if sde == "ve" else " (a file of subvpsde looks the same, and is not read)"
-        said.append(f"training.sde={sde}sde on continuous times, as its embedding is{other}")
-    if sde == "vp":
-        said.append("betas from 0.1 to 20")
-    else:
+        said.append(f"training.sde={sde}, as its embedding is")
+    if "continuous" not in settings.get("training", {}):
+        said.append("continuous times")
+    if sde == "vesde":
         said.append("images in [-1, 1], where sigma is twice that of its images in [0, 1]")
-    if "fir" not in settings.get("model", {}):
+    elif not BETAS.keys() <= model.keys():
+        said.append(
+            f"betas from {recipe['schedule']['beta_min']:g} to {recipe['schedule']['beta_max']:g}"
+        )
+    if "dropout" not in model:
+        said.append(f"dropout {network['dropout']:g}")
+    if "fir" not in model:
         said.append(f"resampling by weights {network['taps']}, which no weight tells")
     if size is None and "image_size" not in settings.get("data", {}):
         said.append(f"attention at {ATTENTION_AT} pixels, and so the size of the images")

@@ -7,7 +7,8 @@ sigma(0) = 0. lambda(t) = ln(alpha / sigma), half the logarithm of the signal-to
 from +inf, and `Schedule.time` is its inverse.
 
 - Variance preserving, alpha^2 + sigma^2 = 1: linear, quadratic, constant, cosine, sigmoid,
-  sigmoid_beta (tables of betas, see `discrete` and `ramp`) and vp (continuous).
+  sigmoid_beta (tables of betas, see `discrete` and `ramp`) and vp (continuous), which can have
+  less noise than that (sub-VP).
 - Variance exploding, alpha = 1: geometric and ncsnv2 (levels), ve and edm (continuous).
 - The straight path, alpha + sigma = 1: flow (continuous).
 

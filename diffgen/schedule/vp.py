@@ -1,4 +1,4 @@
-"""The continuous variance-preserving schedule (Song et al. 2021, equation 33)."""
+"""The continuous variance-preserving schedule and sub-VP (Song et al. 2021, equations 33, 34)."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -12,11 +12,15 @@ from diffgen.schedule.base import Schedule, check_terminal_snr
 
 @dataclass(frozen=True, kw_only=True)
 class VP(Schedule):
-    """The rate beta(t) climbs evenly from `beta_min` to `beta_max`: DDPM's with endless levels."""
+    """The rate beta(t) climbs evenly from `beta_min` to `beta_max`: DDPM's with endless levels.
+
+    `sub` makes it sub-VP, of the same alpha and less noise: sigma = 1 - alpha^2.
+    """
 
     beta_min: float = 0.1
     beta_max: float = 20.0
     t_min: float = 1e-3
+    sub: bool = False
 
     levels: ClassVar[None] = None  # pyright: ignore[reportIncompatibleVariableOverride]
 
@@ -32,7 +36,8 @@ class VP(Schedule):
         return self._log_alpha(t).exp()
 
     def sigma(self, t: Tensor) -> Tensor:
-        return torch.expm1(2 * self._log_alpha(t)).abs().sqrt()
+        variance = torch.expm1(2 * self._log_alpha(t)).abs()
+        return variance if self.sub else variance.sqrt()
 
     def _log_alpha(self, t: Tensor) -> Tensor:
         t = t.double()
