@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -206,6 +206,23 @@ def disks(counts: Counts, tries: int, unbroken: Path) -> None:
             counts.add(wrong, ended)
 
 
+def full_for_a_while(counts: Counts, tries: int, unbroken: Path) -> None:
+    """The disk is full for a while: the run, or the one that goes on, has every row of the log."""
+    for _ in range(tries):
+        with scratch() as folder, small_disk(folder, 3000):
+            process = start(folder)
+            until_rows(process, folder, random.randint(2, STEPS - 20))
+            filler = folder / "runs/filler"
+            with suppress(OSError), filler.open("wb", buffering=0) as file:
+                while file.write(bytes(4096)):
+                    pass
+            time.sleep(random.uniform(0, 0.5))
+            filler.unlink()
+            first = end(process)
+            last = end(start(folder)) if first.status else first
+            counts.add(wrong_in(folder, unbroken), first, last)
+
+
 @contextmanager
 def small_disk(folder: Path, kilobytes: int) -> Iterator[tuple[str, ...]]:
     """`runs` on a disk of so many kB, or where none can be mounted, short files."""
@@ -231,6 +248,7 @@ FAULTS: dict[str, Callable[[Counts, int, Path], None]] = {
     "two": two_at_once,
     "reader": readers,
     "disk": disks,
+    "while": full_for_a_while,
 }
 
 

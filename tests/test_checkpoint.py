@@ -17,6 +17,7 @@ from diffgen.files import write_atomically
 from diffgen.runs import checkpoint
 from diffgen.runs.checkpoint_format import seal
 from diffgen.runs.locate import locate
+from diffgen.training.ema import Ema
 from diffgen.training.saving import CheckpointSaver, Diverged, SealedCheckpointIO
 
 
@@ -312,7 +313,7 @@ def test_a_kill_while_writing_leaves_the_old_file(tmp_path):
     assert os.WTERMSIG(status) == signal.SIGKILL
     assert path.read_bytes() == b"old"
     (leftover,) = tmp_path.glob(".*.partial")
-    keeper = CheckpointSaver(tmp_path, 1, None)
+    keeper = CheckpointSaver(tmp_path, Ema({}), 1, None)
     keeper.on_train_start(SimpleNamespace(global_step=0, is_global_zero=True), None)
     keeper.on_train_end(None, None)
     assert not leftover.exists()
@@ -364,7 +365,7 @@ class Trainer(SimpleNamespace):
 
 
 def kept(tmp_path, trainer, steps, micro_batches=1, every=100, snapshot=None, before=None):
-    keeper = CheckpointSaver(tmp_path, every, snapshot)
+    keeper = CheckpointSaver(tmp_path, Ema({}), every, snapshot)
     keeper.on_train_start(trainer, None)
     for _ in range(steps):
         for left in reversed(range(micro_batches)):

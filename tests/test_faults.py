@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import os
 import resource
 import signal
@@ -28,7 +29,8 @@ from diffgen.runtime.metrics_csv import MetricsCsv
 from diffgen.runtime.run_lock import sole_writer
 from diffgen.training.module import Module
 from diffgen.training.preview import Preview, PreviewImages
-from diffgen.training.progress import say
+from diffgen.training.progress import Reporter, say
+from diffgen.training.saving import CheckpointSaver
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -69,13 +71,13 @@ class TestMetricsCsv:
     def test_a_run_that_goes_on_has_each_step_once(self, tmp_path):
         path = tmp_path / "metrics.csv"
         first = MetricsCsv(path)
-        first.drop_after(0)
+        first.go_on(0, {})
         for step in (1, 2, 3):
             first.log_metrics({"loss": step / 2, **({"late": 7.0} if step > 1 else {})}, step)
         with path.open("a") as file:  # as a process that was killed may leave it
             file.write("7.0,3.0,3\n2,0.25,")
         second = MetricsCsv(path)
-        second.drop_after(2)
+        second.go_on(2, {})
         second.log_metrics({"loss": 9.0, "late": 8.0}, 3)
         rows = rows_of(path)
         assert [row["step"] for row in rows] == ["1", "2", "3"]
@@ -86,17 +88,40 @@ class TestMetricsCsv:
         path = tmp_path / "metrics.csv"
         path.write_text("loss,step\n1.0,1\n")
         again = MetricsCsv(path)
-        again.drop_after(0)
+        again.go_on(0, {})
         again.log_metrics({"loss": 2.0}, 1)
         assert rows_of(path) == [{"loss": "2.0", "step": "1"}]
 
-    def test_a_full_disk_leaves_no_part_of_a_row(self, tmp_path):
-        log = MetricsCsv(tmp_path / "metrics.csv")
+    @pytest.mark.parametrize("more", [{}, {"late": 7.0}], ids=["appended", "written anew"])
+    def test_rows_that_a_full_disk_refuses_go_into_the_next_write(self, more, tmp_path, caplog):
+        path = tmp_path / "metrics.csv"
+        log = MetricsCsv(path)
         log.log_metrics({"loss": 1.0}, 1)
-        before = log.path.read_bytes()
-        with room_for(len(before) + 5), pytest.raises(WriteError, match=r"metrics\.csv"):
-            log.log_metrics({"loss": 2.0}, 2)
-        assert log.path.read_bytes() == before
+        before = path.read_bytes()
+        with room_for(len(before) + 5):
+            log.log_metrics({"loss": 2.0, **more}, 2)
+            log.log_metrics({"loss": 3.0}, 3)
+            log.finalize("failed")
+            with pytest.raises(WriteError, match=r"metrics\.csv"):
+                log.finalize("success")
+        assert path.read_bytes() == before
+        assert len(caplog.records) == 1
+        assert "rows are kept for the next write" in caplog.text
+        log.log_metrics({"loss": 4.0}, 4)
+        rows = rows_of(path)
+        assert [(row["step"], row["loss"]) for row in rows] == [
+            (str(k), f"{k}.0") for k in (1, 2, 3, 4)
+        ]
+        assert [row.get("late") for row in rows][1] == (more.get("late") and "7.0")
+
+    def test_rows_that_only_a_checkpoint_holds_come_back(self, tmp_path):
+        path = tmp_path / "metrics.csv"
+        path.write_text("loss,step\n1.0,1\n3.0,3\n4.0,4\n5.0,5\n")
+        log = MetricsCsv(path)
+        log.go_on(4, {2: {"loss": 2.0, "step": 2}, 4: {"late": 8.0, "step": 4}})
+        log.log_metrics({"loss": 6.0}, 5)
+        assert [row["loss"] for row in rows_of(path)] == ["1.0", "2.0", "3.0", "4.0", "6.0"]
+        assert [row["late"] for row in rows_of(path)] == ["", "", "", "8.0", ""]
 
 
 @contextlib.contextmanager
@@ -164,6 +189,39 @@ def test_an_error_between_steps_saves_them_first(error, tmp_path, monkeypatch):
         ours, theirs = (contents(r / "checkpoints/last.ckpt") for r in (run, whole))
         for key in ("state_dict", "ema", "optimizer_states"):
             assert_same(ours[key], theirs[key], key)
+
+
+def test_a_disk_that_is_full_for_the_log_alone_loses_no_row(tmp_path, monkeypatch):
+    """Nor does an end right behind a save, at step 4, or right before one, at step 5."""
+
+    def full(self):
+        raise WriteError(self.path, OSError(errno.ENOSPC, "No space left on device"))
+
+    def broken(method, step):
+        def act(self, trainer, *of):
+            method(self, trainer, *of)
+            if trainer.global_step == step:
+                raise OSError(5, "gone")
+
+        return act
+
+    words = ("trainer.log_every=2", "trainer.max_steps=7", "trainer.save_every=4")
+    save, report = CheckpointSaver._save, Reporter.on_train_batch_end
+    with monkeypatch.context() as patched:
+        patched.setattr(MetricsCsv, "_write", full)
+        patched.setattr(CheckpointSaver, "_save", broken(save, 4))
+        assert here(tmp_path, "train", *SIX, *words).status == 1
+        patched.setattr(Reporter, "on_train_batch_end", broken(report, 5))
+        run = run_in(tmp_path)
+        done = here(tmp_path, "train", f"resume={run}")
+    assert "step 5 is saved" in done.out
+    worked(here(tmp_path, "train", f"resume={run}"))
+    worked(here(tmp_path, "train", *SIX, *words, "runs=whole"))
+    (whole,) = tmp_path.glob("whole/*/*/metrics.csv")
+    ours, theirs = rows_of(run / "metrics.csv"), rows_of(whole)
+    assert [row["step"] for row in ours] == ["2", "4", "6", "7"]
+    for mine, row in zip(ours, theirs, strict=True):
+        assert mine | {"images_per_second": ""} == row | {"images_per_second": ""}
 
 
 def test_an_error_within_an_update_saves_no_half_of_it(tmp_path, monkeypatch):

@@ -100,7 +100,7 @@ class Run:
         module = self.module(images)
         ema = Ema(self.settings.ema)
         saver = CheckpointSaver(
-            self.folder / "checkpoints", settings.save_every, settings.snapshot_every
+            self.folder / "checkpoints", ema, settings.save_every, settings.snapshot_every
         )
         reporter = Reporter(settings.log_every)
         named = [name for name, average in self.settings.ema.items() if average.width]
@@ -108,7 +108,7 @@ class Run:
         watched = Watched(self.settings, self.folder, module, images, self.classes(images))
         previews = watched.previews(ema, lambda: bool(saver.received))
         quality = watched.quality(ema, source, lambda: bool(saver.received))
-        trainer = self.trainer([ema, *quality, saver, kept, reporter, *previews])
+        trainer = self.trainer([ema, *quality, reporter, saver, kept, *previews])
         self.tell(module, trainer)
         seed, flip = self.settings.seed, source.flip
         batches = Batches(images, settings.batch_size, seed, settings.accumulate, flip=flip)

@@ -39,6 +39,7 @@ def check(data: Mapping[str, Any], path: object) -> None:
         "classes": all(isinstance(name, str) for name in header["classes"]),
         "state_dict": _weights(data["state_dict"]),
         "ema": all(isinstance(n, str) and _weights(state) for n, state in data["ema"].items()),
+        "log": "log" not in data or (_weights(data["log"]["losses"]) and _rows(data["log"])),
     }
     if wrong := [key for key, right in sound.items() if not right]:
         raise UsageError(f"{path} is damaged: its {wrong[0]} is none")
@@ -65,6 +66,11 @@ def _finite(values: Any) -> bool:
 
 def _weights(state: Any) -> bool:
     return all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
+
+
+def _rows(log: Mapping[str, Any]) -> bool:
+    rows = log["unwritten"]
+    return all(type(step) is int and isinstance(row, dict) for step, row in rows.items())
 
 
 def _check_limits(recipe: Mapping[str, Any], path: object) -> None:

@@ -79,10 +79,10 @@ class Ema(L.Callback):
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any, **__: Any) -> None:
         if trainer.global_step == self.step:
             return  # gradients are still accumulating
-        self.step = trainer.global_step
         for name, beta in self.betas.items():
-            average = list(self.averages[name].values())
-            torch._foreach_lerp_(average, self.parameters, 1 - beta(self.step))  # pyright: ignore
+            average, step = list(self.averages[name].values()), trainer.global_step
+            torch._foreach_lerp_(average, self.parameters, 1 - beta(step))  # pyright: ignore
+        self.step = trainer.global_step  # once all averages are of it
 
     @contextlib.contextmanager
     def weights(self, module: L.LightningModule, name: str | None = None) -> Iterator[None]:

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from diffgen.training.module import LossByTime
+from diffgen.training.module import BINS, LossByTime
 from diffgen.training.saving import Diverged
 
 
@@ -32,19 +32,33 @@ class Reporter(L.Callback):
     Between rows it shows the losses so far, each second on a bar, else every `quiet_seconds`, the
     first time after two. A reader of it that goes away ends no training.
     A loss that is no longer finite stops the run, since nothing after it would be worth keeping.
+    It must stand before what saves: then a checkpoint holds the losses since the last row and the
+    rows that no log holds, and a run that goes on from it writes each row once.
     """
 
     def __init__(self, every: int, quiet_seconds: float = 10.0) -> None:
         self.every, self.quiet_seconds = every, quiet_seconds
         self.bar: Progress | None = None
+        self.unwritten: dict[int, dict[str, float]] = {}  # rows of a checkpoint
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        waiting = (getattr(logger, "unwritten", {}) for logger in trainer.loggers)
+        rows = {step: row for each in waiting for step, row in each.items()}
+        checkpoint["log"] = {"losses": pl_module.loss_by_time.sums, "unwritten": rows}
+
+    def on_load_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        if kept := checkpoint.get("log"):  # not of earlier versions
+            sums = kept["losses"].items()
+            pl_module.loss_by_time.sums = {k: v for k, v in sums if v.shape == (2, BINS)}
+            self.unwritten = kept["unwritten"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.last_row = (time.monotonic(), trainer.global_step)
         self.shown_at = self.last_row[0] - self.quiet_seconds + min(2.0, self.quiet_seconds)
         for logger in trainer.loggers:
-            drop_after = getattr(logger, "drop_after", None)
-            if drop_after:  # of a file, where rows behind a checkpoint would come twice
-                drop_after(trainer.global_step)
+            go_on = getattr(logger, "go_on", None)
+            if go_on:  # of a file, where rows behind a checkpoint would come twice
+                go_on(trainer.global_step, self.unwritten)
         if trainer.is_global_zero and sys.stderr.isatty():
             columns = TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn()
             self.bar = Progress(*columns, transient=True, console=Console(stderr=True))

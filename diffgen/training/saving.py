@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from diffgen.files import write_atomically
+from diffgen.training.ema import Ema
 
 Contents = dict[str, Any]
 
@@ -46,13 +47,13 @@ class CheckpointSaver(L.Callback):
     Every `snapshot` steps the file is also saved as step_0001000.ckpt. A signal only sets a flag;
     the step under way is finished, every rank agrees, and `stopped` then holds the signal. An
     error between two updates of the weights leaves the state whole, which is then saved unless it
-    diverged. It must stand behind the averages in the list of callbacks.
+    diverged. It must stand behind the averages and what logs in the list of callbacks.
     """
 
     SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT, signal.SIGHUP)
 
-    def __init__(self, folder: Path, every: int, snapshot: int | None) -> None:
-        self.folder, self.every, self.snapshot = folder, every, snapshot
+    def __init__(self, folder: Path, ema: Ema, every: int, snapshot: int | None) -> None:
+        self.folder, self.ema, self.every, self.snapshot = folder, ema, every, snapshot
         self.received = self.stopped = self.step = self.saved = 0
         self.whole = False  # whether weights, averages and the optimiser are of one step
         self.handlers: dict[signal.Signals, Any] = {}
@@ -94,6 +95,8 @@ class CheckpointSaver(L.Callback):
         self._restore_handlers()
 
     def on_exception(self, trainer: L.Trainer, pl_module: Any, exception: BaseException) -> None:
+        if self.step < trainer.global_step == self.ema.step:  # a callback before this one failed
+            self.step, self.whole = trainer.global_step, True
         kept = isinstance(exception, Diverged) or self.step == self.saved
         if trainer.is_global_zero and self.whole and not kept:
             with contextlib.suppress(Exception):  # the first error is the one to tell
