@@ -74,6 +74,7 @@ LOOSE = {
     "interop/diffusers.py:diffusers_recipe",
     "runtime/logger.py:logger_of",
     *(f"training/ema.py:on_{name}_checkpoint" for name in ("load", "save")),
+    *(f"training/progress.py:on_{name}_checkpoint" for name in ("load", "save")),
     *(f"training/module.py:on_{name}_checkpoint" for name in ("load", "save")),
     "training/module.py:__init__",
     "interop/nvlabs.py:_of",
