@@ -83,7 +83,7 @@ def fill(
     shape: Shape,
     classes: Sequence[str],
     found: Checkpoint,
-    ema: str | None,
+    ema: str | float | None,
 ) -> None:
     """Give a network the checkpoint's weights `ema`, in place.
 

@@ -145,7 +145,7 @@ class Common(Settings):
 class Train(Common):
     resume: str | None
     init: str | None = None
-    init_ema: str | None = None
+    init_ema: str | float | None = None
     init_hash: str | None = None
     channels_last: bool
     augment: Annotated[float, Field(ge=0, le=1)] | None = None

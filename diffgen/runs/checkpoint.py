@@ -59,10 +59,9 @@ class Checkpoint:
             self._plan(width)  # that it can be made
             return f"{width:g}"
         name = str(ema or "") or next((name for name in self.states if name != "raw"), "raw")
-        if name not in self.states:
-            raise UsageError(
-                f"no weights ema={name} in {self.path}{did_you_mean(name, self.states)}"
-            )
+        kept = [name for name, weights in self.states.items() if weights]
+        if name not in kept:
+            raise UsageError(f"no weights ema={name} in {self.path}{did_you_mean(name, kept)}")
         return name
 
     @cached_property
