@@ -23,7 +23,7 @@ from diffgen.training.random_numbers import RandomNumbers
 MILLION = 1_000_000
 
 ADAM = {"betas": [0.9, 0.999], "eps": 1e-8, "weight_decay": 0.0, "decay": "constant"}
-ADAM |= {"hold": None, "momentum": None}
+ADAM |= {"hold": None, "momentum": None, "matrix_lr": None}
 # What all of a family share: per sample, unlabelled, in full precision.
 COMMON = {
     "model.labels": False,
@@ -397,7 +397,7 @@ def test_edms_figures_are_its_papers():
     assert stated["ema.average.decay"] == pytest.approx(0.5 ** (batch / (MILLION / 2)), abs=5e-6)
 
 
-@pytest.mark.parametrize("dataset", ["digits", "mnist", "folder"])
+@pytest.mark.parametrize("dataset", ["digits", "mnist", "cifar10", "folder"])
 def test_jit_is_its_papers_combination(dataset):
     """Li and He 2025: x0 from a transformer, v's loss divided by no less than 0.05, Heun.
 
@@ -411,6 +411,16 @@ def test_jit_is_its_papers_combination(dataset):
     assert config["schedule"] == {"name": "flow", "shift": 1.0, "t_min": 1e-3}
     assert config["optimizer"]["betas"] == [0.9, 0.95]
     assert config["sampler"]["name"] == "heun"
+
+
+def test_jits_figures_for_cifar10_are_its_papers_of_imagenet():
+    """256 patches an image, 5e-5 for 256 images, five epochs of warm-up; the epochs are ours."""
+    config, epoch = composed(("jit", "cifar10")), 50_000
+    batch, optimizer = config["trainer"]["batch_size"], config["optimizer"]
+    assert (32 / config["network"]["patch"]) ** 2 == 256
+    assert optimizer["lr"] == pytest.approx(5e-5 * batch / 256)
+    assert optimizer["warmup"] * batch == pytest.approx(5 * epoch, abs=batch)
+    assert config["trainer"]["max_steps"] * batch == pytest.approx(2000 * epoch, abs=batch)
 
 
 def test_edm_without_labels_is_the_unconditional_one():
@@ -479,7 +489,7 @@ def test_no_recipe_leaves_the_models_own():
 def test_every_recipe_is_held_here():
     files = {path.stem for path in Path(config_dir(), "recipe").glob("*.yaml")}
     files.remove("none")
-    own = [("flow", "folder"), ("jit", "folder")]
+    own = [("flow", "folder"), ("jit", "folder"), ("jit", "cifar10")]
     assert files == {"_".join(pair) for pair in [*RECIPES, *SMALL, *CLASSIFIERS, *own]}
 
 

@@ -650,6 +650,14 @@ def test_a_warm_up_as_long_as_the_run_is_warned_of():
     assert OptimizerSettings(warmup=400).warning(4000) is None
 
 
+def test_a_rate_held_to_the_end_of_the_run_is_warned_of():
+    settings = OptimizerSettings(decay="inverse_sqrt", hold=4000)
+    warning = settings.warning(4000)
+    assert warning is not None
+    assert "the rate never falls; give optimizer.hold=2000, or train" in warning
+    assert settings.warning(4001) is None
+
+
 class Small(nn.Module):
     """A layer of pixels, an inner kernel, a matrix, an embedding, biases."""
 
@@ -679,9 +687,11 @@ def small(**settings):
     return network, OptimizerSettings(lr=0.01, weight_decay=0.1, **settings).build(network)
 
 
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-def test_muon_is_torchs_on_matrices_and_flattened_kernels_and_adamw_on_the_rest(layout):
-    network, optimizer = small(momentum=0.95)
+@pytest.mark.parametrize(
+    ("layout", "rate"), [(torch.contiguous_format, None), (torch.channels_last, 0.03)]
+)
+def test_muon_is_torchs_on_matrices_and_flattened_kernels_and_adamw_on_the_rest(layout, rate):
+    network, optimizer = small(momentum=0.95, matrix_lr=rate)
     found = stepped(network.to(memory_format=layout), optimizer)
     network, _ = small()
     kernels = {
@@ -689,7 +699,8 @@ def test_muon_is_torchs_on_matrices_and_flattened_kernels_and_adamw_on_the_rest(
         for name, p in network.named_parameters()
         if name in ("inner.weight", "matrix.weight")
     }
-    muon = torch.optim.Muon(kernels.values(), 0.01, 0.1, 0.95, adjust_lr_fn="match_rms_adamw")
+    rate = rate or 0.01
+    muon = torch.optim.Muon(kernels.values(), rate, 0.1, 0.95, adjust_lr_fn="match_rms_adamw")
     others = [p for name, p in network.named_parameters() if name not in kernels]
     adam = torch.optim.AdamW(others, 0.01, weight_decay=0.1)
 
@@ -737,6 +748,11 @@ def test_the_rate_of_both_follows_the_schedule():
 def test_a_network_without_matrices_is_refused_for_muon():
     with pytest.raises(UsageError, match="take optimizer=adam"):
         OptimizerSettings(momentum=0.9).build(nn.Conv2d(1, 1, 3))
+
+
+def test_a_rate_of_muon_is_refused_for_adam():
+    with pytest.raises(UsageError, match="add optimizer=muon"):
+        OptimizerSettings(matrix_lr=0.01).build(nn.Conv2d(1, 1, 3))
 
 
 def test_without_weight_decay_the_optimiser_is_adam():

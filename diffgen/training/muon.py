@@ -15,7 +15,8 @@ class MuonAdamW(torch.optim.Optimizer):
     """torch.optim.Muon on what is a matrix, kernels flattened to (outputs, the rest).
 
     Embeddings, biases, norms and the layers of pixels are AdamW's. Muon's step is scaled to the
-    size of AdamW's (Liu et al. 2025), so that one rate and one decay serve both.
+    size of AdamW's (Liu et al. 2025), so that one decay serves both, and one rate where `lr` of
+    the matrices is None.
     UsageError where torch has no Muon or the network no such matrix.
     """
 
@@ -24,6 +25,7 @@ class MuonAdamW(torch.optim.Optimizer):
         modules: nn.Module,
         adam: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
         momentum: float,
+        lr: float | None = None,
     ) -> None:
         if not hasattr(torch.optim, "Muon"):
             raise UsageError(
@@ -40,14 +42,12 @@ class MuonAdamW(torch.optim.Optimizer):
         self.flat = [nn.Parameter(each.detach().flatten(1)) for each in matrices]
         self.adam = adam(others)
         group = self.adam.param_groups[0]
+        rate, decay = lr or group["lr"], group["weight_decay"]
         self.muon = torch.optim.Muon(
-            self.flat,
-            group["lr"],
-            group["weight_decay"],
-            momentum,
-            adjust_lr_fn="match_rms_adamw",
+            self.flat, rate, decay, momentum, adjust_lr_fn="match_rms_adamw"
         )
-        super().__init__([{"params": matrices}, {"params": others}], {"lr": group["lr"]})
+        groups = [{"params": others}, {"params": matrices, "lr": rate}]
+        super().__init__(groups, {"lr": group["lr"]})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore
@@ -56,7 +56,7 @@ class MuonAdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for inner, group in zip((self.muon, self.adam), self.param_groups, strict=True):
+        for inner, group in zip((self.adam, self.muon), self.param_groups, strict=True):
             inner.param_groups[0]["lr"] = group["lr"]
         # Flattened afresh, since the layout of a kernel in memory may be any.
         for flat, matrix in zip(self.flat, self.matrices, strict=True):

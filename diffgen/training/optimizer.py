@@ -9,6 +9,7 @@ import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from torch import nn
 
+from diffgen.errors import UsageError
 from diffgen.training.muon import MuonAdamW
 
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -21,7 +22,8 @@ class OptimizerSettings:
     decay: constant keeps the rate; cosine lets it fall to zero at the last step of the run;
     inverse_sqrt multiplies it by sqrt(hold / step) from step `hold` on, by default the end of the
     warm-up (EDM2: Karras et al. 2024).
-    momentum: of Muon on matrices and kernels; None leaves these to Adam, too.
+    momentum, matrix_lr: of Muon on matrices and kernels; without the first, these are Adam's, too,
+    without the second, one rate serves all.
     """
 
     lr: PositiveFloat = 2e-4
@@ -32,12 +34,17 @@ class OptimizerSettings:
     decay: Literal["constant", "cosine", "inverse_sqrt"] = "constant"
     hold: PositiveInt | None = None
     momentum: Share | None = None
+    matrix_lr: PositiveFloat | None = None
 
     def build(self, network: nn.Module) -> torch.optim.Optimizer:
         """The optimiser of a network's parameters."""
         if self.momentum is None:
+            if self.matrix_lr:
+                raise UsageError(
+                    "optimizer.matrix_lr is Muon's: add optimizer=muon, or leave it out"
+                )
             return self.adam(network.parameters())
-        return MuonAdamW(network, self.adam, self.momentum)
+        return MuonAdamW(network, self.adam, self.momentum, self.matrix_lr)
 
     def adam(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         """AdamW, which is Adam where weight_decay is 0."""
@@ -52,13 +59,18 @@ class OptimizerSettings:
 
     def warning(self, max_steps: int) -> str | None:
         """What is wrong with the rate in a run of so many steps, with the remedy."""
-        if self.warmup < max_steps:
-            return None
-        return (
-            f"the warm-up of {self.warmup:,} steps is no shorter than the run of {max_steps:,}: "
-            f"the rate never reaches optimizer.lr={self.lr:g}; give optimizer.warmup="
-            f"{max_steps // 10}, or train for longer"
-        )
+        run = f"no shorter than the run of {max_steps:,}: the rate never"
+        if self.warmup >= max_steps:
+            return (
+                f"the warm-up of {self.warmup:,} steps is {run} reaches optimizer.lr={self.lr:g}; "
+                f"give optimizer.warmup={max_steps // 10}, or train for longer"
+            )
+        if self.decay == "inverse_sqrt" and (self.hold or 0) >= max_steps:
+            return (
+                f"optimizer.hold={self.hold} is {run} falls; give optimizer.hold="
+                f"{max_steps // 2}, or train for longer"
+            )
+        return None
 
 
 # (step, max_steps, hold) -> factor of the rate
