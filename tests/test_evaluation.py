@@ -1,12 +1,10 @@
 """Scores against closed forms and other programs; what a table may hold; the features' network."""
 
 import csv
-import hashlib
 import json
 import logging
 import threading
 import time
-import urllib.error
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -22,7 +20,6 @@ from safetensors import safe_open
 from safetensors.torch import save
 from sklearn.neighbors import NearestNeighbors
 from torch import nn
-from torch_fidelity import feature_extractor_inceptionv3 as fidelity_inception
 from torch_fidelity import metric_fid, metric_kid, metric_prc
 
 from diffgen.config.build import typed
@@ -30,7 +27,7 @@ from diffgen.dataset.digits import Digits
 from diffgen.dataset.images import Images
 from diffgen.dataset.random_choices import stratified_subset, subset
 from diffgen.errors import UsageError
-from diffgen.evaluation import cache, inception, kernel_distance, neighbours
+from diffgen.evaluation import cache, kernel_distance, neighbours
 from diffgen.evaluation.class_shares import rows_in_shares
 from diffgen.evaluation.features import Features, described, extract
 from diffgen.evaluation.features_classifier import ClassifierExtractor, FeaturesClassifier, shifted
@@ -321,76 +318,6 @@ def test_only_bytes_are_scored(images):
 def test_a_classifier_of_other_images_is_refused():
     with pytest.raises(UsageError, match=r"\(1, 8, 8\), not \(3, 8, 8\)"):
         ClassifierExtractor(Projection())(bytes_of(5, 3, 8, 8))
-
-
-# --- Inception ------------------------------------------------------------------------------
-
-
-def test_inception_without_network_names_the_file_and_the_key(monkeypatch, tmp_path):
-    def offline(*_, **__):
-        raise urllib.error.URLError("Name or service not known")
-
-    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    monkeypatch.setattr(torch.hub, "urlopen", offline)
-    with pytest.raises(UsageError) as caught:
-        InceptionExtractor()
-    text = str(caught.value)
-    assert inception.URL_INCEPTION_V3 in text
-    assert str(tmp_path / "checkpoints" / inception.FILE) in text.replace("hub/", "")
-    assert "features.weights=PATH" in text
-    assert "\n" not in text
-
-
-def test_inception_refuses_other_weights_before_reading_them(tmp_path):
-    class Harm:
-        def __reduce__(self):
-            return (tmp_path / "harm").touch, ()
-
-    torch.save(Harm(), tmp_path / "weights.pth")
-    with pytest.raises(UsageError, match=r"not weights-inception-2015-12-05-6726825d\.pth"):
-        InceptionExtractor(weights=str(tmp_path / "weights.pth"))
-    assert not (tmp_path / "harm").exists()
-    with pytest.raises(UsageError, match=r"features.weights: no file"):
-        InceptionExtractor(weights=str(tmp_path / "absent.pth"))
-
-
-@pytest.fixture(scope="module")
-def inception_weights(tmp_path_factory):
-    """A file of random weights, and torch-fidelity's own network with them."""
-    path = tmp_path_factory.mktemp("inception") / "weights.pth"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fidelity_inception, "load_state_dict_from_url", lambda *_, **__: {})
-        cls = fidelity_inception.FeatureExtractorInceptionV3
-        patch.setattr(cls, "load_state_dict", lambda *_: None)
-        network = cls("inception-v3-compat", ["2048"])
-    generator = torch.Generator().manual_seed(0)
-    for weight in network.parameters():
-        if weight.ndim == 4:  # so that the signal reaches the end
-            nn.init.kaiming_normal_(weight, generator=generator)
-    torch.save(network.state_dict(), path)
-    return path, network
-
-
-def test_inception_features_are_torch_fidelitys(inception_weights, monkeypatch):
-    path, network = inception_weights
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    monkeypatch.setattr(inception, "SHA256", digest)
-    images = bytes_of(2, 1, 32, 32)
-    extractor = InceptionExtractor(weights=str(path))
-    extractor.batch = 2  # quick
-    found = extractor(images)
-    truth = network(images.expand(-1, 3, -1, -1))[0]
-    spread = truth.std()
-    assert (found.features.float() - truth).abs().max() < 1e-4 * spread
-    assert (extractor.name, extractor.hash) == ("inception", digest[:12])
-    logits = truth @ network.fc.weight.T
-    assert (found.logits.float() - logits).abs().max() < 1e-3 * logits.std()
-    smooth = InceptionExtractor(weights=str(path), antialias=True)
-    smooth.batch = 2
-    assert smooth.name == "inception-antialias"
-    assert (smooth(images).features.float() - truth).abs().max() > 0.01 * spread
-    with pytest.raises(UsageError, match="not 2 channels"):
-        extractor(bytes_of(2, 2, 32, 32))
 
 
 # --- references -----------------------------------------------------------------------------
@@ -989,8 +916,13 @@ def test_settings_are_checked_like_all_others():
 def test_one_bad_row_does_not_hide_the_good_ones(tmp_path, caplog):
     base = dict.fromkeys(("features", "features_hash", "reference", "reference_hash"), "x")
     good = {**base, "sampler": "ddim", "n": 10, "nfe": 4.0, "fid": 1.0}
-    for name, bad in {"a": {}, "b": {"nfe": "x"}, "c": {"fid": [1]}}.items():
+    for name, bad in {
+        "a": {},
+        "b": {"nfe": "x"},
+        "c": {"fid": [1]},
+        "d": {"authpct": "x"},
+    }.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "result.json").write_text(json.dumps({**good, **bad}))
     assert [found["fid"] for found in collect([tmp_path])] == [1.0]
-    assert caplog.text.count("is no number") == 2
+    assert caplog.text.count("is no number") == 3

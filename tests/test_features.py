@@ -1,6 +1,7 @@
 """Extractors of features against independent implementations, on random weights."""
 
 import hashlib
+import urllib.error
 from types import SimpleNamespace
 
 import pytest
@@ -9,17 +10,23 @@ import torchvision
 from running import here
 from torch import nn
 from torch.nn import functional as F
+from torch_fidelity import feature_extractor_inceptionv3 as fidelity_inception
+from torch_fidelity import metric_fid, metric_isc, metric_kid, metric_prc
 from torch_fidelity.feature_extractor_clip import MODEL_METADATA, build_model
 from torch_fidelity.feature_extractor_dinov2 import FeatureExtractorDinoV2
 from torch_fidelity.interpolate_compat_tensorflow import (
     interpolate_bilinear_2d_like_tensorflow1x as tensorflow,
 )
 
+from diffgen.dataset.images import Images
 from diffgen.errors import UsageError
-from diffgen.evaluation import dinov2, features
+from diffgen.evaluation import dinov2, features, inception
 from diffgen.evaluation.clip import ClipExtractor
 from diffgen.evaluation.dinov2 import Dinov2Extractor, Vit
+from diffgen.evaluation.inception import InceptionExtractor
 from diffgen.evaluation.random_network import RandomExtractor
+from diffgen.evaluation.reference import reference
+from diffgen.evaluation.scoring import score
 from diffgen.evaluation.torchvision_network import TorchvisionExtractor
 
 
@@ -219,6 +226,128 @@ def test_the_sizes_of_dinov2_have_the_published_numbers_of_parameters():
     assert counts == pytest.approx({"s": 22.06, "b": 86.58, "l": 304.4, "g": 1136.5}, rel=2e-3)
 
 
+# --- Inception ------------------------------------------------------------------------------
+
+
+def test_inception_without_network_names_the_file_and_the_key(monkeypatch, tmp_path):
+    def offline(*_, **__):
+        raise urllib.error.URLError("Name or service not known")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "urlopen", offline)
+    with pytest.raises(UsageError) as caught:
+        InceptionExtractor()
+    text = str(caught.value)
+    assert inception.URL_INCEPTION_V3 in text
+    assert str(tmp_path / "checkpoints" / inception.FILE) in text.replace("hub/", "")
+    assert "features.weights=PATH" in text
+    assert "\n" not in text
+
+
+def test_inception_refuses_other_weights_before_reading_them(tmp_path):
+    class Harm:
+        def __reduce__(self):
+            return (tmp_path / "harm").touch, ()
+
+    torch.save(Harm(), tmp_path / "weights.pth")
+    with pytest.raises(UsageError, match=r"not weights-inception-2015-12-05-6726825d\.pth"):
+        InceptionExtractor(weights=str(tmp_path / "weights.pth"))
+    assert not (tmp_path / "harm").exists()
+    with pytest.raises(UsageError, match=r"features.weights: no file"):
+        InceptionExtractor(weights=str(tmp_path / "absent.pth"))
+
+
+@pytest.fixture(scope="module")
+def inception_weights(tmp_path_factory):
+    """A file of random weights, and torch-fidelity's own network with them."""
+    path = tmp_path_factory.mktemp("inception") / "weights.pth"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fidelity_inception, "load_state_dict_from_url", lambda *_, **__: {})
+        cls = fidelity_inception.FeatureExtractorInceptionV3
+        patch.setattr(cls, "load_state_dict", lambda *_: None)
+        network = cls("inception-v3-compat", ["2048"])
+    generator = torch.Generator().manual_seed(0)
+    for weight in network.parameters():
+        if weight.ndim == 4:  # so that the signal reaches the end
+            nn.init.kaiming_normal_(weight, generator=generator)
+    network.fc.weight.data *= 1000  # so that classes differ
+    torch.save(network.state_dict(), path)
+    return path, network
+
+
+def test_inception_features_are_torch_fidelitys(inception_weights, monkeypatch):
+    path, network = inception_weights
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setattr(inception, "SHA256", digest)
+    images = bytes_of(2, 1, 32, 32)
+    extractor = InceptionExtractor(weights=str(path))
+    extractor.batch = 2  # quick
+    found = extractor(images)
+    truth = network(images.expand(-1, 3, -1, -1))[0]
+    spread = truth.std()
+    assert (found.features.float() - truth).abs().max() < 1e-4 * spread
+    assert (extractor.name, extractor.hash) == ("inception", digest[:12])
+    logits = truth @ network.fc.weight.T
+    assert (found.logits.float() - logits).abs().max() < 1e-3 * logits.std()
+    smooth = InceptionExtractor(weights=str(path), antialias=True)
+    smooth.batch = 2
+    assert smooth.name == "inception-antialias"
+    assert (smooth(images).features.float() - truth).abs().max() > 0.01 * spread
+    with pytest.raises(UsageError, match="not 2 channels"):
+        extractor(bytes_of(2, 2, 32, 32))
+
+
+# --- figures ---
+
+
+def varied(size, seed):
+    """Thirty images of shades that change slowly, so that their features differ."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = 0.8 * torch.rand(30, 3, 4, 4, generator=generator) + 0.1 * seed
+    return (255 * F.interpolate(coarse, (size, size), mode="bilinear")).byte()
+
+
+@pytest.mark.parametrize("name", ["inception", "dinov2"])
+def test_figures_are_torch_fidelitys(name, inception_weights, small_dinov2, monkeypatch, tmp_path):
+    """Each program's own features of the same images, and its own metrics of them."""
+    if name == "inception":
+        path, network = inception_weights
+        monkeypatch.setattr(inception, "SHA256", hashlib.sha256(path.read_bytes()).hexdigest())
+        monkeypatch.setattr(network, "INPUT_IMAGE_SIZE", 75)  # quick
+        extractor, size = InceptionExtractor(weights=str(path)), 32
+        extractor.module.INPUT_IMAGE_SIZE = 75
+    else:
+        path, vit = small_dinov2
+        monkeypatch.setattr(torch.hub, "load", lambda *_: vit)
+        network = FeatureExtractorDinoV2("dinov2-vit-b-14", ["dinov2"])
+        extractor, size = Dinov2Extractor(weights=str(path)), 224  # nothing is resized
+    extractor.batch = 30
+    mine, real = varied(size, seed=0), varied(size, seed=1)
+    against = reference(Images(real, None, (), "made", name), "train", extractor, tmp_path)
+    names = ["kid", "precision", "recall", "is" if name == "inception" else "fid"]
+    found = score(mine, None, extractor, against, names)
+    features = [network(images)[0].double() for images in (mine, real)]
+    truth = shares_and_kernel(*features)
+    if name == "inception":  # the distance of as many features takes 20 s
+        logits = features[0] @ network.fc.weight.T.double()
+        truth["is"] = metric_isc.isc_features_to_metric(logits)["inception_score_mean"]
+    else:
+        parts = [metric_fid.fid_features_to_statistics(part) for part in features]
+        truth["fid"] = metric_fid.fid_statistics_to_metric(*parts, False)[FID]
+    assert {key: found[key] for key in truth} == pytest.approx(truth, rel=1e-4)
+    assert 0 < truth["recall"] < 1
+    assert 0 < truth["precision"] < 1
+
+
+def shares_and_kernel(mine, real):
+    """torch-fidelity's precision, recall and kernel distance of features (N, d)."""
+    kernel = {"degree": 3, "coef0": 1, "gamma": None}
+    options = {f"kid_kernel_poly_{key}": value for key, value in kernel.items()}
+    kid = metric_kid.kernel_mmd(real.numpy(), mine.numpy(), kid_kernel="poly", **options)
+    shares = metric_prc.prc_features_to_metric(mine, real, verbose=False)
+    return {"kid": kid, **{key: shares[key] for key in ("precision", "recall")}}
+
+
 # --- CLIP -----------------------------------------------------------------------------------
 
 
@@ -256,6 +385,7 @@ def test_clip_features_are_torch_fidelitys(monkeypatch, tmp_path):
     assert (extractor.dim, extractor.hash) == (12, digest[:12])
 
 
+FID = "frechet_inception_distance"
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 FIRST = (0.3633059561252594, 0.27761223912239075, -0.3325662612915039)
 

@@ -8,6 +8,7 @@ from operator import add
 
 import numpy as np
 import pytest
+import scipy.linalg
 import scipy.stats
 import torch
 from PIL import Image
@@ -264,6 +265,27 @@ def test_the_extrapolated_distance_of_independent_gaussians_is_the_textbook_sum(
     assert infinite(*parts) == pytest.approx(3 + 0 + 1 + 4, rel=0.05)
 
 
+def test_the_extrapolated_distance_agrees_with_plain_numpy():
+    mine, real = 1.2 * normal(300, 4).numpy() + 0.1, normal(500, 4, seed=1).numpy()
+
+    def fd(x, y):
+        a, b = np.cov(x.T), np.cov(y.T)
+        cross = scipy.linalg.sqrtm(a @ b).real
+        return ((x.mean(0) - y.mean(0)) ** 2).sum() + np.trace(a + b - 2 * cross)
+
+    x, y = (1, 2, 5), []
+    for parts in x:
+        at = np.arange(500) % 10 // (10 // parts)  # the images of each part
+        of_parts = [fd(mine[at[:300] == k], real[at == k]) for k in range(parts)]
+        y.append(np.mean(of_parts))
+    truth = np.polyfit(x, y, 1)[1]
+    found = evaluate(
+        ["fid_infinity"], scored(torch.tensor(mine)), reference_of(torch.tensor(real))
+    )
+    assert found["fid_infinity"] == pytest.approx(truth, rel=1e-9)
+    assert 0 < truth < y[0]
+
+
 # --- kernel distance --------------------------------------------------------------------------
 
 
@@ -331,12 +353,15 @@ def test_mind_of_shifted_sets_is_three_times_the_square_of_the_shift():
 
 
 def test_mind_agrees_with_plain_numpy():
+    """The directions are those of one seed, fifty at a time."""
     mine, real = normal(40, 5) + 0.3, 2 * normal(40, 5, seed=1)
-    directions = np.random.default_rng(0).normal(size=(5, 20000))
-    directions /= np.linalg.norm(directions, axis=0)
-    apart = np.sort(mine.numpy() @ directions, 0) - np.sort(real.numpy() @ directions, 0)
+    generator = torch.Generator().manual_seed(0)
+    drawn = [torch.randn(5, 50, generator=generator, dtype=torch.float64) for _ in range(20)]
+    directions = np.concatenate([part.numpy() for part in drawn], 1)
+    apart = [np.sort(x.numpy() @ directions, 0) for x in (mine, real)]
+    apart = ((apart[0] - apart[1]) / np.linalg.norm(directions, axis=0)) ** 2
     found = evaluate(["mind"], scored(mine), reference_of(real))["mind"]
-    assert found == pytest.approx(15 * (apart**2).mean(), rel=0.05)
+    assert found == pytest.approx(3 * 5 * apart.mean(), rel=1e-9)
 
 
 def test_the_inception_score_is_torch_fidelitys_and_has_a_closed_form():

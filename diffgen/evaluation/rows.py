@@ -30,8 +30,9 @@ ESSENTIAL = ("sampler", "n", "features", "features_hash", "reference", "referenc
 NUMBERS = (
     *("step", "steps", "nfe", "weight", "scale", "seed", "n", "fid", "fid_error", "fid_test"),
     *("fid_infinity", "kid", "kid_std", "kid_error", "mind", "is", "is_std", "accuracy"),
-    *("precision", "recall", "density", "coverage", "saturation", "seconds"),
-    "images_per_second",
+    *("precision", "recall", "density", "coverage"),
+    *("authpct", "c_t", "nearer", "authpct_pixels", "c_t_pixels", "nearer_pixels"),
+    *("saturation", "seconds", "images_per_second"),
 )
 EARLIER = (  # the identity of rows written by 0.1.0, which do not name it
     *("checkpoint", "step", "ema", "sampler", "settings", "guidance", "weight", "steps"),
