@@ -197,6 +197,21 @@ def test_what_all_blocks_share_by_class_is_no_chance():
     assert known < 0.5 * influence(mine, None, stats, reference).deviation
 
 
+@pytest.mark.parametrize("classes", [10, 70], ids=lambda k: f"{k} classes")
+def test_few_images_of_many_classes_have_intervals_as_wide_as_chance(classes):
+    """Blocks cannot hold the classes alike here: three images a block, or three a class."""
+    centres = 3 * normal(classes, 8, seed=999)
+    of_reference, labels = torch.arange(7000) % classes, torch.arange(213) % classes
+    reference = FeatureStats.of(normal(7000, 8) + centres[of_reference])
+    found, deviations = [], []
+    for seed in range(100):
+        mine = 1.1 * normal(213, 8, seed=seed + 1) + centres[labels]
+        stats = FeatureStats.of(mine)
+        found.append(distance(stats, reference))
+        deviations.append(influence(mine, labels, stats, reference).deviation)
+    assert np.mean(deviations) == pytest.approx(np.std(found, ddof=1), rel=0.3)
+
+
 def rows_of(*sets, reference):
     rows = []
     for features in sets:

@@ -15,7 +15,8 @@ have the law of the reference, since a is 0 there. Hoeffding, A Class of Statist
 Asymptotically Normal Distribution (1948); Efron and Stein, The Jackknife Estimate of Variance
 (1981).
 
-Both orders are taken of means over blocks of images. Rows whose blocks hold the same seeds are
+Both orders are taken of means over blocks of images, less the means of their classes where labels
+are known: each set has as many images of a class, so that these are no chance. Rows whose blocks hold the same seeds are
 compared in pairs: what the same noise does to both of them drops out of their difference.
 """
 
@@ -91,9 +92,10 @@ def influence(
     along, scales = centred @ way, values.sqrt()
     first = 2 * centred @ (stats.mean - reference.mean) + centred.square().sum(1)
     first -= (along.square() / scales).sum(1)
+    classes = _Classes.of(labels, len(some))
     return Influence(
-        _blocks_of_first(first, labels, stats.count),
-        _pairs_of_second(along, values, labels, stats.count),
+        _blocks_of_first(first, classes, stats.count),
+        _pairs_of_second(along, values, classes, stats.count),
     )
 
 
@@ -125,28 +127,54 @@ def quantile(freedom: int) -> float:
     return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
 
-def _blocks_of_first(first: Tensor, labels: Tensor | None, count: int) -> list[float]:
+@dataclass(frozen=True, eq=False)
+class _Classes:
+    """The class of each image (S,), from 0, and how many it has; one where they have too few."""
+
+    of_image: Tensor
+    sizes: Tensor
+
+    @classmethod
+    def of(cls, labels: Tensor | None, count: int) -> "_Classes":
+        if labels is None or 2 * len(labels.unique()) > count:
+            labels = torch.zeros(count, dtype=torch.int64)
+        _, number, sizes = labels.unique(return_inverse=True, return_counts=True)
+        return cls(number, sizes)
+
+    def means(self, x: Tensor) -> Tensor:
+        """The mean over its class for each image, of x (S, ...)."""
+        sums = x.new_zeros(len(self.sizes), *x.shape[1:]).index_add_(0, self.of_image, x)
+        return (sums / self.sizes.reshape(-1, *[1] * (x.ndim - 1)))[self.of_image]
+
+    def blocks(self, number: int) -> tuple[Tensor, float]:
+        """The block of each image, and the share of the variance of sums over blocks that is left
+        where each image is told from the mean of its class."""
+        block = blocks_of(len(self.of_image), self.of_image, number)
+        counts = torch.zeros(len(self.sizes), number, dtype=torch.float64)
+        counts.index_put_((self.of_image, block), counts.new_ones(()), accumulate=True)
+        lost = (counts.square().sum(1) / self.sizes).sum() / len(block)
+        return block, 1 - float(lost)
+
+
+def _blocks_of_first(first: Tensor, classes: _Classes, count: int) -> list[float]:
     number = min(FIRST, len(first))
-    block = blocks_of(len(first), labels, number)
-    sums = first.new_zeros(number).index_add_(0, block, first - first.mean())
-    scale = (number / (number - 1) / len(first) / count) ** 0.5
-    return (scale * sums).tolist()
+    block, left = classes.blocks(number)
+    sums = first.new_zeros(number).index_add_(0, block, first - classes.means(first))
+    return (sums / (left * len(first) * count) ** 0.5).tolist()
 
 
-def _pairs_of_second(
-    along: Tensor, values: Tensor, labels: Tensor | None, count: int
-) -> list[float]:
-    block, scales = blocks_of(len(along), labels), values.sqrt()
-    parts = [along[block == number] for number in range(SECOND)]
-    means = torch.stack([part.mean(0) for part in parts])
+def _pairs_of_second(along: Tensor, values: Tensor, classes: _Classes, count: int) -> list[float]:
+    (block, left), scales, own = classes.blocks(SECOND), values.sqrt(), classes.means(along)
+    parts = [(along[block == number], own[block == number]) for number in range(SECOND)]
+    means = torch.stack([(x - mean).mean(0) for x, mean in parts])
     pairs = 2 * (means / scales) @ means.T
     for rows in torch.arange(len(values)).split(ROWS_AT_ONCE):  # all of it is ten times d^2
-        moved = torch.stack([part[:, rows].T @ part / len(part) for part in parts])
-        moved[:, torch.arange(len(rows)), rows] -= values[rows]
+        moved = torch.stack([(x[:, rows].T @ x - m[:, rows].T @ m) / len(x) for x, m in parts])
+        moved -= (along[:, rows].T @ along - own[:, rows].T @ own) / len(along)
         weight = 1 / (scales[rows, None] * scales * (scales[rows, None] + scales))
         pairs += (moved * weight).flatten(1) @ moved.flatten(1).T
     upper = torch.triu_indices(SECOND, SECOND, 1)
-    size = len(along) / SECOND
+    size = len(along) / SECOND * (1 - 1 / SECOND) / left
     return (pairs[upper[0], upper[1]] * size / count / 2**0.5).tolist()
 
 
