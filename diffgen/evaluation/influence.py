@@ -16,8 +16,9 @@ Asymptotically Normal Distribution (1948); Efron and Stein, The Jackknife Estima
 (1981).
 
 Both orders are taken of means over blocks of images, less the means of their classes where labels
-are known: each set has as many images of a class, so that these are no chance. Rows whose blocks hold the same seeds are
-compared in pairs: what the same noise does to both of them drops out of their difference.
+are known: each set has as many images of a class, so that these are no chance. Rows whose blocks
+hold the same seeds are compared in pairs: what the same noise does to both of them drops out of
+their difference.
 """
 
 from collections.abc import Mapping, Sequence
