@@ -294,6 +294,10 @@ def test_latest_is_the_newest_of_all_runs(tmp_path):
     with pytest.raises(UsageError, match="is an address: download the file"):
         locate("https://example.org/a.ckpt", tmp_path)
     assert locate(str(newest), tmp_path) == newest
+    with pytest.raises(
+        UsageError, match=r"no best\.ckpt in .*, where quality\.every=N .* last\.ck"
+    ):
+        locate(str(tmp_path / "a/1/best"), tmp_path)
 
 
 def test_a_kill_while_writing_leaves_the_old_file(tmp_path):

@@ -463,7 +463,7 @@ def test_each_job_of_a_sweep_takes_the_recipe_of_its_own_pair(line, answer):
 
 
 def test_sampling_says_first_what_it_begins(capsys):
-    assert main(["sample", "sampler=heun", "num_samples=7", "checkpoint=mine", "runs=r"]) == 0
+    assert main(["sample", "sampler=heun", "num_samples=7.0", "checkpoint=mine", "runs=r"]) == 0
     first = capsys.readouterr().out.splitlines()[0]
     assert first.startswith("sampling 7 images of checkpoint=mine by heun, accelerator=auto")
     assert "results in r/samples/" in first

@@ -123,6 +123,14 @@ def test_a_batch_of_images_is_a_reference(containers, cache):
     assert float(row["precision"]) == float(row["coverage"]) == 1
 
 
+def test_figures_that_stay_empty_are_told_with_what_they_need(containers, cache, caplog):
+    caplog.set_level("INFO")
+    words = ("n=1", "features=random", "metrics=[authpct_pixels,c_t,saturation]")
+    evaluated(containers[0], "images", "--against", "images", *words, "--out", "few")
+    told = "c_t (needs 2 held-out images or more), authpct_pixels (needs 2 images or more)"
+    assert f"left empty: {told}" in caplog.messages
+
+
 def test_labels_are_matched_by_name(cache, tmp_path):
     digits = Digits().split("test")
     pixels = digits.at(torch.arange(80)).permute(0, 2, 3, 1).numpy()

@@ -1,6 +1,7 @@
 """Metrics against closed forms and torch-fidelity; intervals against simulated truth."""
 
 import math
+import re
 import weakref
 from dataclasses import replace
 from functools import reduce
@@ -29,7 +30,16 @@ from diffgen.evaluation.frechet import (
 )
 from diffgen.evaluation.influence import Influence, best_rows, influence, quantile, told_apart
 from diffgen.evaluation.kernel_distance import deviation, error_of
-from diffgen.evaluation.metrics import GROUPS, LEAST, METRICS, evaluate, named, needs, too_few
+from diffgen.evaluation.metrics import (
+    GROUPS,
+    LEAST,
+    METRICS,
+    evaluate,
+    left_empty,
+    named,
+    needing_more,
+    needs,
+)
 from diffgen.evaluation.nearest_picture import COLUMNS, GAP, LINE, SIDE, save_nearest
 from diffgen.evaluation.reference import Reference
 from diffgen.evaluation.scored import Scored
@@ -64,7 +74,13 @@ def test_metrics_that_need_more_images_are_left_empty(n):
     held = reference_of(normal(60, 2, seed=3), pixels=noise(60, 1, side=8))
     whole = reference_of(normal(60, 2, seed=1), real, held_out=held, pixels=noise(60, 2, side=8))
     found = evaluate("all", scored(normal(n, 2), labels, normal(n, 3)), whole)
-    assert {name for name in METRICS if found[name] is None} == set(too_few(LEAST, n))
+    assert {name for name in METRICS if found[name] is None} == set(
+        needing_more(METRICS, n, whole)
+    )
+    told = left_empty(METRICS, n, whole, 60)
+    assert set(re.findall(r"(\w+) \(needs \d+ images or more\)", told)) == {
+        name for name, least in LEAST.items() if least > n
+    }
     values = [value for value in found.values() if isinstance(value, float)]
     assert all(map(math.isfinite, values))
 

@@ -136,6 +136,13 @@ def test_a_run_without_widths_says_how_to_keep_them(ddpm, tmp_path):
     assert "train with ema=ddpm_posthoc" in done.line()
 
 
+def test_averages_alone_are_no_training_and_name_their_run(run, tmp_path):
+    averages = run / "checkpoints" / "ema_0000010.ckpt"
+    done = here(tmp_path, "train", f"resume={averages}")
+    assert done.status == 2
+    assert done.line().endswith(f"resume={run} goes on with their run")
+
+
 def test_a_damaged_file_is_named_and_a_later_one_is_not_used(run, tmp_path):
     checkpoint = load(run / "checkpoints" / "last.ckpt")
     earlier = load(run / "checkpoints" / "ema_0000020.ckpt")

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from string import Formatter
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
@@ -20,6 +21,14 @@ from diffgen.runtime.launch import rank, restarted
 SWEEPS: list[Path] = []
 
 
+class Line(Formatter):
+    """Shows whole floats as integers, which they are taken for."""
+
+    def format_field(self, value: Any, format_spec: str) -> str:
+        whole = isinstance(value, float) and value.is_integer()
+        return super().format_field(int(value) if whole else value, format_spec)
+
+
 class Preflight(Callback):
     """Checks one command's config, and notes the folder of each sweep that starts."""
 
@@ -31,7 +40,7 @@ class Preflight(Callback):
         HydraConfig.instance().set_config(config)  # for ${hydra:...}, which Hydra sets later
         with errors_past_hydra():
             if begin := COMMANDS[self.command].begin:
-                print(begin.format(config, threads=threads()), flush=True)
+                print(Line().format(begin, config, threads=threads()), flush=True)
             check(self.command, config)
             if "resume" in config:
                 refuse_occupied(Path(config.hydra.run.dir), config.resume)

@@ -22,7 +22,7 @@ from diffgen.errors import UsageError, did_you_mean, refuse
 from diffgen.evaluation import table
 from diffgen.evaluation.features import Extractor, batches
 from diffgen.evaluation.frechet import FeatureStats
-from diffgen.evaluation.metrics import HELD_OUT, named
+from diffgen.evaluation.metrics import HELD_OUT, left_empty, named
 from diffgen.evaluation.reference import reference
 from diffgen.evaluation.rows import Row
 from diffgen.evaluation.scoring import floor, score
@@ -37,6 +37,8 @@ from diffgen.sampling.foreign import (
     images_at,
     reference_of,
 )
+
+log = logging.getLogger(__name__)
 
 DEFAULTS: dict[str, Any] = {
     "features": "auto",
@@ -75,7 +77,10 @@ def main(words: Sequence[str]) -> int:
     images = _first(images, settings["n"])
     _check_shapes(images, target)
     real = reference_of(target, extractor, cache)
-    if not HELD_OUT.isdisjoint(metrics) and target.test is not None and len(target.test) > 1:
+    held = 0 if target.test is None else len(target.test)
+    if empty := left_empty(metrics, len(images), real, held):
+        log.info(empty)
+    if target.test is not None and held > 1 and not HELD_OUT.isdisjoint(metrics):
         real = replace(real, held_out=reference(target.test, "test", extractor, cache))
     if options.save_stats:
         save_stats(options.save_stats, stats_of(extractor, images))
@@ -88,7 +93,7 @@ def main(words: Sequence[str]) -> int:
         **{"metrics": metrics, "versions": {"diffgen": __version__, "torch": torch.__version__}},
     }
     rows = [row]
-    if target.test is not None and len(images) <= len(target.test):
+    if target.test is not None and len(images) <= held:
         compared = replace(real, held_out=None)
         rows.append(floor(target.test, len(images), extractor, compared, metrics))
     publish(folder, rows)

@@ -85,6 +85,12 @@ def _check_was_trained(found: Checkpoint, resume: str) -> None:
             f"{found.path} holds weights and no training to go on with: begin a new run from them "
             f"by model={found.recipe['model']['name']} init={resume} in place of resume="
         )
+    raw, *averages = found.states.values()
+    if any(not average.keys() <= raw.keys() for average in averages):
+        raise UsageError(
+            f"{found.path} holds averages alone, as trainer.ema_snapshots= keeps them: "
+            f"resume={found.run} goes on with their run"
+        )
 
 
 def _inside(

@@ -37,23 +37,32 @@ SPLITS = 10  # of the Inception Score
 def evaluate(names: Sequence[str], scored: Scored, reference: Reference) -> Row:
     """The columns of the metrics `names`; None where a metric does not apply."""
     names = named(names)
-    few = too_few(names, least_of(len(scored), reference))
-    if reference.foreign:  # all but the statistics is unknown
-        few |= {name: 0 for name in names if name not in WITHOUT_FEATURES}
+    empty = needing_more(names, len(scored), reference)
     columns: Row = {}
     for name in names:
-        columns |= {name: None} if name in few else METRICS[name](scored, reference)
+        columns |= {name: None} if name in empty else METRICS[name](scored, reference)
     return columns
 
 
-def least_of(n: int, reference: Reference) -> int:
-    """The smaller number of images: n, or that of the reference where its images are known."""
-    return n if reference.foreign else min(n, reference.count)
+def needing_more(names: Sequence[str], n: int, reference: Reference) -> dict[str, str]:
+    """Those of the metrics that n images or this reference are too little for; what they need."""
+    known = n if reference.foreign else min(n, reference.count)
+    few = {name: _least(name) for name in names if LEAST.get(name, 1) > known}
+    if not reference.foreign:
+        return few
+    return few | {k: "images, not statistics" for k in names if k not in WITHOUT_FEATURES}
 
 
-def too_few(names: Sequence[str], n: int) -> dict[str, int]:
-    """Those of the metrics that need more than n images, and how many they need."""
-    return {name: LEAST[name] for name in names if LEAST.get(name, 1) > n}
+def _least(name: str, of: str = "") -> str:
+    return f"{LEAST[name]} {of}images or more"
+
+
+def left_empty(names: Sequence[str], n: int, reference: Reference, held: int) -> str:
+    """What to tell of the metrics that stay empty where `held` images are held out; "" of none."""
+    less = [name for name in names if name in HELD_OUT and held < LEAST["fid"]]
+    needed = dict.fromkeys(less, _least("fid", "held-out ")) | needing_more(names, n, reference)
+    told = ", ".join(f"{name} (needs {what})" for name, what in needed.items())
+    return told and f"left empty: {told}"
 
 
 def needs(names: Sequence[str]) -> dict[str, bool]:

@@ -32,7 +32,14 @@ def locate(name: str, runs: Path) -> Path:
         inside = path / "checkpoints"
         return (path if path.name == inside.name and not inside.is_dir() else inside) / "last.ckpt"
     if path.name == "best" and not path.exists():
-        return path.parent / "checkpoints" / "best.ckpt"
+        kept = path.parent / "checkpoints"
+        if kept.is_dir() and not (kept / "best.ckpt").is_file():
+            names = ", ".join(sorted(each.name for each in kept.glob("[!.]*.ckpt")))
+            raise UsageError(
+                f"no best.ckpt in {kept}, where quality.every=N in a training keeps it; there is "
+                f"{names or 'none'}"
+            )
+        return kept / "best.ckpt"
     return path
 
 

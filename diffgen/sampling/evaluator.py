@@ -22,7 +22,7 @@ from diffgen.evaluation.features import Extractor
 from diffgen.evaluation.features_classifier import ClassifierExtractor, FeaturesClassifier
 from diffgen.evaluation.features_classifier_cache import cached
 from diffgen.evaluation.inception import InceptionExtractor
-from diffgen.evaluation.metrics import HELD_OUT, too_few
+from diffgen.evaluation.metrics import HELD_OUT, left_empty
 from diffgen.evaluation.random_network import RandomExtractor
 from diffgen.evaluation.reference import Reference, reference, short_hash
 from diffgen.evaluation.scoring import floor, score
@@ -93,10 +93,8 @@ class Evaluator:
                 f"n={n} images are no more than the {self.extractor.dim} features: the distance "
                 "is mostly what it is too large by"
             )
-        few = too_few(names, min(n, self.reference.count))
-        if few:
-            told = ", ".join(f"{name} ({least} or more)" for name, least in few.items())
-            say_once(f"n={n} images are too few for {told}: left empty")
+        if empty := left_empty(names, n, self.reference, held):
+            say_once(empty)
         if n > num_samples:
             raise UsageError(f"n={n} needs as many images: num_samples={num_samples} is less")
         if n > held > 0:  # of none, `for_labels` has told
