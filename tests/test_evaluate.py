@@ -131,6 +131,16 @@ def test_figures_that_stay_empty_are_told_with_what_they_need(containers, cache,
     assert f"left empty: {told}" in caplog.messages
 
 
+def test_grey_images_may_have_three_channels_on_either_side(containers, cache, tmp_path):
+    """As evaluators of other programs want them."""
+    folder, pixels = containers
+    np.savez(tmp_path / "three.npz", pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy())
+    for mine, real in ((folder / "images", "three.npz"), ("three.npz", folder / "images.npz")):
+        _, (row,) = evaluated(tmp_path, str(mine), "--against", str(real), *RANDOM)
+        assert float(row["fid"]) == pytest.approx(0, abs=1e-6)
+        assert float(row["precision"]) == 1
+
+
 def test_labels_are_matched_by_name(cache, tmp_path):
     digits = Digits().split("test")
     pixels = digits.at(torch.arange(80)).permute(0, 2, 3, 1).numpy()
@@ -193,7 +203,7 @@ def test_a_mistake_gets_one_line(words, answer, containers, cache):
     np.savez(folder / "floats.npz", np.zeros((3, 8, 8, 1)))
     np.savez(folder / "objects.npz", arr_0=np.array([{"harm": 1}], dtype=object))
     (folder / "text.npz").write_text("not a zip")
-    np.savez(folder / "colour.npz", np.zeros((3, 8, 8, 3), dtype=np.uint8))
+    np.savez(folder / "colour.npz", np.arange(576, dtype=np.uint8).reshape(3, 8, 8, 3))
     for name in ("bare", "bad"):
         (folder / name).mkdir(exist_ok=True)
     (folder / "bad" / "a.png").write_text("no picture")

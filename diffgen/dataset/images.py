@@ -42,6 +42,21 @@ class Chosen:
 
 
 @dataclass(frozen=True, eq=False)
+class Grey:
+    """The first channel of the pixels of a set, once or, for readers of colour, three times."""
+
+    pixels: Pixels
+    channels: Literal[1, 3]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.pixels.shape[0], self.channels, *self.pixels.shape[2:]
+
+    def __getitem__(self, index: Tensor, /) -> Tensor:
+        return self.pixels[index][:, :1].expand(-1, self.channels, -1, -1)
+
+
+@dataclass(frozen=True, eq=False)
 class Images:
     """N images of one shape, with the labels and class names where they are known.
 

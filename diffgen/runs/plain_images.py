@@ -83,7 +83,10 @@ class PngFolder:
 
 @dataclass(frozen=True)
 class Npz:
-    """A file of arr_0, uint8 (N, H, W, C), and arr_1, labels (N,), as ADM's evaluator reads."""
+    """A file of arr_0, uint8 (N, H, W, 3), and arr_1, labels (N,), as ADM's evaluator reads.
+
+    Grey images have three equal channels there: evaluators read no other number.
+    """
 
     path: Path
 
@@ -103,6 +106,7 @@ class Npz:
         if self.path.exists():
             return
         images, labels = _held(cell)
+        images = images.expand(-1, 3, -1, -1) if images.shape[1] == 1 else images
         arrays = {**arrays_of(images, labels, classes), "drawn": np.array(drawn)}
         write_atomically(self.path, lambda file: np.savez(file, **arrays))
 

@@ -11,7 +11,7 @@ import torch
 from diffgen.config.build import build, find, names, typed
 from diffgen.config.parts import Named
 from diffgen.dataset.arrays import arrays_in, images_of
-from diffgen.dataset.images import Images, numbered_as
+from diffgen.dataset.images import Grey, Images, numbered_as
 from diffgen.errors import UsageError
 from diffgen.evaluation.features import Extractor
 from diffgen.evaluation.features_classifier import FeaturesClassifier
@@ -122,7 +122,12 @@ def reference_of(target: Against, extractor: Extractor, cache: Path) -> Referenc
 
 
 def fitting(images: Images, real: Images | None) -> Images:
-    """The images with labels that count as in `real`; UsageError where there are others."""
+    """The images with labels that count as in `real`; UsageError where there are others.
+
+    Grey ones get the channels of `real`: programs write them with three equal ones, too.
+    """
+    if real is not None:
+        images = _with_channels(images, real.pixels.shape[1])
     if images.labels is None or real is None or not real.classes:
         return images
     if _numbers(images.classes) and not _numbers(real.classes):  # as in a dataset.json of EDM
@@ -136,6 +141,16 @@ def fitting(images: Images, real: Images | None) -> Images:
             f"{images.name} has labels up to {int(images.labels.max())}, and {real.name} "
             f"{len(real.classes)} classes"
         )
+    return images
+
+
+def _with_channels(images: Images, channels: int) -> Images:
+    if (images.pixels.shape[1], channels) == (1, 3):
+        return replace(images, pixels=Grey(images.pixels, 3))
+    if (images.pixels.shape[1], channels) == (3, 1):
+        parts = (images.at(rows) for rows in torch.arange(len(images)).split(1000))
+        if all(bool((part == part[:, :1]).all()) for part in parts):
+            return replace(images, pixels=Grey(images.pixels, 1))
     return images
 
 
