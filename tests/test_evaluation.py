@@ -589,6 +589,7 @@ def test_markdown_says_what_a_reader_must_know(tmp_path):
     write(tmp_path, rows)
     text = (tmp_path / "table.md").read_text()
     assert "FD(classifier) of n = 2000 images" in text
+    assert "±" not in text
     assert "classifier [abc]" in text
     assert "mnist/train (60000 images) [def]" in text
     assert "step 1000, ema average, guidance none, spacing trailing, seed 0" in text
@@ -599,6 +600,15 @@ def test_markdown_says_what_a_reader_must_know(tmp_path):
     assert "| 1 + w | 0 | 9 | 10 |" in text
     assert "| accuracy | worst class |" in text
     assert "| 0.900 | 10: 4 |" in text
+
+
+def test_what_stands_behind_figures_is_told_above_the_table(tmp_path):
+    near = {"first": [0.1] * 20, "second": [0.1] * 45}
+    errors = {"fid_error": 0.1, "kid": 0.5, "kid_error": 0.2, "fid_influence": near}
+    write(tmp_path, [row(**errors), row(**errors, sampler="heun"), real()])
+    text = (tmp_path / "table.md").read_text()
+    assert " FD(classifier) ± interval of 95 %, KID ± standard error. Marked: the least" in text
+    assert "IS ±" not in text
 
 
 def test_what_differs_between_samples_gets_a_column(tmp_path):
@@ -641,7 +651,7 @@ def test_seeds_of_one_way_are_told_together(tmp_path, capsys):
     assert head == "| sampler | steps | NFE | w | 1 + w | seeds | mean FD(classifier) | " + (
         "deviation | / real |"
     )
-    assert lines == ["| ddim | 10 | 10.0 | 0 | 1 | 3 | 3 | 2.646 | 24 |"]
+    assert lines == ["| ddim | 10 | 10 | 0 | 1 | 3 | 3 | 2.646 | 24 |"]
     show([*rows, real()])
     assert "2.646" in capsys.readouterr().out
 

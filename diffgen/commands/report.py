@@ -23,8 +23,9 @@ from diffgen.errors import UsageError, refuse
 from diffgen.evaluation import plot
 from diffgen.evaluation.curves import curves
 from diffgen.evaluation.rows import Block, Row, blocks, caption, setting, title
-from diffgen.evaluation.table import FAILED, failed_parts, header, main_cells
+from diffgen.evaluation.table import FAILED, failed_parts, main_cells
 from diffgen.evaluation.table_formats import Grid, text_columns
+from diffgen.evaluation.table_header import header, legend
 from diffgen.evaluation.training_table import named, of_kinds, training_parts
 from diffgen.evaluation.trainings import TRAINING, flat
 from diffgen.files import write_atomically
@@ -126,7 +127,7 @@ def _section(block: Block, pictures: int) -> Section:
     )
     return Section(
         title=f"{title(first)} of {block.n} images against {first['reference']}",
-        about=header(block),
+        about=f"{header(block)}{legend(block)}",
         heads=heads,
         entries=[_entry(row, line, pictures) for row, line in zip(block.all, lines, strict=True)],
         figures=[(f"{title(first)} {name}", _svg(figure)) for name, figure in figures if figure],

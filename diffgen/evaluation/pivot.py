@@ -18,9 +18,10 @@ from diffgen.evaluation.rows import (
     title,
     value_of,
 )
-from diffgen.evaluation.table import NOVELTY, header
+from diffgen.evaluation.table import NOVELTY
 from diffgen.evaluation.table_csv import UNLISTED
 from diffgen.evaluation.table_formats import BEST, Part
+from diffgen.evaluation.table_header import header
 from diffgen.evaluation.training_table import TITLES
 from diffgen.evaluation.trainings import TRAINING, flat
 

@@ -34,6 +34,7 @@ NUMBERS = (
     *("authpct", "c_t", "nearer", "authpct_pixels", "c_t_pixels", "nearer_pixels"),
     *("saturation", "seconds", "images_per_second"),
 )
+ALWAYS = ("sampler", "settings", "steps", "weight")  # columns of every table
 EARLIER = (  # the identity of rows written by 0.1.0, which do not name it
     *("checkpoint", "step", "ema", "sampler", "settings", "guidance", "weight", "steps"),
     *("spacing", "start", "clip", "numeric_precision", "labels"),
@@ -72,6 +73,16 @@ class Block:
     def all(self) -> list[Row]:
         """The rows with the floor before them."""
         return [*([self.floor] if self.floor else []), *self.rows]
+
+    @property
+    def shared(self) -> list[str]:
+        """The columns that are shown only where rows differ in them."""
+        return [column for column in (*self.identity, "seed") if column not in ALWAYS]
+
+    @property
+    def differing(self) -> list[str]:
+        """Those of them in which rows differ."""
+        return varying(self.rows, self.shared)
 
     def by(self, column: str, descending: bool = False) -> "Block":
         """The same with its rows in the order of a column; those without it stand last."""

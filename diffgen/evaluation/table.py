@@ -25,11 +25,11 @@ from diffgen.evaluation.table_formats import (
     formatted,
     print_parts,
 )
+from diffgen.evaluation.table_header import header, legend
 from diffgen.evaluation.training_table import training_parts
 from diffgen.evaluation.trainings import TRAINING
 from diffgen.files import write_atomically
 
-ALWAYS = ("sampler", "settings", "steps", "weight")  # columns of every table
 SHARES = ("accuracy", "precision", "recall", "density", "coverage", "saturation")
 NOVELTY = {"AuthPct": "authpct", "C_T": "c_t"}
 NOVELTY |= {f"{head} pixels": f"{name}_pixels" for head, name in NOVELTY.items()}
@@ -84,7 +84,7 @@ def parts(
     """Trainings, each block's table, its means over seeds and by class, and the failed jobs."""
     made = training_parts(trained)
     for block in found:
-        made.append(Part(header(block), main_cells(block)))
+        made.append(Part(f"{header(block)}{legend(block)}", main_cells(block)))
         for text_above, grid in (
             (OVER_SEEDS, over_seeds(block)),
             (PER_CLASS, per_class(block) if classes else None),
@@ -98,20 +98,6 @@ def failed_parts(failed: Sequence[Mapping[str, str]]) -> list[Part]:
     columns = ["job", "settings", "reason"]
     body = [[str(row[column]) for column in columns] for row in failed]
     return [Part(FAILED, (columns, body))] if failed else []
-
-
-def header(block: Block) -> str:
-    """What all rows share, in one or two sentences."""
-    row = block.all[0]
-    scored = (
-        f"{title(row)} of n = {block.n} images a row, features {row['features']} "
-        f"[{row['features_hash']}], against {row['reference']} [{row['reference_hash']}]."
-    )
-    first = block.rows[0] if block.rows else {}
-    same = [c for c in _shared(block) if first.get(c) is not None and c not in _differing(block)]
-    if not same:
-        return scored
-    return f"{scored} All samples: {', '.join(f'{c} {setting(first[c])}' for c in same)}."
 
 
 def main_cells(block: Block) -> Grid:
@@ -164,10 +150,10 @@ def _methods(block: Block) -> list[Column]:
     """The columns that tell one way of sampling from another."""
     return [
         ("sampler", _of("sampler")),
-        *(column for name in _differing(block) for column in _expanded(block, name)),
+        *(column for name in block.differing for column in _expanded(block, name)),
         ("settings", _of("settings", setting)),
         ("steps", _of("steps")),
-        ("NFE", _of("nfe")),
+        ("NFE", _of("nfe", number)),
         ("w", _of("weight", number)),
         ("1 + w", _of("scale", number)),
     ]
@@ -182,15 +168,6 @@ def _expanded(block: Block, name: str) -> list[Column]:
     return [
         (key, lambda row, key=key: setting((row.get(TRAINING) or {}).get(key))) for key in keys
     ]
-
-
-def _differing(block: Block) -> list[str]:
-    return varying(block.rows, _shared(block))
-
-
-def _shared(block: Block) -> list[str]:
-    """The columns that are shown only where rows differ in them."""
-    return [column for column in (*block.identity, "seed") if column not in ALWAYS]
 
 
 def _grid(columns: Sequence[Column], rows: Sequence[Row]) -> Grid:
