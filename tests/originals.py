@@ -106,6 +106,8 @@ GUIDED_ADM = {
     "resblock_updown": True,
 }
 
+HALF = {"channel_mult": (0.5, 1)}  # as the released network of 512 pixels begins
+
 
 CLASSIFIER = {key: value for key, value in LEVELS.items() if key != "num_classes"} | {
     "image_size": SIZE,
@@ -228,6 +230,7 @@ CASES: dict[str, Case] = {
         LEVELS | GUIDED_ADM | {"use_new_attention_order": True},
         (3.0, 998.0),
     ),
+    "adm_512": Case(*GUIDED, "UNetModel", LEVELS | GUIDED_ADM | HALF, (3.0, 998.0)),
     "adm_classifier": Case(*GUIDED, "EncoderUNetModel", CLASSIFIER, (3.0, 998.0), judged),
     "adm_classifier_average": Case(*GUIDED, "EncoderUNetModel", AVERAGED, (3.0, 998.0), judged),
     "improved": Case(*IMPROVED, "UNetModel", LEVELS | {"num_heads": 4}, (3.0, 998.0)),

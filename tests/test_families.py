@@ -135,6 +135,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "score_sde": ("score_sde", {"data": {"image_size": SIZE}}),
     "adm": ("adm", {"image_size": SIZE}),
     "adm_new_order": ("adm", {"image_size": SIZE, "use_new_attention_order": True}),
+    "adm_512": ("adm", {"image_size": SIZE}),
     "improved": ("improved-diffusion", {"image_size": SIZE, "rescale_timesteps": False}),
     "dit": ("dit", {"num_heads": 3}),
 }
@@ -219,6 +220,24 @@ def averages(walk: Tensor, width: float) -> dict[int, Tensor]:
         average = beta(n) * average + (1 - beta(n)) * walk[n]
         found[n] = average
     return found
+
+
+def test_networks_that_guided_diffusion_did_not_release_have_its_programs_defaults(
+    tmp_path: Path,
+) -> None:
+    path = written(tmp_path / "released", "improved")
+    found, *_ = read_family("adm", path, SIZE, {})
+    assert (found.recipe["network"]["head_width"], found.recipe["network"]["heads"]) == (None, 4)
+    assert found.recipe["schedule"] == {"name": "linear", "levels": 1000}
+    assert any("--num_head_channels -1" in line for line in found.assumed)
+
+
+@pytest.mark.usefixtures("nvlabs")
+def test_pickles_of_the_other_program_of_nvlabs_name_its_kind(tmp_path: Path) -> None:
+    for name, kind, other in (("ddpmpp", "edm2", "edm"), ("edm2", "edm", "edm2")):
+        path = written(tmp_path / name, name)
+        line = here(tmp_path, "import", kind, str(path)).line()
+        assert line.endswith(f"take `diffgen import {other}`")
 
 
 @pytest.mark.usefixtures("nvlabs")

@@ -222,6 +222,36 @@ def test_refusals(released, tmp_path):
     assert (tmp_path / "out.ckpt").read_bytes() == before
 
 
+@pytest.fixture(scope="module")
+def adm(tmp_path_factory) -> dict[str, torch.Tensor]:
+    path = test_families.written(tmp_path_factory.mktemp("adm") / "adm.pt", "adm")
+    return torch.load(path, weights_only=True)
+
+
+def test_weights_of_torchs_parallel_modules_and_of_half_precision_are_read(adm, tmp_path):
+    wrapped = {f"module.{key}": value.half() for key, value in adm.items()}
+    torch.save(wrapped, tmp_path / "wrapped.pt")
+    worked(here(tmp_path, "import", "adm", "wrapped.pt", "there", "--size", "8"))
+    found = load(tmp_path / "there" / "checkpoints" / "last.ckpt").weights()
+    assert torch.equal(found["ascents.0.leave.2.bias"], adm["out.2.bias"].half().float())
+
+
+def test_files_of_another_kind_are_refused_by_their_names(adm, released, ddpm, tmp_path):
+    folder, others = str(released[0].parent), tmp_path / "others"
+    others.mkdir()
+    torch.save(adm, others / "adm.pt")
+    torch.save(adm | {"out.2.bias": adm["out.2.bias"] / 0}, others / "infinite.pt")
+    own = str(ddpm / "checkpoints" / "last.ckpt")
+    for kind in ("adm", "ncsn", "edm", "score_sde", "dit"):
+        assert f"{folder} is a folder: name the file in it" in refused(tmp_path, kind, folder)
+    for kind in ("adm", "ncsnv2", "ddim", "score_sde", "dit"):
+        assert "is a checkpoint of diffgen: checkpoint= and" in refused(tmp_path, kind, own)
+    assert "take `diffgen import adm`" in refused(others, "improved-diffusion", "adm.pt")
+    line = refused(others, "adm", "infinite.pt", "there", "--size", "8")
+    assert "the weights in infinite.pt are not finite" in line
+    assert not (others / "there").exists()
+
+
 def test_a_data_set_that_no_file_tells_of(released, tmp_path):
     path, _ = released
     (tmp_path / "config.yml").unlink()

@@ -33,6 +33,7 @@ def song(**settings: Any) -> SongUNet:
 
 
 COSINE = {"frequencies": "cosine", "norm_eps": 1e-5}
+HALF = {"multipliers": (0.5, 1), "stem": 64, "exact_groups": True}
 LIKE_ADM = {"downsample": "residual", "embedding": "scale_shift", "head_width": 64, **COSINE}
 
 
@@ -81,6 +82,7 @@ NETWORKS: dict[str, tuple[Callable[..., Any], Callable[..., State]]] = {
     "edm_adm": (edm_adm, adopted_edm),
     "adm": (partial(unet, **LIKE_ADM), adopted_adm),
     "adm_new_order": (partial(unet, **LIKE_ADM), partial(adopted_adm, new_order=True)),
+    "adm_512": (partial(unet, **LIKE_ADM, **HALF), adopted_adm),
     "adm_classifier": (classifier, adopted_adm),
     "adm_classifier_average": (
         partial(classifier, downsample="centered", pool="average"),

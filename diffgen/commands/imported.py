@@ -29,6 +29,7 @@ def write(options: Namespace, config: Config) -> None:
         if series
         else convert(options.kind, options.path, options.size, config)
     )
+    _check_finite(found, options.path)
     dataset = _dataset(found, options.dataset, options.trust)
     recipe = {**found.recipe, "dataset": dataset}
     path = _target(options.out, found, dataset["name"], options.path)
@@ -54,6 +55,13 @@ def write(options: Namespace, config: Config) -> None:
     for line in said:
         print(line)
     print(path.parent.parent if path.parent.name == "checkpoints" else path)
+
+
+def _check_finite(found: Imported, path: Path) -> None:
+    """UsageError where the weights that images are drawn with are not finite."""
+    drawn = found.ema or next(iter(found.averages.values()), found.raw)
+    if not all(bool(value.isfinite().all()) for value in drawn.values()):
+        raise UsageError(f"the weights in {path} are not finite: their training diverged")
 
 
 def _is_series(options: Namespace) -> bool:

@@ -14,6 +14,7 @@ SIZES = {
     (1, 2, 3, 4): 64,
     (1, 1, 2, 3, 4): 128,
     (1, 1, 2, 2, 4, 4): 256,
+    (0.5, 1, 1, 2, 2, 4, 4): 512,
 }
 BLOCK = re.compile(r"input_blocks\.(\d+)\.0\.in_layers\.2\.weight$")
 
@@ -28,14 +29,16 @@ def shapes_of(state: State, path: Path, blocks: int | None = None) -> dict[str, 
     each = blocks + 1
     levels = last // each + 1
     widths = [len(found[level * each + 1]) for level in range(levels)]
-    if len(state["input_blocks.0.0.weight"]) != width or any(w % width for w in widths):
+    stem = len(state["input_blocks.0.0.weight"])
+    if stem not in (width, widths[0]) or any(2 * w % width for w in widths):
         raise UsageError(f"no import of {path}: channels of {widths} at a width of {width}")
     places = [f"input_blocks.{level * each + 1}.1.qkv.weight" for level in range(levels)]
     emb, conv = "emb_layers.1.weight", "in_layers.2.weight"
     scaled = len(state[f"middle_block.0.{emb}"]) == 2 * len(state[f"middle_block.0.{conv}"])
     return {
         "width": width,
-        "multipliers": [w // width for w in widths],
+        "multipliers": [w / width if w % width else w // width for w in widths],
+        **({} if stem == width else {"stem": stem}),
         "blocks": blocks,
         "attends": [place in state for place in places],
         "embedding": "scale_shift" if scaled else "add",

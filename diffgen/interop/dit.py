@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from diffgen.errors import UsageError
-from diffgen.interop.files import State, read_weights
+from diffgen.interop.files import State, read_weights, unwrapped
 from diffgen.interop.parameter_names import dit_names
 from diffgen.interop.release import Release, Settings, recipe_of
 from diffgen.network.dit import DiT
@@ -24,7 +24,7 @@ def read_dit(path: Path, size: int | None, settings: Settings) -> Release:
     for part in (state, average or {}):
         if not isinstance(part, dict) or not all(isinstance(v, Tensor) for v in part.values()):
             raise UsageError(f"{path} holds no weights of a DiT")
-    state = {key.removeprefix("module."): value for key, value in state.items()}
+    state = unwrapped(state)
     if "x_embedder.proj.weight" not in state or "pos_embed" not in state:
         raise UsageError(f"{path} holds no weights of a DiT")
     network, shape, learned = _network(state, settings, path)
@@ -58,7 +58,7 @@ def read_dit(path: Path, size: int | None, settings: Settings) -> Release:
 
 def dit_state(state: State, network: DiT) -> State:
     """Their state without the places of patches, which are not learned; UsageError for others."""
-    state = {key.removeprefix("module."): value for key, value in state.items()}
+    state = unwrapped(state)
     places = state.pop("pos_embed", None)
     ours = positions(network.size // network.patches.kernel_size[0], network.patches.out_channels)
     if places is not None and not torch.allclose(places.reshape(ours.shape), ours, atol=1e-4):

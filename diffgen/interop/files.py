@@ -44,14 +44,31 @@ def read_released(path: Path) -> Released:
 
 def read_weights(path: Path) -> Any:
     """What torch.save wrote, if it is tensors and plain data only; safetensors, too."""
-    if not path.is_file():
-        raise UsageError(f"no file at {path}")
+    check_file(path)
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
     except (RuntimeError, ValueError, OSError, KeyError, SafetensorError):
         raise UsageError(f"{path} is truncated or no file of safetensors") from None
-    return read(path)
+    data = read(path)
+    if isinstance(data, Mapping) and "diffgen" in data:
+        raise UsageError(
+            f"{path} is a checkpoint of diffgen: checkpoint= and init= take it as it is"
+        )
+    return data
+
+
+def check_file(path: Path) -> None:
+    """UsageError where this kind's file is a folder, or missing."""
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder: name the file in it")
+    if not path.is_file():
+        raise UsageError(f"no file at {path}")
+
+
+def unwrapped(state: Mapping[str, Any]) -> dict[str, Any]:
+    """A state without the prefix of torch's parallel modules."""
+    return {key.removeprefix("module."): value for key, value in state.items()}
 
 
 def read_state(path: Path) -> State:
@@ -63,7 +80,7 @@ def _weights(data: Any, path: Path) -> State:
     named = isinstance(data, Mapping) and all(isinstance(k, str) for k in data)
     if not named or not all(isinstance(v, Tensor) for v in data.values()):
         raise UsageError(f"{path} does not hold weights where the layout has them")
-    return {key.removeprefix("module."): value for key, value in data.items()}
+    return unwrapped(data)
 
 
 def _adam_step(optimizer: Any) -> int:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from diffgen.errors import UsageError
+from diffgen.interop.files import check_file
 from diffgen.runs.plain_pickle import DTYPES, Refused
 from diffgen.runs.torch_file import read_storage
 
@@ -146,8 +147,7 @@ Unpickler.dispatch = {
 
 def read_records(path: Path) -> Record:
     """The dict in a pickle of NVlabs; UsageError where it is damaged or holds anything else."""
-    if not path.is_file():
-        raise UsageError(f"no file at {path}")
+    check_file(path)
     try:
         data = Unpickler(io.BytesIO(path.read_bytes())).load()
     except Refused as error:

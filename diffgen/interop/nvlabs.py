@@ -23,6 +23,8 @@ from diffgen.interop.release import Release, Settings, recipe_of
 def read_edm(path: Path, size: int | None, settings: Settings) -> Release:
     """A pickle of EDM's training, or of its releases: the average of its weights."""
     wrapper = _network(path)
+    if wrapper.get("class_name") == "Precond":
+        raise UsageError(f"no import of {path}: it is of EDM2, take `diffgen import edm2`")
     inner = _inside(wrapper, "model", path)
     networks = {"SongUNet": song_network, "DhariwalUNet": adm_network}
     network = _of(networks, inner, path)(settings_of(inner, path), path)
@@ -43,7 +45,10 @@ def read_edm2(path: Path, size: int | None, settings: Settings) -> Release:
     """A snapshot of EDM2 on pixels: an average of its weights."""
     wrapper = _network(path)
     if wrapper.get("class_name") != "Precond":
-        raise UsageError(f"no import of {path}: {wrapper.get('class_name')} is not EDM2's Precond")
+        other = ", take `diffgen import edm`" if wrapper.get("class_name") in WRAPPERS else ""
+        raise UsageError(
+            f"no import of {path}: {wrapper.get('class_name')} is not EDM2's Precond{other}"
+        )
     inner = _inside(wrapper, "unet", path)
     found = settings_of(inner, path, MP)
     clip = None if found["clip_act"] is None else float(found["clip_act"])

@@ -13,7 +13,7 @@ from diffgen.errors import UsageError
 from diffgen.interop.adm import adm_names, adm_state
 from diffgen.interop.adm_classifier import read_classifier
 from diffgen.interop.adm_shapes import SIZES, network_of, shapes_of, told
-from diffgen.interop.files import State, read_weights
+from diffgen.interop.files import State, read_weights, unwrapped
 from diffgen.interop.release import Release, Settings, recipe_of
 
 # Flags that no weight betrays, as the programs have them, and as released networks were made.
@@ -49,7 +49,10 @@ def read_adm(path: Path, size: int | None, settings: Settings) -> Release:
         return read_classifier(state, path, size, settings)
     shapes = shapes_of(state, path)
     released = {(1, 2, 3, 4): ADM_64, (1, 1, 2, 3, 4): ADM_128}
-    known = ADM | released.get(tuple(shapes["multipliers"]), {})
+    own = (
+        shapes["downsample"] != "residual"
+    )  # as no released network, but as its program's default
+    known = ADM | (ADM_128 if own else released.get(tuple(shapes["multipliers"]), {}))
     return _release(state, shapes, known, path, size, settings)
 
 
@@ -59,14 +62,19 @@ def read_improved(path: Path, size: int | None, settings: Settings) -> Release:
     if not _upward(state):
         raise UsageError(f"no import of {path}: it is a classifier, take `diffgen import adm`")
     shapes = shapes_of(state, path)
+    if shapes["downsample"] == "residual":
+        raise UsageError(
+            f"no import of {path}: it is of guided-diffusion, take `diffgen import adm`"
+        )
     lsun = shapes["multipliers"] == [1, 1, 2, 2, 4, 4]
     known = IMPROVED | (IMPROVED_LSUN if lsun else {})
     return _release(state, shapes, known, path, size, settings)
 
 
 def _weights(path: Path) -> State:
-    state = read_weights(path)
-    if not isinstance(state, dict) or "time_embed.0.weight" not in state:
+    data = read_weights(path)
+    state = unwrapped(data) if isinstance(data, dict) else {}
+    if "time_embed.0.weight" not in state:
         raise UsageError(f"{path} holds no weights of guided-diffusion or improved-diffusion")
     if len(state["input_blocks.0.0.weight"][0]) == 6:
         raise UsageError(f"no import of {path}: it makes images larger, out of smaller ones")
@@ -124,7 +132,7 @@ def _release(
 def _assumed(flags: Settings, settings: Settings, size: int) -> tuple[str, ...]:
     silent = {key: value for key, value in flags.items() if key not in settings}
     said = [f"--{key} {value}" for key, value in silent.items()]
-    lines = [f"flags of the released network of these shapes: {' '.join(said)}"] if said else []
+    lines = [f"flags as networks of these shapes have them: {' '.join(said)}"] if said else []
     if "image_size" not in settings:
         lines.append(f"images of {size} pixels")
     return tuple(lines) or ("nothing",)

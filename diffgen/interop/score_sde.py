@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from diffgen.errors import UsageError
-from diffgen.interop.files import State, read_weights
+from diffgen.interop.files import State, read_weights, unwrapped
 from diffgen.interop.release import Release, Settings, recipe_of
 from diffgen.interop.score_sde_modules import ATTENTION_AT, outline_of
 from diffgen.network.pyramid import ResidualPyramid
@@ -99,7 +99,7 @@ def read_score_sde(path: Path, size: int | None, settings: Settings) -> Release:
     held = data.get("model") if isinstance(data, dict) else None
     if not isinstance(held, dict) or not all(isinstance(v, Tensor) for v in held.values()):
         raise UsageError(f"{path} does not hold weights under model, as score_sde saves them")
-    state = {key.removeprefix("module."): value for key, value in held.items()}
+    state = unwrapped(held)
     sigmas = state.pop("sigmas", None)
     if sigmas is None or not all(key.startswith("all_modules.") for key in state):
         raise UsageError(f"{path} holds no NCSN++ or DDPM++ of score_sde")

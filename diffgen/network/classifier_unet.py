@@ -4,10 +4,10 @@ Dhariwal and Nichol, Diffusion Models Beat GANs on Image Synthesis (2021), secti
 """
 
 from itertools import repeat
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -15,7 +15,14 @@ from diffgen.errors import UsageError
 from diffgen.network.blocks import BlockStyle, Descent, Middle, levels
 from diffgen.network.embedding import Condition, cosines
 from diffgen.network.layers import conv3, group_norm, initialised
-from diffgen.network.unet import check_unet, down, emb_norm_of, set_groups
+from diffgen.network.unet import (
+    Multipliers,
+    check_unet,
+    down,
+    emb_norm_of,
+    set_groups,
+    widths_of,
+)
 
 
 class ClassifierUNet(nn.Module):
@@ -37,7 +44,7 @@ class ClassifierUNet(nn.Module):
         num_classes: PositiveInt,
         noise_conditional: bool = False,
         width: PositiveInt = 128,
-        multipliers: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 2, 3, 4),
+        multipliers: Multipliers = (1, 2, 3, 4),
         blocks: PositiveInt = 2,
         attention: tuple[PositiveInt, ...] = (32, 16, 8),
         head_width: PositiveInt = 64,
@@ -48,6 +55,7 @@ class ClassifierUNet(nn.Module):
         downsample: Literal["centered", "residual"] = "residual",
         pool: Literal["attention", "average"] = "attention",
         norm_eps: PositiveFloat = 1e-5,
+        stem: PositiveInt | None = None,
     ) -> None:
         super().__init__()
         check_unet(size, width, len(multipliers) - 1, dropout)
@@ -56,9 +64,12 @@ class ClassifierUNet(nn.Module):
         norm = emb_norm_of(embedding, noise_conditional, groups, 4 * width, norm_eps)
         style = BlockStyle(norm, groups, dropout, 1, head_width, norm_eps)
         attends = [size >> level in attention for level in range(len(multipliers))]
-        ladder = levels([width * m for m in (1, *multipliers)], blocks, attends)
-        stem = conv3(channels, width)
-        enters = [stem, *(down(level.above, downsample, style) for level in ladder[1:])]
+        first = stem or width
+        ladder = levels([first, *widths_of(width, multipliers)], blocks, attends)
+        enters = [
+            conv3(channels, first),
+            *(down(level.above, downsample, style) for level in ladder[1:]),
+        ]
         self.descents = nn.ModuleList(map(Descent, ladder, repeat(style), enters))
         last = ladder[-1].channels
         self.middle = Middle(last, style)

@@ -35,6 +35,8 @@ DOWNS = {
 }
 FREQUENCIES = {"sine": sinusoid, "cosine": cosines}
 MAPS = 16
+# ADM's network of 512 pixels begins with a half.
+Multipliers = Annotated[tuple[PositiveInt | PositiveFloat, ...], Field(min_length=1)]
 
 
 class UNet(nn.Module):
@@ -66,7 +68,7 @@ class UNet(nn.Module):
         out_channels: PositiveInt | None = None,
         has_noise_input: bool = True,
         width: PositiveInt = 128,
-        multipliers: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 2, 2, 2),
+        multipliers: Multipliers = (1, 2, 2, 2),
         blocks: PositiveInt = 2,
         attention: tuple[PositiveInt, ...] = (16,),
         heads: PositiveInt = 1,
@@ -94,7 +96,7 @@ class UNet(nn.Module):
         style = BlockStyle(norm, groups, dropout, heads, head_width, norm_eps)
         attends = [size >> level in attention for level in range(len(multipliers))]
         first = stem or width
-        ladder = levels([first, *(width * m for m in multipliers)], blocks, attends)
+        ladder = levels([first, *widths_of(width, multipliers)], blocks, attends)
         into = conv3(channels + (MAPS if self.maps else 0), first)
         head = Head(ladder[0].channels, self.out_channels, groups, norm_eps)
         enters = [into, *(down(level.above, downsample, style) for level in ladder[1:])]
@@ -122,6 +124,16 @@ class UNet(nn.Module):
         for ascent in reversed(self.ascents):
             x = ascent(x, kept, emb)
         return x
+
+
+def widths_of(width: int, multipliers: Multipliers) -> list[int]:
+    """The channels of each resolution; UsageError where they are no whole numbers."""
+    if any(width * m % 1 for m in multipliers):
+        raise UsageError(
+            f"network.multipliers={list(multipliers)} of network.width={width} are no whole "
+            "numbers of channels"
+        )
+    return [int(width * m) for m in multipliers]
 
 
 def set_groups(network: nn.Module, groups: int) -> None:
