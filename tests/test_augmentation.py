@@ -108,6 +108,17 @@ def test_an_image_does_not_depend_on_its_company():
     assert changes.told.shape == (12, TOLD)
 
 
+def test_autocast_rounds_nothing():
+    """Only the network is rounded; a warp in bfloat16 would move pixels by tenths."""
+    u = torch.rand(6, DRAWS, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    changes, x = drawn(u, 0.8, SIZE), torch.rand(6, 3, SIZE, SIZE)
+    plain = changed(x, changes, torch.arange(6))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = changed(x, changes, torch.arange(6))
+    assert found.dtype == torch.float32
+    assert torch.equal(found, plain)
+
+
 def test_how_often():
     u = torch.rand(4000, DRAWS, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     told = drawn(u, 0.12, SIZE).told

@@ -86,8 +86,13 @@ def changed(x: Tensor, changes: Changes, rows: Tensor) -> Tensor:
     """Images x (b, C, H, W) changed as `rows` (b,) of the whole batch's changes say.
 
     The frame mirrored about the images is as wide as any of the whole batch needs, so that an
-    image is the same in any part of it.
+    image is the same in any part of it. In full float32, whatever precision the network has.
     """
+    with torch.autocast(x.device.type, enabled=False):
+        return _changed(x, changes, rows.to(changes.inverse.device))
+
+
+def _changed(x: Tensor, changes: Changes, rows: Tensor) -> Tensor:
     flips = (changes.mirrored[rows], -1), (changes.turned[rows], -2)
     for which, axis in flips:
         x = torch.where(which.to(x.device)[:, None, None, None], x.flip(axis), x)

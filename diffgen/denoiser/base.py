@@ -85,11 +85,17 @@ class Preconditioned(Denoiser):
         told = () if augment is None else (augment.to(scaled),)
         return self.network(scaled, c_noise, label, *told).to(scaled)
 
-    def log_variance(self, t: Tensor) -> Tensor | None:
-        """ln of the error that a network expects of itself at t (b,); None where it has no say."""
+    def log_variance(self, t: Tensor, like: Tensor) -> Tensor | None:
+        """ln of the error that a network expects of itself at t (b,); None where it has no say.
+
+        On the device of `like`, in full float32.
+        """
         said = getattr(self.network, "log_variance", None)
         c_noise = self.noise_input(self.schedule, t)
-        return None if said is None or c_noise is None else said(c_noise.float())
+        if said is None or c_noise is None:
+            return None
+        with torch.autocast(like.device.type, enabled=False):
+            return said(c_noise.to(like.device, torch.float32))
 
     def coefficients(self, t: Tensor, like: Tensor) -> tuple[Tensor, ...]:
         """c_skip, c_out and c_in at t, shaped and cast to multiply `like`."""

@@ -77,7 +77,7 @@ class Loss:
         snr = snr_of(alpha, sigma)
         weight = self.weighting(snr, t, schedule) * torch.square(c_out) * snr
         error = weight.to(error) * error
-        expected = self.denoiser.log_variance(t)
+        expected = self.denoiser.log_variance(t, x0)
         if expected is not None:  # learned uncertainty (Karras et al. 2024, equation 21)
             error = error / expected.exp() + expected
         if self.bound:
