@@ -88,6 +88,7 @@ def test_a_choice_names_its_class_and_only_its_arguments(room, choice):
     assert stands_for(room, choice, name)
     if room == "sampler":
         assert settings.pop("steps").startswith("${oc.select:steps,")
+        assert settings.pop("spacing", "karras") in SPACINGS
     if room == "guidance":
         for key in ("checkpoint", "classifier_free"):  # for code, which passes a model on
             settings.pop(key, None)

@@ -356,10 +356,9 @@ def test_what_follows_is_as_published(pair):
     if "million" in figures:
         count = sum(parameter.numel() for parameter in network.parameters())
         assert count / MILLION == pytest.approx(figures["million"], abs=0.005)
-    options = dict(config["sampler"])
-    steps = options.pop("steps")
-    sampler = build("sampler", options)
-    count = len(times_of(recipe.model, schedule, sampler.spacing, steps)) - 1
+    options, chosen = config["sampler"], found.sampler
+    spacing = chosen.build().spacing if chosen.spacing == "auto" else chosen.spacing
+    count = len(times_of(recipe.model, schedule, spacing, chosen.steps)) - 1
     moves = count * options.get("inner", 1) + options.get("denoise", False)
     assert moves == figures["nfe"]
 

@@ -56,7 +56,13 @@ class Watched:
             return None
         schedule, number = self.module.denoiser.schedule, len(self.classes)
         return PreviewImages(
-            plan=plan_of(chosen.build(), steps or chosen.steps, recipe.model, schedule),
+            plan=plan_of(
+                chosen.build(),
+                steps or chosen.steps,
+                recipe.model,
+                schedule,
+                spacing=chosen.spacing,
+            ),
             shape=shape_of(self.images),
             labels=torch.arange(count) % number if number else None,
             num_samples=count,

@@ -31,21 +31,23 @@ OWN = "own"  # the sampler that a checkpoint's recipe names
 class SamplerSettings:
     """A sampler and its number of steps; `choice` None means the checkpoint's own.
 
-    steps: None where the sampler takes every training level or chooses its own.
+    steps: None where the sampler takes every training level or chooses its own. spacing: what
+    spacing=auto means, where a preset of the sampler says so.
     """
 
     choice: Choice | None
     steps: int | None
+    spacing: str = "auto"
 
     @classmethod
     def of(cls, settings: Mapping[str, Any], trust: Collection[str] = ()) -> "SamplerSettings":
-        """From {"name": ..., "steps": ..., **settings of the sampler}."""
+        """From {"name": ..., "steps": ..., "spacing": ..., **settings of the sampler}."""
         options = dict(settings)
-        steps = options.pop("steps", None)
+        steps, spacing = options.pop("steps", None), options.pop("spacing", "auto")
         if options.get("name") == OWN:
             typed(_Own, "sampler", {k: v for k, v in options.items() if k != "name"})
             return cls(None, steps)
-        return cls(choice("sampler", options, trust), steps)
+        return cls(choice("sampler", options, trust), steps, spacing)
 
     def resolved(
         self, recipe: Mapping[str, Any], trust: Collection[str] = ()
@@ -59,7 +61,7 @@ class SamplerSettings:
                 "such as sampler=ddim"
             )
         own = SamplerSettings.of(recipe["sampler"], trust)
-        return SamplerSettings(own.choice, self.steps or own.steps)
+        return SamplerSettings(own.choice, self.steps or own.steps, own.spacing)
 
     @property
     def name(self) -> str:

@@ -1,4 +1,4 @@
-"""DEIS: exponential integrators of the noise's extrapolation (Zhang and Chen 2023, rho-AB)."""
+"""DEIS: exponential integrators of the noise's extrapolation (Zhang and Chen 2023)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +16,9 @@ from diffgen.sampler.base import Noise, Sampler, first_order, log_snrs
 @dataclass(frozen=True)
 class DEIS(Sampler):
     """Adams-Bashforth of `order`: eps is extrapolated as a polynomial in ln(alpha / sigma).
+
+    Of the paper's variants tAB takes a polynomial in t and rhoAB one in sigma / alpha; this one is
+    diffusers', which depends on the noise alone and not on how a schedule counts time.
 
     With y = x / alpha and u = sigma / alpha, dy/du = eps is integrated exactly for it. The first
     steps are of lower order, and the step to the image is of first: where these do not lie at

@@ -9,6 +9,7 @@ from torch import Tensor
 from diffgen.denoiser import Denoiser
 from diffgen.sampler.base import Noise, first_order
 from diffgen.sampler.churn import Churned
+from diffgen.schedule import Schedule
 
 STEEP = 20  # u_t / u_s - 1 beyond which the slope at s says nothing of the step
 
@@ -18,8 +19,12 @@ class Heun(Churned):
     """Second order, 2 steps - 1 evaluations at most: the step to the image is Euler's.
 
     With y = x / alpha and dy/du = eps, the mean of the slopes at t and at s moves Euler's result
-    by alpha_s (u_s - u_t) (eps_s - eps_t) / 2 = alpha_s (1 - u_t / u_s) (x0_t - x0_s) / 2. Where
-    u falls more than twentyfold, as in the first step from alpha = 0 or nearly so, that factor
+    by alpha_s (u_s - u_t) (eps_s - eps_t) / 2 = alpha_s (u_t / u_s - 1) (x0_s - x0_t) / 2. On a
+    schedule that ends at alpha = 0 (flow, or a terminal SNR of zero) u has no end; there
+    alpha + sigma takes the place of alpha: with y = x / (alpha + sigma) and u = sigma / (alpha +
+    sigma), dy/du = eps - x0 is flow matching's velocity, and the step is that of its papers.
+
+    Where u falls more than twentyfold, as in the first step from nearly alpha = 0, that factor
     would enlarge any change of x0 beyond measure, and the step is Euler's, too.
     """
 
@@ -34,7 +39,14 @@ class Heun(Churned):
             x, t = self.add_churn(schedule, x, t, len(times) - 1, noise)
             x0 = denoiser(x, t, label)
             x = first_order(schedule, x, x0, t, s)
-            fall = (schedule.log_snr(s) - schedule.log_snr(t)).expm1()
+            scale_t, scale_s = scale(schedule, t), scale(schedule, s)
+            fall = schedule.sigma(t) / scale_t * (scale_s / schedule.sigma(s)) - 1
             if s > 0 and fall < STEEP:
-                x = x + schedule.alpha(s) * fall / 2 * (denoiser(x, s, label) - x0)
+                x = x + scale_s * fall / 2 * (denoiser(x, s, label) - x0)
             yield x
+
+
+def scale(schedule: Schedule, t: Tensor) -> Tensor:
+    """What x is divided by at t: alpha, or alpha + sigma where the schedule ends at alpha = 0."""
+    ends_in_noise = schedule.alpha(t.new_tensor(1.0)) == 0
+    return schedule.alpha(t) + schedule.sigma(t) if ends_in_noise else schedule.alpha(t)

@@ -135,6 +135,7 @@ class Request:
             num_samples=settings.num_samples,
             labels=self.labels(),
             num_classes=len(self.guides.classes),
+            levels_only=self.model.noise_input == "index",
             inputs=CheckpointInputs(self.checkpoint, settings.root),
         )
         if task.unconditional and self.checkpoint.classes and not self.model.label_dropout:
@@ -171,7 +172,8 @@ def request_of(settings: Sampling) -> Request:
         remedy = tuned_times.command(settings, chosen, changed(sampler.deterministic()))
         return tuned_times.read(checkpoint, key, runs, remedy)
 
-    return make(plan(spacing=settings.spacing, tuned=tuned))
+    spacing = chosen.spacing if settings.spacing == "auto" else settings.spacing
+    return make(plan(spacing=spacing, tuned=tuned))
 
 
 def tuned_key(request: Request) -> dict[str, Any]:

@@ -53,7 +53,8 @@ def own_sampler(
     settings: SamplerSettings, recipe: DenoiserRecipe, schedule: Schedule
 ) -> OwnSampler:
     """How the sampler with these settings goes on this model."""
-    plan = plan_of(settings.build(), settings.steps, recipe.model, schedule)
+    how = settings.build(), settings.steps, recipe.model, schedule
+    plan = plan_of(*how, spacing=settings.spacing)
     sampler, times = plan.sampler, plan.times
     langevin = None
     if isinstance(sampler, Langevin) and len(times) > 2:
