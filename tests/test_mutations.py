@@ -51,13 +51,17 @@ from diffgen.sampler import (
     tuned,
     unipc,
 )
+from diffgen.sampler import (
+    heun as heun_file,
+)
 from diffgen.sampler.base import first_order, log_snrs, posterior_mean, posterior_variance
 from diffgen.sampler.churn import Churned
 from diffgen.sampler.consistent import Consistent
 from diffgen.sampler.ddim import DDIM
-from diffgen.sampler.ddpm import DDPM, STEPS
+from diffgen.sampler.ddpm import DDPM, STEPS, in_force
 from diffgen.sampler.dpmpp_2m import DPMpp2M
 from diffgen.sampler.dpmpp_2m_sde import DPMpp2MSDE
+from diffgen.sampler.euler import Euler
 from diffgen.sampler.euler_maruyama import EulerMaruyama
 from diffgen.sampler.heun import Heun
 from diffgen.sampler.langevin import Langevin
@@ -158,7 +162,7 @@ def ancestral(
 
     def trajectory(self, denoiser, x, times, label, noise):
         schedule = denoiser.schedule
-        step = STEPS[self.variance](schedule, len(times) - 1)
+        step = STEPS[in_force(self.variance, schedule, times)]
         for t, s in pairwise(times):
             x0, variance = step(denoiser, x, t, s, label)
             if mean:
@@ -706,6 +710,21 @@ MISTAKES = {
             self, schedule, x, t, 1, noise
         ),
         HEUN,
+    ),
+    "churn_of_a_part": Mistake(
+        Churned, "with_fixed_step",
+        lambda right: lambda self, *_: self,
+        lambda: test_sampler.test_a_run_in_parts_is_the_whole_run(Euler(churn=3.0)),
+    ),
+    "variance_of_a_part": Mistake(
+        DDPM, "with_fixed_step",
+        lambda right: lambda self, *_: self,
+        lambda: test_sampler.test_a_run_in_parts_is_the_whole_run(DDPM("auto")),
+    ),
+    "heun_of_a_flow_in_u": Mistake(
+        heun_file, "scale",
+        lambda right: lambda schedule, t: schedule.alpha(t),
+        test_sampler.test_heun_on_a_flow_is_that_of_its_papers,
     ),
     "churn_noise_unscaled": Mistake(
         Churned, "add_churn",

@@ -10,6 +10,7 @@ from analytic import PARTS, SCHEDULES, Gaussian, Mixture, image, scalar, silent,
 from torch import Tensor
 
 from diffgen.denoiser import Denoiser
+from diffgen.denoiser.evaluations import RowCount
 from diffgen.errors import UsageError
 from diffgen.sampler import Sampler, SeededNoise
 from diffgen.sampler.base import posterior_variance
@@ -31,6 +32,7 @@ from diffgen.sampler.unipc import UniPC
 from diffgen.schedule import Schedule
 from diffgen.schedule.cosine import Cosine
 from diffgen.schedule.edm import EDM
+from diffgen.schedule.flow import Flow
 from diffgen.schedule.geometric import Geometric
 from diffgen.schedule.linear import Linear
 from diffgen.schedule.spacing import times
@@ -282,6 +284,51 @@ def test_edm_algorithm_2():
     churned = Heun(churn=4.0, churn_min=0.05, churn_max=50.0, churn_scale=1.007)
     *_, found = states(churned, denoiser, time_points)
     torch.testing.assert_close(found, x, atol=1e-8, rtol=1e-8)
+
+
+ONE_STEP = {  # those that keep nothing from step to step
+    **{f"ddpm_{v}": DDPM(v) for v in ("fixedsmall", "fixedlarge", "auto")},
+    "ddim_eta_1": DDIM(eta=1.0),
+    "euler_churn": Euler(churn=3.0),
+    "heun_churn": Heun(churn=3.0),
+    "euler_maruyama": EulerMaruyama(),
+    "pc": PC(),
+    "langevin": Langevin(inner=2),
+    "consistent": Consistent(),
+}
+
+
+@pytest.mark.parametrize("sampler", ONE_STEP.values(), ids=ONE_STEP)
+def test_a_run_in_parts_is_the_whole_run(sampler):
+    """Tasks that go a part of the way, or step by step, take the steps of the whole way."""
+    ladder = Geometric(sigma_max=5.0, levels=20)  # of which auto takes 20 steps for many
+    time_points, noise = times(ladder, "linspace", 20), SeededNoise(0, range(3))
+    denoiser = two_peaks_of_four(ladder)
+    part = sampler.with_fixed_step(ladder, time_points)
+    state = noise(torch.zeros(3, 1, 2, 2, dtype=torch.float64))
+    for k, whole in enumerate(states(sampler, denoiser, time_points)):
+        state = part(denoiser, state, time_points[k : k + 2], None, noise)
+        torch.testing.assert_close(state, whole, rtol=1e-9, atol=1e-9)
+
+
+def test_heun_on_a_flow_is_that_of_its_papers():
+    """The mean of two velocities eps - x0, from pure noise on; 2 steps - 1 evaluations."""
+    denoiser = RowCount(two_peaks_of_four(Flow()))
+    denoiser.schedule = Flow()
+
+    def velocity(x: Tensor, t: Tensor) -> Tensor:
+        return (x - denoiser(x, t, None)) / t
+
+    time_points, noise = times(Flow(), "trailing", 12), SeededNoise(0, range(3))
+    x = noise(torch.zeros(3, 1, 2, 2, dtype=torch.float64))
+    for t, s in pairwise(time_points):
+        v = velocity(x, t)
+        ahead = x + (s - t) * v
+        x = x + (s - t) / 2 * (v + velocity(ahead, s)) if s > 0 else ahead
+    rows = denoiser.rows
+    *_, found = states(Heun(), denoiser, time_points)
+    torch.testing.assert_close(found, x, rtol=1e-9, atol=1e-9)
+    assert rows == denoiser.rows - rows == 3 * 23
 
 
 def test_churn_never_leaves_the_schedule():

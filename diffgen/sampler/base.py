@@ -28,6 +28,10 @@ class Sampler(abc.ABC):
         """The same sampler without noise; itself where no setting turns the noise off."""
         return self
 
+    def keeps_times(self) -> bool:
+        """Whether it asks the denoiser at the times it is given, and at no others."""
+        return True
+
     def warning(self, schedule: Schedule, steps: int) -> str | None:
         """What is likely to give poor images in so many steps, with the remedy."""
         return None

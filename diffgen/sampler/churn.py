@@ -3,6 +3,7 @@
 import abc
 import math
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -27,13 +28,24 @@ class Churned(Sampler, abc.ABC):
         check_range("churn", self.churn, 0, math.inf)
         check_range("churn_scale", self.churn_scale, 0, math.inf)
 
+    all_steps: ClassVar[int | None] = None  # that churn is shared among; None: those of a call
+
     def deterministic(self) -> Sampler:
         return replace(self, churn=0.0)
+
+    def keeps_times(self) -> bool:
+        return self.churn == 0
+
+    def with_fixed_step(self, schedule: Schedule, times: Tensor) -> Sampler:
+        fixed = replace(self)
+        object.__setattr__(fixed, "all_steps", len(times) - 1)
+        return fixed
 
     def add_churn(
         self, schedule: Schedule, x: Tensor, t: Tensor, steps: int, noise: Noise
     ) -> tuple[Tensor, Tensor]:
         """x (B, C, H, W) with churn's noise, and the later time at which it now is."""
+        steps = self.all_steps or steps
         log_snr = schedule.log_snr(t)
         if not (self.churn > 0 and self.churn_min <= (-log_snr).exp() <= self.churn_max):
             return x, t

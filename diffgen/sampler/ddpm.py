@@ -1,7 +1,7 @@
 """Ancestral sampling (Ho et al. 2020, algorithm 2 and equation 7)."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -42,7 +42,7 @@ class DDPM(Sampler):
         self, denoiser: Denoiser, x: Tensor, times: Tensor, label: Tensor | None, noise: Noise
     ) -> Iterator[Tensor]:
         schedule = denoiser.schedule
-        step = STEPS[self.variance](schedule, len(times) - 1)
+        step = STEPS[in_force(self.variance, schedule, times)]
         for t, s in pairwise(times):
             x0, variance = step(denoiser, x, t, s, label)
             x = posterior_mean(schedule, x, x0, t, s)
@@ -50,8 +50,18 @@ class DDPM(Sampler):
                 x = x + variance.sqrt() * noise(x)
             yield x
 
+    def with_fixed_step(self, schedule: Schedule, times: Tensor) -> Sampler:
+        return replace(self, variance=in_force(self.variance, schedule, times))
+
     def warning(self, schedule: Schedule, steps: int) -> str | None:
         return variance_warning(self.variance, schedule, steps)
+
+
+def in_force(variance: str, schedule: Schedule, times: Tensor) -> str:
+    """The variance by its name, of `auto` the one that suits so many steps."""
+    if variance in STEPS:
+        return variance
+    return "fixedsmall" if few_steps(schedule, len(times) - 1) else "fixedlarge"
 
 
 def fixed(name: str) -> Step:
@@ -73,10 +83,8 @@ def learned(
     return x0, between(outputs, small, large).exp()
 
 
-SMALL, LARGE = fixed("fixedsmall"), fixed("fixedlarge")
-STEPS: dict[str, Callable[[Schedule, int], Step]] = {
-    "fixedsmall": lambda schedule, steps: SMALL,
-    "fixedlarge": lambda schedule, steps: LARGE,
-    "auto": lambda schedule, steps: SMALL if few_steps(schedule, steps) else LARGE,
-    "learned": lambda schedule, steps: learned,
+STEPS: dict[str, Step] = {
+    "fixedsmall": fixed("fixedsmall"),
+    "fixedlarge": fixed("fixedlarge"),
+    "learned": learned,
 }
