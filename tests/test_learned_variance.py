@@ -15,6 +15,8 @@ from diffgen.denoiser.base import Clipped, Preconditioned
 from diffgen.denoiser.evaluations import FixedShape, RowCount
 from diffgen.denoiser.learned_variance import between, estimate
 from diffgen.denoiser.noise_input import NOISE_INPUTS
+from diffgen.errors import UsageError
+from diffgen.guidance.autoguidance import Autoguidance
 from diffgen.guidance.classifier_free import ClassifierFree
 from diffgen.sampler.base import VARIANCES, posterior_mean, posterior_variance
 from diffgen.sampler.ddpm import DDPM
@@ -99,6 +101,12 @@ def test_guidance_and_clipping_edit_the_image_and_leave_the_variance():
     assert torch.equal(outputs, denoiser.outputs(x, t, label))
     assert torch.equal(denoiser.raw(x, t, label), outputs[:, :2])
     assert not denoiser.network._forward_hooks
+
+
+def test_a_weak_model_alone_has_no_variance_to_say():
+    model, weak = denoiser_of(Linear()), denoiser_of(Linear())
+    with pytest.raises(UsageError, match=r"sampler\.variance=fixedsmall"):
+        estimate(Autoguidance(model, weak, weight=-1.0), images(), scalar(0.5), None)
 
 
 @BOTH

@@ -18,7 +18,8 @@ from diffgen.dataset.digits import Digits
 from diffgen.dataset.images import Images, in_memory
 from diffgen.dataset.pixels import RANGES
 from diffgen.errors import UsageError
-from diffgen.sampling.plan import times_of
+from diffgen.sampler.heun import Heun
+from diffgen.sampling.plan import plan_of, times_of
 from diffgen.schedule.geometric import Geometric
 from diffgen.schedule.ncsnv2 import NCSNv2, levels_between, levels_of, overlap, ratio_of
 
@@ -274,6 +275,12 @@ def test_a_network_of_ten_levels_is_asked_at_ten(spacing):
 def test_a_network_of_ten_levels_refuses_others(spacing, steps, words):
     with pytest.raises(UsageError, match=words):
         times_of(V1, TEN, spacing, steps)
+
+
+def test_a_network_of_ten_levels_refuses_churn():
+    with pytest.raises(UsageError, match=r"sampler\.churn=0"):
+        plan_of(Heun(churn=1.0), 5, V1, TEN)
+    assert plan_of(Heun(), 5, V1, TEN).steps == 5
 
 
 def test_levels_by_index_need_levels():

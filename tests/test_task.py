@@ -388,6 +388,9 @@ def test_turning_colours():
     exact = Gaussian(Linear(), axes @ COLOURS @ axes.T)(c, scalar(0.3))
     torch.testing.assert_close(found, exact)
     torch.testing.assert_close(rotate(rotate(c, axes), axes.T), c)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(rotate(c.float(), axes), rotate(c.float(), axes.float()))
+        assert rotate(c.float(), axes).dtype == torch.float32
 
 
 @ON_BOTH
@@ -744,6 +747,20 @@ def test_refusals_name_the_remedy(kind, sampler, settings, words):
         task_of(kind, sampler, Classes(Linear()), noise_pixels(2, 1, 4, 4), **settings).draw(
             [0], CPU
         )
+
+
+def test_a_network_of_levels_is_asked_at_levels_alone():
+    """Of a picture's noise and of the steps below it."""
+    ladder = Geometric(sigma_max=5.0, levels=10)
+    seen: list[float] = []
+    denoiser = Gaussian(ladder, 0.1)
+    denoiser.register_forward_pre_hook(lambda _, given: seen.append(float(given[1])))
+    sigma = float(ladder.sigma(scalar(0.6))) / 2
+    settings = {"sigma": sigma, "levels_only": True, "results": 1}
+    task_of(Denoise, DDPM(), denoiser, PIXELS, 10, **settings).draw([0, 1], CPU)
+    assert [round(10 * t, 6) for t in seen] == [6, 6, 5, 4, 3, 2, 1]
+    with pytest.raises(UsageError, match=rf"task\.sigma={sigma:.4g} or"):
+        task_of(Denoise, DDPM(), denoiser, PIXELS, 10, **settings | {"sigma": 1.2 * sigma})
 
 
 def test_the_mean_alone_needs_no_sampler():

@@ -26,7 +26,8 @@ def estimate(
     """The estimate of x0, and the outputs (B, 2 C, H, W) of the network that it came from.
 
     Whatever wraps the network (guidance, clipping) edits x0 and leaves the variance: of a guided
-    batch of two branches the first, the labelled one, is taken. UsageError without such a network.
+    batch of two branches the first, the labelled one, is taken. UsageError without such a network,
+    and where guidance asks another one alone.
     """
     found: list[Tensor] = []
 
@@ -35,6 +36,11 @@ def estimate(
 
     with learner(denoiser).network.register_forward_hook(keep):
         x0 = denoiser(x, t, label)
+    if not found:
+        raise UsageError(
+            "sampler.variance=learned: this guidance.weight asks the weak model alone, and the "
+            "variance is the model's; take another weight, or sampler.variance=fixedsmall"
+        )
     return x0, found[0][: len(x)].to(x)
 
 

@@ -78,6 +78,11 @@ def plan_of(
     else:
         check_spacing(sampler, spacing)
         found = times_of(model, schedule, spacing, steps)
+    if model.noise_input == "index" and sampler.takes_steps and not sampler.keeps_times():
+        raise UsageError(
+            f"this network knows {schedule.levels} noise levels and nothing between them, where "
+            "churn would go; take sampler.churn=0"
+        )
     if start == "auto":
         start = _start(sampler, model)
     if start not in STARTS:

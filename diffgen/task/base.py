@@ -20,7 +20,8 @@ class Task(abc.ABC):
     """Makes images by number, the same ones in any batch and on any device.
 
     `shape` (C, H, W) is one image's; `start` makes the state at times[0]; `labels` are those
-    asked for, which images take by turns, or None where nobody asked.
+    asked for, which images take by turns, or None where nobody asked; `levels_only`: whether the
+    network knows the training levels and nothing between them.
     """
 
     scored: ClassVar[bool] = False  # whether its images are samples of the data's law
@@ -34,6 +35,7 @@ class Task(abc.ABC):
     seed: int
     labels: tuple[int, ...] | None = None
     num_classes: int = 0
+    levels_only: bool = False
 
     @property
     @abc.abstractmethod

@@ -1,5 +1,6 @@
 """Denoising: what a picture with noise of a known size may have been."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,7 @@ from diffgen.sampler.euler_maruyama import EulerMaruyama
 from diffgen.task.edit import Edit, at_least, beside
 from diffgen.task.times import even_log_snr
 
+NEAR = 0.01  # relative distance of a noise from one of the levels that a network knows
 REVERSE: tuple[Sampler, ...] = (
     DDPM("fixedsmall"),
     DDPM("fixedlarge"),
@@ -58,6 +60,15 @@ class Denoise(Edit):
                 f"task.sigma={self.sigma:g} is noise outside this model's schedule: it must lie "
                 f"inside [{low:.3g}, {high:.3g}], where white is 1"
             )
+        levels = schedule.levels
+        if self.levels_only and levels:
+            near = torch.stack([(self.time * levels).floor(), (self.time * levels).ceil()])
+            known = ((-schedule.log_snr(near.clamp(min=1) / levels)).exp() * scale).tolist()
+            if min(abs(math.log(self.sigma / sigma)) for sigma in known) > NEAR:
+                raise UsageError(
+                    f"task.sigma={self.sigma:g} lies between the noise levels of this network, "
+                    f"which knows no others: take task.sigma={known[0]:.4g} or {known[1]:.4g}"
+                )
 
     @cached_property
     def time(self) -> Tensor:
@@ -67,8 +78,15 @@ class Denoise(Edit):
 
     @cached_property
     def path_times(self) -> Tensor:
-        """The times of the draws: as many steps as were asked for, all below this noise."""
-        return even_log_snr(self.denoiser.schedule, self.time, len(self.times) - 1)
+        """The times of the draws: as many steps as were asked for, all below this noise.
+
+        Fewer where the network knows fewer levels there.
+        """
+        schedule = self.denoiser.schedule
+        times = even_log_snr(schedule, self.time, len(self.times) - 1)
+        if not (self.levels_only and schedule.levels):
+            return times
+        return (times * schedule.levels).round().unique().flip(0) / schedule.levels
 
     @property
     def each(self) -> int:
