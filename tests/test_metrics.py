@@ -29,7 +29,7 @@ from diffgen.evaluation.frechet import (
     infinite,
 )
 from diffgen.evaluation.influence import Influence, best_rows, influence, quantile, told_apart
-from diffgen.evaluation.kernel_distance import deviation, error_of
+from diffgen.evaluation.kernel_distance import deviation, errors_of
 from diffgen.evaluation.metrics import (
     GROUPS,
     LEAST,
@@ -325,7 +325,7 @@ def test_the_kernel_distance_of_equal_laws_is_within_its_error():
     for seed in range(20):
         mine, theirs = normal(2, 100, 4, seed=seed)
         kid = evaluate(["kid"], scored(mine), reference_of(theirs))
-        assert kid["kid_error"] == pytest.approx(error_of(mine, theirs))
+        assert kid["kid_error"] == pytest.approx(math.hypot(*errors_of(mine, theirs)))
         off.append(kid["kid"] / kid["kid_error"])
     assert 0.6 < float(np.std(off)) < 1.4
     assert np.mean(np.abs(off) < 2.26) > 0.85  # Student's quantile, 9 degrees of freedom
@@ -337,13 +337,25 @@ def test_the_error_without_a_block_is_that_of_the_images_that_are_left():
 
     def kernel_distance(x, y):
         kernel = [(a @ b.T / 3 + 1) ** 3 for a, b in ((x, x), (y, y), (x, y))]
-        n = len(x)
-        off = [k.sum() - k.trace() for k in kernel[:2]]
-        return float(sum(off) / (n * (n - 1)) - 2 * kernel[2].mean())
+        off = [(k.sum() - k.trace()) / (len(k) * (len(k) - 1)) for k in kernel[:2]]
+        return float(sum(off) - 2 * kernel[2].mean())
 
     kept = [blocks_of(30) != block for block in range(BLOCKS)]
-    values = [kernel_distance(mine[rows], theirs[rows]) for rows in kept]
-    assert error_of(mine, theirs) == pytest.approx(deviation(values), rel=1e-9)
+    ours = deviation([kernel_distance(mine[rows], theirs) for rows in kept])
+    other = deviation([kernel_distance(mine, theirs[rows]) for rows in kept])
+    assert errors_of(mine, theirs) == pytest.approx((ours, other), rel=1e-9)
+
+
+@pytest.mark.parametrize(("shift", "widest"), [(0.0, 1.9), (0.5, 1.4)])
+def test_the_kernel_distances_error_is_what_other_samples_give(shift, widest):
+    """Against a reference many times as large; of equal laws it is up to sqrt(2) too wide."""
+    reference = reference_of(normal(1000, 8))
+    found = [
+        evaluate(["kid"], scored(normal(80, 8, seed=seed) + shift), reference)
+        for seed in range(1, 26)
+    ]
+    spread = np.std([row["kid"] for row in found])
+    assert 0.75 * spread < np.mean([row["kid_error"] for row in found]) < widest * spread
 
 
 # --- neighbours, projections, classes ---------------------------------------------------------

@@ -13,9 +13,12 @@ import torch
 from torch import Tensor
 from torchmetrics.image.kid import KernelInceptionDistance
 
+from diffgen.dataset.random_choices import subset
 from diffgen.evaluation.frechet import BLOCKS, AsGiven, blocks_of
 
 SUBSET = 1000  # images
+MOST = 5000  # images on either side that the error is measured on
+LEAST = 2 * BLOCKS
 
 
 def over_subsets(mine: Tensor, theirs: Tensor) -> tuple[float, float | None]:
@@ -37,11 +40,31 @@ def over_subsets(mine: Tensor, theirs: Tensor) -> tuple[float, float | None]:
     return mean.item(), None if size == len(mine) else spread.item()
 
 
-def error_of(mine: Tensor, theirs: Tensor) -> float:
-    """Of the distance between equal numbers of features (N, d), both of which are drawn."""
-    pairs = ((mine, mine), (theirs, theirs), (mine, theirs))
-    sums = [_sums(*pair) for pair in pairs]
-    return deviation([_distance(sums, len(mine), block) for block in range(BLOCKS)])
+def error_of(mine: Tensor, theirs: Tensor) -> float | None:
+    """The standard error of the distance of features (N, d) and (M, d); None of too few."""
+    if len(mine) < LEAST:
+        return None
+    parts = [x[subset(len(x), min(len(x), MOST))] for x in (mine, theirs)]
+    shares = [len(part) / len(x) for part, x in zip(parts, (mine, theirs), strict=True)]
+    each = zip(errors_of(*parts), shares, strict=True)
+    return sum(error**2 * share for error, share in each) ** 0.5
+
+
+def errors_of(mine: Tensor, theirs: Tensor) -> tuple[float, float]:
+    """Of the distance of features (N, d) and (M, d): by the choice of each, the other the same."""
+    across, n, m = _sums(mine, theirs), len(mine), len(theirs)
+    return _error(_sums(mine, mine), across, n, m), _error(_sums(theirs, theirs), across.T, m, n)
+
+
+def _error(within: Tensor, across: Tensor, count: int, others: int) -> float:
+    """By the choice of `count` images, from sums of the kernel among them and with the others."""
+    values = []
+    for without in range(BLOCKS):
+        kept = torch.arange(BLOCKS) != without
+        n = count - int((blocks_of(count) == without).sum())
+        mine, both = float(within[kept][:, kept].sum()), float(across[kept].sum())
+        values.append(mine / (n * (n - 1)) - 2 * both / (n * others))
+    return deviation(values)
 
 
 def deviation(without: Sequence[float]) -> float:
@@ -52,18 +75,11 @@ def deviation(without: Sequence[float]) -> float:
 
 def _sums(mine: Tensor, theirs: Tensor) -> Tensor:
     """Sums (10, 10) of the kernel over pairs of blocks, without pairs of an image with itself."""
-    block, sums = blocks_of(len(mine)), torch.zeros(BLOCKS, BLOCKS, dtype=torch.float64)
+    rows, columns = blocks_of(len(mine)), blocks_of(len(theirs))
+    sums = torch.zeros(BLOCKS, BLOCKS, dtype=torch.float64)
     for number in range(BLOCKS):
-        kernel = (mine[block == number] @ theirs.T / mine.shape[1] + 1) ** 3
+        kernel = (mine[rows == number] @ theirs.T / mine.shape[1] + 1) ** 3
         if mine is theirs:
-            kernel[torch.arange(len(kernel)), (block == number).nonzero().flatten()] = 0
-        sums[number].index_add_(0, block, kernel.sum(0))
+            kernel[torch.arange(len(kernel)), (rows == number).nonzero().flatten()] = 0
+        sums[number].index_add_(0, columns, kernel.sum(0))
     return sums
-
-
-def _distance(sums: Sequence[Tensor], count: int, without: int) -> float:
-    """The unbiased distance of the images that are not in one block."""
-    kept = torch.arange(BLOCKS) != without
-    n = count - int((blocks_of(count) == without).sum())
-    mine, theirs, both = (float(part[kept][:, kept].sum()) for part in sums)
-    return (mine + theirs) / (n * (n - 1)) - 2 * both / n**2

@@ -29,7 +29,6 @@ from diffgen.evaluation.reference import Reference
 from diffgen.evaluation.rows import Row
 from diffgen.evaluation.scored import Scored
 
-KID_ERROR = 5000  # images on either side that its error is measured on
 PROJECTIONS = 1000  # of MIND
 SPLITS = 10  # of the Inception Score
 
@@ -138,9 +137,7 @@ def fid_per_class(scored: Scored, reference: Reference) -> Row:
 def kid(scored: Scored, reference: Reference) -> Row:
     """Kernel distance over 100 subsets, its spread and its error (see `kernel_distance`)."""
     mean, spread = over_subsets(scored.features, reference.features)
-    pair, error = _equal_numbers(scored, reference, KID_ERROR), None
-    if len(pair[0]) >= LEAST_OF_BLOCKS:  # of few images, scaled to all
-        error = error_of(*pair) * (len(pair[0]) / len(scored)) ** 0.5
+    error = error_of(scored.features, reference.features)
     return {"kid": mean, "kid_std": spread, "kid_error": error}
 
 
@@ -211,11 +208,9 @@ def saturation(scored: Scored, reference: Reference) -> Row:
     return {"saturation": count / total}
 
 
-def _equal_numbers(
-    scored: Scored, reference: Reference, most: int = 2**62
-) -> tuple[Tensor, Tensor]:
+def _equal_numbers(scored: Scored, reference: Reference) -> tuple[Tensor, Tensor]:
     mine, theirs = scored.features, reference.features
-    count = min(len(mine), len(theirs), most)
+    count = min(len(mine), len(theirs))
     return mine[subset(len(mine), count)], theirs[subset(len(theirs), count)]
 
 
@@ -226,7 +221,6 @@ METRICS: dict[str, Callable[[Scored, Reference], Row]] = {
     **NOVELTY,
     "saturation": saturation,
 }
-LEAST_OF_BLOCKS = 2 * BLOCKS  # of the error of the kernel distance
 LEAST = {  # images that a metric needs
     **{"fid": 2, "fid_per_class": 2, "fid_test": 2, "kid": 2, "fid_infinity": 5 * BLOCKS},
     **{"authpct": 2, "authpct_pixels": 2},

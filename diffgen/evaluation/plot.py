@@ -16,7 +16,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-from matplotlib.transforms import ScaledTranslation, Transform
 
 from diffgen.evaluation.rows import (
     FLOOR,
@@ -76,12 +75,13 @@ def against_weight(block: Block) -> Figure | None:
         return style.method(row), row["steps"] or 0
 
     steps = sorted({line(row)[1] for row in rows})
-    lines = [(of, sorted(g, key=_weight)) for of, g in groupby(sorted(rows, key=line), key=line)]
-    places = _beside(axes, len(lines))
-    for ((method, count), ordered), beside in zip(lines, places, strict=True):
+    for (method, count), group in groupby(sorted(rows, key=line), key=line):
+        ordered = sorted(group, key=_weight)
         look = {**style.line({**ordered[0], "weight": 0}), **_mark(steps.index(count))}
+        weights = [_weight(row) for row in ordered]
         label = f"{method}, {count} steps" if count else method
-        _line(axes, ordered, "weight", beside, label=label, **look)
+        axes.plot(weights, [row["fid"] for row in ordered], label=label, **look)
+        axes.vlines(*_bars(ordered, "weight"), colors=look["color"])
     if block.floor and block.floor.get("fid"):
         axes.axhline(block.floor["fid"], color="black", linestyle="--", lw=1, label=FLOOR)
     ylabel = f"{title(block.all[0])}, n = {block.n}"
@@ -146,10 +146,11 @@ def _told(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
 def _panel(axes: Axes, block: Block, style: _Style) -> None:
     rows = pooled([row for row in block.rows if _visible(row)])
     rows.sort(key=lambda row: _key(style, row))
-    lines = [list(g) for _, g in groupby(rows, key=lambda row: _key(style, row)[:2])]
-    for line, beside in zip(lines, _beside(axes, len(lines)), strict=True):
+    for _, group in groupby(rows, key=lambda row: _key(style, row)[:2]):
+        line = list(group)
         look = style.line(line[0])
-        _line(axes, line, "nfe", beside, **look)
+        axes.plot(*_columns(line, "nfe", "fid"), **look)
+        axes.vlines(*_bars(line, "nfe"), colors=look["color"])
     if block.floor and block.floor.get("fid"):
         axes.axhline(block.floor["fid"], color="black", linestyle="--", lw=1, zorder=1)
     axes.set(
@@ -161,25 +162,8 @@ def _panel(axes: Axes, block: Block, style: _Style) -> None:
     _ticks(axes, sorted({row["nfe"] for row in rows}))
 
 
-def _beside(axes: Axes, lines: int) -> list[Transform]:
-    """Where each line is drawn: a little beside the others, so that no bar hides one of them."""
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    step = min(2.5, 15 / lines) / 72
-    return [
-        axes.transData + ScaledTranslation((k - (lines - 1) / 2) * step, 0, figure.dpi_scale_trans)
-        for k in range(lines)
-    ]
-
-
-def _line(axes: Axes, rows: Sequence[Row], place: str, beside: Transform, **look: Any) -> None:
-    at, distances = [row[place] or 0 for row in rows], [row["fid"] for row in rows]
-    axes.plot(at, distances, transform=beside, **look)
-    bars = _bars(rows, place)
-    axes.vlines(*bars, colors=look["color"], lw=1, transform=beside)
-    axes.update_datalim([*zip(at, distances, strict=True), *zip(bars[0], bars[1], strict=True)])
-    axes.update_datalim(list(zip(bars[0], bars[2], strict=True)))
-    axes.autoscale_view()
+def _columns(rows: Sequence[Row], *names: str) -> list[list[float]]:
+    return [[row[name] for row in rows] for name in names]
 
 
 def _bars(rows: Sequence[Row], place: str) -> tuple[list[float], list[float], list[float]]:
