@@ -295,7 +295,10 @@ FIR = {"encoder": "residual", "taps": (1, 3, 3, 1)}
 SDES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "vp_ddpmpp": ({}, {"training": {"sde": "vpsde", "continuous": True}}),
     "vp_ncsnpp": (FIR, {"training": {"sde": "vpsde"}, "model": {"fir": True, "beta_max": 15}}),
-    "subvp_ddpmpp": ({}, {"training": {"sde": "subvpsde"}, "data": {"centered": True}}),
+    "subvp_ddpmpp": (
+        {},
+        {"training": {"sde": "subvpsde"}, "data": {"centered": True, "dataset": "CIFAR10"}},
+    ),
     "ve_ncsnpp": (FIR | {"embedding": "fourier"}, {}),
 }
 
@@ -337,6 +340,7 @@ def test_networks_of_score_sde_for_cifar10_are_read(name: str, tmp_path: Path) -
     recipe = recipe_of(found.recipe)
     assert isinstance(recipe, DenoiserRecipe)
     assert found.shape == (3, 32, 32)
+    assert found.recipe.get("dataset") == ({"name": "cifar10"} if name == "subvp_ddpmpp" else None)
     denoiser = recipe.denoiser(found.shape, 0).eval()
     denoiser.network.load_state_dict(average)
     t = torch.tensor([0.1, 0.8], dtype=torch.float64)

@@ -96,7 +96,7 @@ def ddpm_recipe(schedule: Recipe, network: Recipe, config: Recipe) -> Recipe:
     """A recipe of DDPM's kind: eps in [-1, 1], the level as the network's input."""
     model = {"name": "ddpm", "noise_input": "level", "range": "symmetric", "clip": True}
     parts = {"model": model, "prediction": {"name": "eps"}, "schedule": schedule}
-    return parts | {"network": network} | _origin(config, "ddim")
+    return parts | {"network": network} | origin_of(config, "ddim")
 
 
 def _ncsn_family(
@@ -104,7 +104,7 @@ def _ncsn_family(
 ) -> Recipe:
     model = {**family, "range": "unit", "reduction": "sum", "clip": False}
     parts = {"model": model, "prediction": {"name": prediction}, "schedule": schedule}
-    return parts | {"network": network} | _origin(config, "ncsn")
+    return parts | {"network": network} | origin_of(config, "ncsn")
 
 
 def _geometric_of(sigmas: Tensor) -> Recipe:
@@ -123,7 +123,7 @@ def _geometric(sigma_max: float, sigma_min: float, levels: int) -> Recipe:
     return {"name": "geometric", **ends, "levels": levels}
 
 
-def _origin(config: Recipe, crop: str) -> Recipe:
+def origin_of(config: Recipe, crop: str) -> Recipe:
     """dataset and ema, where the config names them."""
     data, model = config.get("data", {}), config.get("model", {})
     origin: Recipe = {}

@@ -166,13 +166,16 @@ ADM: dict[str, Rule] = {
     "flags.use_scale_shift_norm": None,
 }
 SCORE_SDE: dict[str, Rule] = {
+    "data.category": str,
     "data.centered": bool,
+    "data.dataset": str,
     "data.image_size": int,
     "model.beta_max": float,
     "model.beta_min": float,
     "model.conditional": (True,),
     "model.conv_size": (3,),
     "model.dropout": float,
+    "model.ema_rate": float,
     "model.fir": bool,
     "model.fir_kernel": ([1, 3, 3, 1],),
     "model.name": ("ncsnpp",),
@@ -188,9 +191,9 @@ SCORE_SDE: dict[str, Rule] = {
     # How it trains, and what its weights tell.
     **dict.fromkeys(
         (
-            *("data.dataset", "data.num_channels", "data.random_flip", "data.tfrecords_path"),
+            *("data.num_channels", "data.random_flip", "data.tfrecords_path"),
             *("data.uniform_dequantization", "model.attention_type", "model.attn_resolutions"),
-            *("model.ch_mult", "model.ema_rate", "model.embedding_type", "model.fourier_scale"),
+            *("model.ch_mult", "model.embedding_type", "model.fourier_scale"),
             *("model.init_scale", "model.nf", "model.num_res_blocks", "model.num_scales"),
             *("model.progressive", "model.progressive_input", "model.sigma_max"),
             *("model.sigma_min", "training.batch_size", "training.eval_freq"),

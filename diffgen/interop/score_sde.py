@@ -13,6 +13,7 @@ from torch import Tensor
 
 from diffgen.errors import UsageError
 from diffgen.interop.files import State, read_weights, unwrapped
+from diffgen.interop.recipes import origin_of
 from diffgen.interop.release import Release, Settings, recipe_of
 from diffgen.interop.score_sde_modules import ATTENTION_AT, outline_of
 from diffgen.network.pyramid import ResidualPyramid
@@ -109,7 +110,7 @@ def read_score_sde(path: Path, size: int | None, settings: Settings) -> Release:
     network["attention"] = [side >> level for level, has in enumerate(found.attends) if has]
     step = data.get("step", 0)
     sde = _sde(network["embedding"], settings, path)
-    recipe = _recipe(sde, network, sigmas, settings)
+    recipe = _recipe(sde, network, sigmas, settings) | origin_of(dict(settings), "ncsn")
     return Release(
         recipe,
         (found.channels, side, side),
