@@ -23,7 +23,7 @@ from diffgen.runs.cell import Cell, name_of
 from diffgen.runs.drawn_batches import DrawnBatches
 from diffgen.runs.locate import name_under
 from diffgen.runs.plain_images import plain_images
-from diffgen.runtime.devices import fabric_of
+from diffgen.runtime.devices import fabric_of, fabric_to_ask
 from diffgen.runtime.launch import quiet
 from diffgen.runtime.logger import ready
 from diffgen.sampling.evaluator import Evaluator, check_features, evaluator_of, features_name
@@ -74,7 +74,7 @@ def put(cells: list[Cell], folder: Path, settings: Sample) -> None:
 
 def kept(settings: Sample, folder: Path) -> bool:
     """Whether an earlier call did all of a job; its folder is then made, and no job is needed."""
-    fabric = fabric_of(settings.plain)
+    fabric = fabric_to_ask(settings.accelerator, str(settings.devices), settings.precision)
     if fabric.world_size > 1:
         return False
     job = Job(settings, fabric)

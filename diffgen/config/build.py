@@ -155,6 +155,7 @@ def find(room: str, name: object, trust: Collection[str] = ()) -> type:
     return found
 
 
+@cache
 def _files(room: str) -> dict[str, str]:
     """The module in which each name of a room may be a choice."""
     package = importlib.import_module(MODULES.get(room, f"diffgen.{room}"))

@@ -2,8 +2,10 @@
 
 import os
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
+import yaml
 from lightning.fabric import Fabric
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
@@ -35,6 +37,13 @@ def fabric_of(settings: Mapping[str, Any], within: str = "") -> Fabric:
     if fabric.device.type == "cpu":
         _check_processors(devices, settings["precision"], within)
     return fabric
+
+
+@cache
+def fabric_to_ask(accelerator: str, devices: str, precision: str) -> Fabric:
+    """As `fabric_of`, made once for all jobs of a sweep that launch nothing."""
+    wanted = yaml.safe_load(devices)
+    return fabric_of({"accelerator": accelerator, "devices": wanted, "precision": precision})
 
 
 def strategy_of(devices: Any) -> str:
