@@ -143,35 +143,43 @@ class _Classes:
         return cls(number, sizes)
 
     def means(self, x: Tensor) -> Tensor:
-        """The mean over its class for each image, of x (S, ...)."""
+        """The mean of each class, (K, ...), of x (S, ...)."""
         sums = x.new_zeros(len(self.sizes), *x.shape[1:]).index_add_(0, self.of_image, x)
-        return (sums / self.sizes.reshape(-1, *[1] * (x.ndim - 1)))[self.of_image]
+        return sums / self.sizes.reshape(-1, *[1] * (x.ndim - 1))
 
-    def blocks(self, number: int) -> tuple[Tensor, float]:
-        """The block of each image, and the share of the variance of sums over blocks that is left
-        where each image is told from the mean of its class."""
+    def blocks(self, number: int) -> tuple[Tensor, Tensor, float]:
+        """The block of each image (S,), how many images of each class a block has (number, K), and
+        the share of the variance of a block's sum that is left without the means of classes."""
         block = blocks_of(len(self.of_image), self.of_image, number)
-        counts = torch.zeros(len(self.sizes), number, dtype=torch.float64)
-        counts.index_put_((self.of_image, block), counts.new_ones(()), accumulate=True)
-        lost = (counts.square().sum(1) / self.sizes).sum() / len(block)
-        return block, 1 - float(lost)
+        counts = torch.zeros(number, len(self.sizes), dtype=torch.float64)
+        counts.index_put_((block, self.of_image), counts.new_ones(()), accumulate=True)
+        lost = (counts.square().sum(0) / self.sizes).sum() / len(block)
+        return block, counts, 1 - float(lost)
 
 
 def _blocks_of_first(first: Tensor, classes: _Classes, count: int) -> list[float]:
     number = min(FIRST, len(first))
-    block, left = classes.blocks(number)
-    sums = first.new_zeros(number).index_add_(0, block, first - classes.means(first))
+    block, _, left = classes.blocks(number)
+    moved = first - classes.means(first)[classes.of_image]
+    sums = first.new_zeros(number).index_add_(0, block, moved)
     return (sums / (left * len(first) * count) ** 0.5).tolist()
 
 
 def _pairs_of_second(along: Tensor, values: Tensor, classes: _Classes, count: int) -> list[float]:
-    (block, left), scales, own = classes.blocks(SECOND), values.sqrt(), classes.means(along)
-    parts = [(along[block == number], own[block == number]) for number in range(SECOND)]
-    means = torch.stack([(x - mean).mean(0) for x, mean in parts])
+    (block, counts, left), scales, own = (
+        classes.blocks(SECOND),
+        values.sqrt(),
+        classes.means(along),
+    )
+    parts, sizes = [along[block == number] for number in range(SECOND)], counts.sum(1)
+    shares = counts / sizes[:, None]
+    means = torch.stack([part.mean(0) for part in parts]) - shares @ own
     pairs = 2 * (means / scales) @ means.T
     for rows in torch.arange(len(values)).split(ROWS_AT_ONCE):  # all of it is ten times d^2
-        moved = torch.stack([(x[:, rows].T @ x - m[:, rows].T @ m) / len(x) for x, m in parts])
-        moved -= (along[:, rows].T @ along - own[:, rows].T @ own) / len(along)
+        moved = torch.stack([part[:, rows].T @ part / len(part) for part in parts])
+        for each, share in zip(moved, shares, strict=True):
+            each -= (own[:, rows].T * share) @ own
+        moved -= torch.einsum("b,bij->ij", sizes / len(along), moved)
         weight = 1 / (scales[rows, None] * scales * (scales[rows, None] + scales))
         pairs += (moved * weight).flatten(1) @ moved.flatten(1).T
     upper = torch.triu_indices(SECOND, SECOND, 1)
