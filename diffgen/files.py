@@ -54,6 +54,11 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             partial.unlink()
 
 
+def write_text(path: Path, text: str) -> None:
+    """As `write_atomically`, of a text in UTF-8."""
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
 def can_write(folder: Path) -> bool:
     """Whether files can be made in a folder; WriteError where its disk is full."""
     try:

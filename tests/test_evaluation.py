@@ -27,7 +27,7 @@ from diffgen.dataset.digits import Digits
 from diffgen.dataset.images import Images
 from diffgen.dataset.random_choices import stratified_subset, subset
 from diffgen.errors import UsageError
-from diffgen.evaluation import cache, kernel_distance, neighbours
+from diffgen.evaluation import cache, kernel_distance, neighbours, table
 from diffgen.evaluation.class_shares import rows_in_shares
 from diffgen.evaluation.features import Features, described, extract
 from diffgen.evaluation.features_classifier import ClassifierExtractor, FeaturesClassifier, shifted
@@ -36,14 +36,22 @@ from diffgen.evaluation.frechet import FeatureStats, frechet
 from diffgen.evaluation.inception import InceptionExtractor
 from diffgen.evaluation.metrics import METRICS, evaluate
 from diffgen.evaluation.reference import Reference, identity_of, reference
-from diffgen.evaluation.rows import FLOOR
+from diffgen.evaluation.rows import FLOOR, blocks
 from diffgen.evaluation.scored import Scored
 from diffgen.evaluation.scoring import floor
 from diffgen.evaluation.stored import InMemory
-from diffgen.evaluation.table import show, write
+from diffgen.evaluation.table_formats import print_parts
 from diffgen.files import sha256
 from diffgen.network.classifier import Classifier
 from diffgen.runs.result_file import collect
+
+
+def write(folder, rows):
+    table.write(folder, blocks(rows))
+
+
+def show(rows):
+    print_parts(table.parts(blocks(rows), classes=False))
 
 
 def normal(*shape, seed=0):

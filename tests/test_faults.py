@@ -17,6 +17,7 @@ from torch import nn
 
 import diffgen.runtime.logger
 from diffgen.commands.train import Run
+from diffgen.commands.train_callbacks import PreviewImages
 from diffgen.config.parts import Named
 from diffgen.dataset.pixels import RANGES
 from diffgen.errors import UsageError
@@ -28,7 +29,7 @@ from diffgen.runtime.logger import logger_of
 from diffgen.runtime.metrics_csv import MetricsCsv
 from diffgen.runtime.run_lock import sole_writer
 from diffgen.training.module import Module
-from diffgen.training.preview import Preview, PreviewImages
+from diffgen.training.preview import Preview
 from diffgen.training.progress import Reporter, say
 from diffgen.training.saving import CheckpointSaver
 

@@ -109,7 +109,7 @@ def test_checkpoints_of_one_name_are_neither_pooled_nor_alike(tmp_path):
     heads, body = main_cells(block)
     assert [line[heads.index("optimizer.lr")] for line in body] == ["", "0.1", "0.2"]
     assert not {"checkpoint", "run"} & set(heads)
-    write(tmp_path, rows)
+    write(tmp_path, blocks(rows))
     lines = list(csv.DictReader((tmp_path / "table.csv").open(newline="")))
     assert [json.loads(line["training"]) for line in lines] == [
         {"optimizer.lr": 0.1},

@@ -34,7 +34,7 @@ keys, with their values:
 {keys}
 
 more:
-  --help GROUP      the choices of a group and its keys, such as --help {example}
+  --help GROUP      the choices of a group and its keys, such as --help sampler
   --help all        every choice and every key
   -m, --multirun    a sweep: k=a,b runs once for each value, over all combinations
   --cfg job         print the config and do nothing; --resolve fills its references in
@@ -64,7 +64,6 @@ def text(command: Command, args: Namespace) -> str:
         summary=command.summary,
         groups="\n".join(shown.row(group, every) for group in sorted(shown.made)),
         keys="\n".join(shown.keys(hidden=hidden)),
-        example="sampler",
     )
 
 

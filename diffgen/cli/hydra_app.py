@@ -9,6 +9,7 @@ import threading
 from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout, suppress
+from pkgutil import resolve_name
 from tempfile import TemporaryDirectory
 from types import FrameType
 
@@ -22,7 +23,7 @@ from diffgen.cli.job import Job, PastHydra, full_error
 from diffgen.cli.output import complain
 from diffgen.cli.recipe_choice import parse as parse_overrides
 from diffgen.cli.recipe_choice import recipe_per_job, recipes
-from diffgen.cli.registry import Command, imported
+from diffgen.cli.registry import Command
 from diffgen.cli.sweep import own_sweeper
 from diffgen.errors import refuse
 from diffgen.runtime.launch import common_id, rank, register
@@ -71,7 +72,11 @@ def run(command: Command, words: list[str]) -> int:
         error = carried.__cause__ if isinstance(carried, PastHydra) else carried
         if asked == "1" or not isinstance(error, Exception):
             raise
-        return report(error, command, args)
+        from diffgen.cli.error_message import explain
+
+        status, line = explain(error, command, args)
+        complain(line)
+        return status
     return 0
 
 
@@ -102,16 +107,7 @@ def finish(command: Command) -> None:
     """Hands the folders of the sweeps that ran to the command, on one rank."""
     if command.finish and rank() == 0:
         for folder in preflight_callback.SWEEPS:
-            imported(command.finish)(folder)
-
-
-def report(error: Exception, command: Command, args: Namespace) -> int:
-    """Print an error as one line and return its exit status."""
-    from diffgen.cli.error_message import explain
-
-    status, line = explain(error, command, args)
-    complain(line)
-    return status
+            resolve_name(command.finish)(folder)
 
 
 def config_flags(args: Namespace) -> list[str]:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, NoReturn
 
 from hydra.core.hydra_config import HydraConfig
@@ -19,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from diffgen.cli.argv import literal, quote
 from diffgen.cli.output import complain
-from diffgen.cli.registry import Command, imported
+from diffgen.cli.registry import Command
 from diffgen.config.schema import check
 from diffgen.errors import FAILURE, UsageError
 from diffgen.runtime.launch import register
@@ -102,7 +103,7 @@ class Job:
             settings = check(self.command.name, config)
             relaunch(WorkerCommand(self.command.name, self.flags, pins))
         with isolated():
-            return imported(self.command.task)(settings)
+            return resolve_name(self.command.task)(settings)
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,7 @@ class WorkerCommand:
 
 def pinned(command: Command, config: DictConfig) -> dict[str, str]:
     """The checkpoints that a config names, by key, put into it with their contents."""
-    pin = imported("diffgen.runs.pinned:pinned")
+    pin = resolve_name("diffgen.runs.pinned:pinned")
     pins = {}
     for key in command.pins:
         if name := OmegaConf.select(config, key):

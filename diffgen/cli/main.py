@@ -3,10 +3,11 @@
 import os
 import sys
 from collections.abc import Sequence
+from pkgutil import resolve_name
 
 from diffgen import __version__
 from diffgen.cli.output import complain, prepare
-from diffgen.cli.registry import COMMANDS, Command, imported, usage
+from diffgen.cli.registry import COMMANDS, Command, usage
 from diffgen.errors import UsageError, did_you_mean
 
 
@@ -71,7 +72,7 @@ def run(command: Command, words: list[str]) -> int:
         raise UsageError(f"no working folder ({error.strerror}): go to another one") from None
     if not command.composed:
         try:
-            return imported(command.task)(words) or 0
+            return resolve_name(command.task)(words) or 0
         except UsageError as error:
             told = UsageError(command.told(error))
             told.status = error.status

@@ -50,7 +50,7 @@ class Line:
         self.command, self.args = command, args
         self.name, self.search = args.config_name or command, searched(args)
         self.about = Explanations(folders(args))
-        self.overrides = parsed(args.overrides)
+        self.overrides = OverridesParser.create().parse_overrides(args.overrides)
         with self.configs():
             self.groups = set(groups(GlobalHydra.instance().config_loader()))
             own = set(keys(compose(self.name, overrides=self.search)))
@@ -144,10 +144,6 @@ class Line:
         except (HydraException, OmegaConfBaseException, ValueError):
             return False
         return True
-
-
-def parsed(overrides: list[str]) -> list[Override]:
-    return OverridesParser.create().parse_overrides(overrides)
 
 
 def choice(override: Override) -> str:

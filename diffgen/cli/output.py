@@ -4,6 +4,8 @@ import contextlib
 import os
 import sys
 
+from diffgen.errors import one_line
+
 LONGEST = 1000  # characters of a line of complaint
 
 
@@ -21,7 +23,7 @@ def prepare() -> None:
 
 def complain(line: str) -> None:
     """Prints one line on standard error: no control characters, and the ends of a long one."""
-    line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in f"diffgen: {line}")
+    line = one_line(f"diffgen: {line}")
     if len(line) > LONGEST:
         line = f"{line[: LONGEST // 2]} ... {line[-LONGEST // 3 :]}"
     with contextlib.suppress(OSError):  # of a full disk, or a reader who has gone

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from pkgutil import resolve_name
 from string import Formatter
 from typing import Any
 
@@ -13,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from diffgen.cli import sweep
 from diffgen.cli.job import errors_past_hydra
 from diffgen.cli.recipe_choice import job_with_recipe, needs_own_sweeper, parse
-from diffgen.cli.registry import COMMANDS, imported
+from diffgen.cli.registry import COMMANDS
 from diffgen.config.schema import check
 from diffgen.errors import UsageError, did_you_mean
 from diffgen.runtime.launch import rank, restarted
@@ -73,7 +74,7 @@ class Preflight(Callback):
             made = loader.load_sweep_config(config, job_with_recipe(job))
             settings = check(self.command, made)
             if preflight := COMMANDS[self.command].preflight:
-                imported(preflight)(settings)
+                resolve_name(preflight)(settings)
 
 
 def of_hydra(path: str) -> Any:

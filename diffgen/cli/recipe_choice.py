@@ -30,7 +30,7 @@ class Recipes:
         """`recipe=<model>_<dataset>`, if that file exists and the overrides name none, else []."""
         parsed = parse(overrides) if self.apply else []
         stated = [o for o in parsed if o.key_or_group in KEYS]
-        if not self.apply or names_recipe(parsed) or any(map(varies, stated)):
+        if not self.apply or names_recipe(parsed) or any(o.is_sweep_override() for o in stated):
             return []
         made = self.defaults | {o.key_or_group: str(o.value()) for o in stated}
         for dataset in self.names(made["dataset"], made.get("dataset.category")):
@@ -85,7 +85,7 @@ def needs_own_sweeper(overrides: Sequence[str]) -> bool:
     """Whether the jobs differ in their recipes, which only Hydra's own sweeper is made for."""
     if _sweeping is None or not _sweeping.apply:
         return False
-    return any(o.key_or_group in KEYS and varies(o) for o in parse(overrides))
+    return any(o.key_or_group in KEYS and o.is_sweep_override() for o in parse(overrides))
 
 
 def recipes(command: str, args: Namespace) -> Recipes:
@@ -114,10 +114,6 @@ def parse(overrides: Sequence[str]) -> list[Override]:
 
 def names_recipe(overrides: Sequence[Override]) -> bool:
     return any(override.key_or_group == "recipe" for override in overrides)
-
-
-def varies(override: Override) -> bool:
-    return override.is_sweep_override()
 
 
 _sweeping: Recipes | None = None  # what gives the jobs of the running sweep their recipes

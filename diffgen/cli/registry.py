@@ -1,10 +1,8 @@
 """The commands of diffgen, all in one place."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib import import_module
-from typing import Any
 
 from diffgen.errors import UsageError, one_line
 
@@ -49,12 +47,6 @@ class Command:
             if re.search(rf"(?<![\w.]){group}[.=]", remedy):
                 remedy = ours
         return one_line(str(UsageError(error.what, remedy)))
-
-
-def imported(path: str) -> Callable[..., Any]:
-    """The function named "module:function"."""
-    module, _, name = path.partition(":")
-    return getattr(import_module(module), name)
 
 
 COMMANDS = {

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -22,7 +23,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from diffgen.cli.job import JobFailed, pinned, with_pins
 from diffgen.cli.output import complain
 from diffgen.cli.recipe_choice import job_with_recipe
-from diffgen.cli.registry import Command, imported
+from diffgen.cli.registry import Command
 from diffgen.config.schema import check
 from diffgen.errors import UsageError
 
@@ -96,7 +97,7 @@ def planned(command: Command, config: DictConfig, loader: Any) -> Plan:
             jobs[k] = with_pins(job, pinned(command, made[k]))
         found.append(check(command.name, made[k]))
         if command.preflight:
-            imported(command.preflight)(found[k])
+            resolve_name(command.preflight)(found[k])
     varied = [f"{o.key_or_group} {n}" for o in overrides if (n := _count(o)) > 1]
     return Plan(jobs, found, " x ".join(varied))
 
@@ -160,7 +161,7 @@ def start(command: Command, plan: Plan, config: DictConfig) -> None:
     complain(f"{total} {'job' if total == 1 else 'jobs'}{title} into {folder}")
     local = "BasicLauncher" in config.hydra.launcher._target_
     if command.kept and local:
-        kept = imported(command.kept)
+        kept = resolve_name(command.kept)
         left = []
         for job, settings in zip(plan.jobs, plan.settings, strict=True):
             if kept(settings, folder / str(plan.done)):

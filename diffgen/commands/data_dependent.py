@@ -15,7 +15,7 @@ from diffgen.dataset.diameter import Distance, widest
 from diffgen.dataset.images import Images
 from diffgen.dataset.pixels import RANGES, Range, standardised
 from diffgen.errors import UsageError
-from diffgen.files import WriteError, expanded, write_atomically
+from diffgen.files import WriteError, expanded, write_text
 from diffgen.runs.checkpoint import opened
 from diffgen.runs.locate import locate
 from diffgen.schedule.ncsnv2 import levels_of
@@ -96,7 +96,7 @@ def measured(images: Images, cache: str) -> Distance:
     except (OSError, ValueError, TypeError):
         found = widest(images)
     try:
-        write_atomically(path, lambda file: file.write(json.dumps(asdict(found)).encode()))
+        write_text(path, json.dumps(asdict(found)))
     except WriteError as error:
         log.warning("the distance is not kept: %s", error)
     return found

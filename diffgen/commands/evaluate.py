@@ -24,9 +24,10 @@ from diffgen.evaluation.features import Extractor, batches
 from diffgen.evaluation.frechet import FeatureStats
 from diffgen.evaluation.metrics import HELD_OUT, left_empty, named
 from diffgen.evaluation.reference import reference
-from diffgen.evaluation.rows import Row
+from diffgen.evaluation.rows import Row, blocks
 from diffgen.evaluation.scoring import floor, score
-from diffgen.files import expanded, write_atomically
+from diffgen.evaluation.table_formats import print_parts
+from diffgen.files import expanded, write_atomically, write_text
 from diffgen.sampling.evaluator import CLASSIFIER, features_name, pretrained
 from diffgen.sampling.foreign import (
     Against,
@@ -103,11 +104,11 @@ def main(words: Sequence[str]) -> int:
 def publish(folder: Path, rows: Sequence[Row]) -> None:
     """Write the rows, each in a folder of its own, and their table; print it, the folder last."""
     for number, row in enumerate(rows):
-        text = json.dumps(row, indent=1, sort_keys=True).encode()
         path = folder / str(number) / "result.json"
-        write_atomically(path, lambda file, text=text: file.write(text))
-    table.write(folder, rows)
-    table.show(rows)
+        write_text(path, json.dumps(row, indent=1, sort_keys=True))
+    found = blocks(rows)
+    table.write(folder, found)
+    print_parts(table.parts(found, classes=False))
     print(folder)
 
 

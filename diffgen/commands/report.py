@@ -28,7 +28,7 @@ from diffgen.evaluation.table_formats import Grid, text_columns
 from diffgen.evaluation.table_header import header, legend
 from diffgen.evaluation.training_table import named, of_kinds, training_parts
 from diffgen.evaluation.trainings import TRAINING, flat
-from diffgen.files import write_atomically
+from diffgen.files import write_text
 from diffgen.runs.cell import Cell
 from diffgen.runs.result_file import collect
 from diffgen.sampling.report import cells_in, failures
@@ -53,7 +53,7 @@ def main(words: Sequence[str]) -> int:
     failed = [job for folder in options.folders for job in failures(folder)]
     page = render(cells, trained, failed)
     out = options.out or options.folders[0] / "report.html"
-    write_atomically(out, lambda file: file.write(page.encode()))
+    write_text(out, page)
     print(out)
     return 0
 

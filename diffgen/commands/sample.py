@@ -18,7 +18,7 @@ from diffgen.commands.drawing import Drawing
 from diffgen.config.schema import Sample
 from diffgen.dataset.pixels import keep
 from diffgen.evaluation.metrics import named
-from diffgen.files import place, write_atomically
+from diffgen.files import place, write_text
 from diffgen.runs.cell import Cell, name_of
 from diffgen.runs.drawn_batches import DrawnBatches
 from diffgen.runs.locate import name_under
@@ -69,7 +69,7 @@ def put(cells: list[Cell], folder: Path, settings: Sample) -> None:
         "logger": logger,
         "config": settings.plain,
     }
-    write_atomically(folder / NOTE, lambda file: file.write(json.dumps(note).encode()))
+    write_text(folder / NOTE, json.dumps(note))
 
 
 def kept(settings: Sample, folder: Path) -> bool:

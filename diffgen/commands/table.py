@@ -11,7 +11,7 @@ from diffgen.evaluation.rows import Block, blocks, by
 from diffgen.evaluation.table_csv import as_csv
 from diffgen.evaluation.table_formats import ENDINGS, Part, formatted, print_parts
 from diffgen.evaluation.training_table import named
-from diffgen.files import write_atomically
+from diffgen.files import write_text
 from diffgen.runs.result_file import collect
 from diffgen.sampling.report import cells_in, failures
 from diffgen.sampling.training_row import training_rows
@@ -36,10 +36,10 @@ def main(words: Sequence[str]) -> int:
     whole = options.format == "csv" and not options.pivot
     text = as_csv(found, failed, trained) if whole else formatted(options.format or "md", shown)
     if options.out:
-        table.write_blocks(options.out, found, failed, trained)
+        table.write(options.out, found, failed, trained)
     if options.out and (options.format or options.pivot):
         name = f"{'pivot' if options.pivot else 'table'}.{ENDINGS[options.format or 'md']}"
-        write_atomically(options.out / name, lambda file: file.write(text.encode()))
+        write_text(options.out / name, text)
     if options.format:
         print(text, end="")
     else:
@@ -51,7 +51,7 @@ def finish_training_sweep(folder: Path) -> None:
     """Write and print the table of a sweep's trainings and of its jobs that failed."""
     trained, failed = named(training_rows([folder])), failures(folder)
     if trained or failed:
-        table.write_blocks(folder, [], failed, trained)
+        table.write(folder, [], failed, trained)
         print_parts(table.parts([], failed, trained))
         print(folder)
 

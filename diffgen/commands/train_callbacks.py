@@ -7,21 +7,57 @@ from typing import TYPE_CHECKING
 
 import lightning.pytorch as L
 import torch
+from torch import Tensor
 
 from diffgen.config.parts import Named
 from diffgen.config.recipe import DenoiserRecipe
 from diffgen.config.schema import Train
 from diffgen.dataset.images import Images, Source, numbered_as, shape_of
+from diffgen.dataset.pixels import Range
+from diffgen.denoiser import Denoiser
 from diffgen.denoiser.base import Preconditioned
 from diffgen.errors import UsageError
-from diffgen.sampling.plan import plan_of
+from diffgen.sampler import SeededNoise
+from diffgen.sampling.plan import SamplingPlan, plan_of
 from diffgen.training.ema import Ema
 from diffgen.training.module import Module
-from diffgen.training.preview import Preview, PreviewImages
+from diffgen.training.preview import Preview
 from diffgen.training.quality import HeldOutLoss, Measure, Quality
 
 if TYPE_CHECKING:
     from diffgen.sampling.evaluator import Evaluator
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreviewImages:
+    """Draws the same images each time, from the same noise; `shape` (C, H, W) is one image's."""
+
+    plan: SamplingPlan
+    shape: tuple[int, int, int]
+    labels: Tensor | None
+    num_samples: int
+
+    def __call__(
+        self, denoiser: Denoiser, pixel_range: Range, device: torch.device, batch_size: int
+    ) -> Tensor:
+        """Images uint8 (num_samples, C, H, W) of the denoiser as it stands.
+
+        `batch_size` of them are drawn at once.
+        """
+        denoiser = self.plan.clipped(denoiser, pixel_range)
+        parts = torch.arange(self.num_samples).split(batch_size)
+        return torch.cat([self._part(denoiser, pixel_range, device, part) for part in parts])
+
+    def _part(
+        self, denoiser: Denoiser, pixel_range: Range, device: torch.device, part: Tensor
+    ) -> Tensor:
+        """The images whose numbers are `part` (b,), the same in any batch."""
+        plan, bounds = self.plan, (pixel_range.low, pixel_range.high)
+        noise = SeededNoise(0, part.tolist())
+        like = torch.empty(len(part), *self.shape, device=device)
+        x = plan.start(denoiser.schedule, plan.times[0], like, noise, bounds)
+        labels = None if self.labels is None else self.labels[part].to(device)
+        return pixel_range.to_uint8(plan.sampler(denoiser, x, plan.times, labels, noise)).cpu()
 
 
 @dataclass(frozen=True)

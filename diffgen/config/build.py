@@ -93,9 +93,7 @@ def build(
     the class does not take are left out. Unknown names, unknown keys and wrong types raise
     UsageError.
     """
-    arguments = dict(settings)
-    name = arguments.pop("name", None)
-    return typed(find(room, name, trust), room, arguments, f" for {room}={name}", **context)
+    return choice(room, settings, trust).build(**context)
 
 
 def typed(

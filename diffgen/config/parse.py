@@ -32,10 +32,10 @@ def complaint(
         key = ".".join(map(str, within(given, first["loc"])))
         return UnknownKey(key, did_you_mean(key, keys_of(model), listed=False).lstrip("; "))
     cause = first.get("ctx", {}).get("error")
-    return cause if isinstance(cause, UsageError) else UsageError(line(model, given, error))
+    return cause if isinstance(cause, UsageError) else UsageError(line(given, error))
 
 
-def line(model: type[BaseModel], given: Mapping[str, Any], error: ValidationError) -> str:
+def line(given: Mapping[str, Any], error: ValidationError) -> str:
     """The first complaint as one line: the key as it is typed, the value, what is wanted."""
     first = error.errors()[0]
     path = within(given, first["loc"])
@@ -79,13 +79,9 @@ def keys_of(model: type[BaseModel], prefix: str = "") -> list[str]:
 
 def plain(config: DictConfig) -> dict[str, Any]:
     """The config's own values, resolved, without Hydra's and without those still missing."""
-    given = {}
+    own = [k for k in map(str, config) if k != "hydra" and not OmegaConf.is_missing(config, k)]
     try:
-        for key in map(str, config):
-            if key != "hydra" and not OmegaConf.is_missing(config, key):
-                node = config[key]
-                is_node = OmegaConf.is_config(node)
-                given[key] = OmegaConf.to_container(node, resolve=True) if is_node else node
+        given: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, own), resolve=True)
     except OmegaConfBaseException as error:
         raise UsageError(str(error).splitlines()[0].removeprefix(RESOLVING)) from error
     return given

@@ -134,15 +134,12 @@ def _without_groups(cls: type[Settings]) -> type[BaseModel]:
     return create_model(cls.__name__, __config__=cls.model_config, **fields)
 
 
-class Common(Settings):
+class Train(Settings):
     seed: Seed
     runs: str
     cache: str
     compile: bool
     logger: Annotated[Named, BeforeValidator(Named.of)]
-
-
-class Train(Common):
     resume: str | None
     init: str | None = None
     init_ema: str | float | None = None

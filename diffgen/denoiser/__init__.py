@@ -16,6 +16,6 @@ channels.
 `NoisyClassifier` is not a denoiser: it gives the logits by which classifier guidance works.
 """
 
-from diffgen.denoiser.base import Clipped, Denoiser, Preconditioned
+from diffgen.denoiser.base import Clipped, Denoiser, Preconditioned, Wrapper
 
-__all__ = ["Clipped", "Denoiser", "Preconditioned"]
+__all__ = ["Clipped", "Denoiser", "Preconditioned", "Wrapper"]

@@ -103,22 +103,29 @@ class Preconditioned(Denoiser):
         return tuple(match(value, like) for value in values)
 
 
-class Clipped(Denoiser):
+class Wrapper(Denoiser, abc.ABC):
+    """A denoiser that edits what another one of the same schedule estimates."""
+
+    def __init__(self, denoiser: Denoiser) -> None:
+        super().__init__()
+        self.denoiser, self.schedule = denoiser, denoiser.schedule
+
+
+class Clipped(Wrapper):
     """A denoiser whose estimate is kept inside the data's range [low, high].
 
     DDPM clips before it forms the mean (Ho et al. 2020's code); eps follows from the clipped x0.
     """
 
     def __init__(self, denoiser: Denoiser, low: float, high: float) -> None:
-        super().__init__()
-        self.denoiser, self.schedule = denoiser, denoiser.schedule
+        super().__init__(denoiser)
         self.low, self.high = low, high
 
     def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         return self.denoiser(x_t, t, label).clamp(self.low, self.high)
 
 
-class Thresholded(Denoiser):
+class Thresholded(Wrapper):
     """Dynamic thresholding (Saharia et al. 2022, section 2.3), about the middle of the range.
 
     Where the `quantile` of an image's distance from the middle exceeds half the range, the image
@@ -128,8 +135,7 @@ class Thresholded(Denoiser):
     def __init__(
         self, denoiser: Denoiser, low: float, high: float, quantile: float = 0.995
     ) -> None:
-        super().__init__()
-        self.denoiser, self.schedule = denoiser, denoiser.schedule
+        super().__init__(denoiser)
         self.middle, self.radius, self.quantile = (low + high) / 2, (high - low) / 2, quantile
 
     def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:

@@ -4,7 +4,6 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from diffgen.evaluation.plot import COLOURS
@@ -32,7 +31,6 @@ def curves(path: Path) -> Figure | None:
 
 def _drawn(panels: Sequence[tuple[str, list[Line]]]) -> Figure:
     figure = Figure(figsize=(4.4 * len(panels), 3.4), layout="constrained")
-    FigureCanvasAgg(figure)
     for k, (name, lines) in enumerate(panels):
         axes = figure.add_subplot(1, len(panels), k + 1)
         for rank, (column, steps, values) in enumerate(lines):

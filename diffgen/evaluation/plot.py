@@ -12,7 +12,6 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
@@ -54,7 +53,6 @@ def against_evaluations(found: Sequence[Block]) -> Figure | None:
     if not drawn:
         return None
     figure = Figure(figsize=(1.8 + 5.2 * len(drawn), 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
     style = _Style([row for block in drawn for row in block.rows if _visible(row)])
     for k, block in enumerate(drawn):
         _panel(figure.add_subplot(1, len(drawn), k + 1), block, style)
@@ -68,7 +66,6 @@ def against_weight(block: Block) -> Figure | None:
     if len({_weight(row) for row in rows}) < 2:
         return None
     figure = Figure(figsize=(7, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
     axes, style = figure.add_subplot(), _Style(rows)
 
     def line(row: Row) -> tuple[str, int]:
@@ -149,7 +146,7 @@ def _panel(axes: Axes, block: Block, style: _Style) -> None:
     for _, group in groupby(rows, key=lambda row: _key(style, row)[:2]):
         line = list(group)
         look = style.line(line[0])
-        axes.plot(*_columns(line, "nfe", "fid"), **look)
+        axes.plot([row["nfe"] for row in line], [row["fid"] for row in line], **look)
         axes.vlines(*_bars(line, "nfe"), colors=look["color"])
     if block.floor and block.floor.get("fid"):
         axes.axhline(block.floor["fid"], color="black", linestyle="--", lw=1, zorder=1)
@@ -160,10 +157,6 @@ def _panel(axes: Axes, block: Block, style: _Style) -> None:
         ylabel=f"{title(block.all[0])}, n = {block.n}",
     )
     _ticks(axes, sorted({row["nfe"] for row in rows}))
-
-
-def _columns(rows: Sequence[Row], *names: str) -> list[list[float]]:
-    return [[row[name] for row in rows] for name in names]
 
 
 def _bars(rows: Sequence[Row], place: str) -> tuple[list[float], list[float], list[float]]:

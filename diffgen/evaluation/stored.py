@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -27,29 +27,9 @@ TYPES = {"F32": torch.float32, "F64": torch.float64, "I64": torch.int64}
 LARGE = "features"  # the first tensor of the checksum and the last of the file
 
 
-class FeatureRows(Protocol):
-    """Features (N, d) float64, a row an image."""
-
-    @property
-    def shape(self) -> tuple[int, int]: ...
-
-    @property
-    def whole(self) -> Tensor:
-        """All of them in memory."""
-        ...
-
-    def parts(self) -> Iterator[Tensor]:
-        """All of them, (n, d) at a time, in order."""
-        ...
-
-    def chosen(self, rows: Tensor) -> "FeatureRows":
-        """Those at `rows` (n,) int64, which are sorted."""
-        ...
-
-
 @dataclass(frozen=True, eq=False)
 class InMemory:
-    """Features that are held."""
+    """Features (N, d) float64, a row an image, that are held."""
 
     whole: Tensor
 
@@ -79,12 +59,9 @@ class InFile:
     def shape(self) -> tuple[int, int]:
         return self.total if self.rows is None else len(self.rows), self.dim
 
-    @property
-    def whole(self) -> Tensor:
-        return self._whole
-
     @cached_property
-    def _whole(self) -> Tensor:
+    def whole(self) -> Tensor:
+        """All of them in memory."""
         return torch.cat(list(self.parts()))
 
     def parts(self) -> Iterator[Tensor]:
@@ -109,6 +86,9 @@ class InFile:
     def chosen(self, rows: Tensor) -> "InFile":
         taken = rows if self.rows is None else self.rows[rows]
         return InFile(self.file, self.start, self.dtype, self.total, self.dim, taken)
+
+
+FeatureRows = InMemory | InFile
 
 
 def read(path: Path) -> tuple[InFile, dict[str, Tensor], dict[str, str]]:

@@ -10,7 +10,6 @@ from diffgen.evaluation.plot import draw
 from diffgen.evaluation.rows import (
     Block,
     Row,
-    blocks,
     number,
     pooled,
     setting,
@@ -23,12 +22,11 @@ from diffgen.evaluation.table_formats import (
     Grid,
     Part,
     formatted,
-    print_parts,
 )
 from diffgen.evaluation.table_header import header, legend
 from diffgen.evaluation.training_table import training_parts
 from diffgen.evaluation.trainings import TRAINING
-from diffgen.files import write_atomically
+from diffgen.files import write_text
 
 SHARES = ("accuracy", "precision", "recall", "density", "coverage", "saturation")
 NOVELTY = {"AuthPct": "authpct", "C_T": "c_t"}
@@ -42,37 +40,17 @@ Column = tuple[str, Callable[[Row], str]]
 
 def write(
     folder: Path,
-    rows: Sequence[Mapping[str, Any]],
-    failed: Sequence[Mapping[str, str]] = (),
-) -> None:
-    """Write table.csv, table.md and, where there are distances, table.png into the folder.
-
-    Rows that do not compare stand in tables of their own (see `rows.blocks`); jobs that failed
-    (`job`, `settings`, `reason`) come last.
-    """
-    write_blocks(folder, blocks(rows) if rows or not failed else [], failed)
-
-
-def write_blocks(
-    folder: Path,
     found: Sequence[Block],
     failed: Sequence[Mapping[str, str]] = (),
     trained: Sequence[Row] = (),
 ) -> None:
-    """As `write`, of blocks in the order that they have; `trained` are rows of trainings."""
-    text_of = {
-        "csv": as_csv(found, failed, trained),
-        "md": formatted("md", parts(found, failed, trained)),
-    }
-    for ending, written in text_of.items():
-        path = folder / f"table.{ending}"
-        write_atomically(path, lambda file, written=written: file.write(written.encode()))
+    """Write table.csv, table.md and, where there are distances, table.png into the folder.
+
+    Jobs that failed (`job`, `settings`, `reason`) come last; `trained` are rows of trainings.
+    """
+    write_text(folder / "table.csv", as_csv(found, failed, trained))
+    write_text(folder / "table.md", formatted("md", parts(found, failed, trained)))
     draw(folder / "table.png", found)
-
-
-def show(rows: Sequence[Mapping[str, Any]], failed: Sequence[Mapping[str, str]] = ()) -> None:
-    """Print the tables, one for each extractor, reference and n, and the jobs that failed."""
-    print_parts(parts(blocks(rows) if rows or not failed else [], failed, classes=False))
 
 
 def parts(

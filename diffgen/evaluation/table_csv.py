@@ -6,12 +6,8 @@ from collections.abc import Mapping, Sequence
 from diffgen.evaluation.rows import COLUMNS, Block, Row, text
 from diffgen.evaluation.table_formats import comma_separated
 
-UNLISTED = (
-    "identity",
-    "recipe",
-    "folder",
-    "fid_influence",
-)  # of a row, in no file for other programs
+# Of a row, in no file for other programs.
+UNLISTED = ("identity", "recipe", "folder", "fid_influence")
 KEYS = {"guidance.weight": "weight", "precision": "numeric_precision"}  # typed, in a table
 
 

@@ -5,11 +5,11 @@ Karras et al., Guiding a Diffusion Model with a Bad Version of Itself (2024), se
 
 from torch import Tensor
 
-from diffgen.denoiser import Denoiser
+from diffgen.denoiser import Denoiser, Wrapper
 from diffgen.guidance.formula import Interval, Weight, guide
 
 
-class Autoguidance(Denoiser):
+class Autoguidance(Wrapper):
     """(1 + w) D(x, c) - w D_weak(x, c), the paper's scale being 1 + w.
 
     `weak` is smaller, less trained or of a shorter average, on the same schedule, data range and
@@ -24,9 +24,8 @@ class Autoguidance(Denoiser):
         weight: float = 1.0,
         interval: Interval = None,
     ) -> None:
-        super().__init__()
-        self.denoiser, self.weak, self.schedule = denoiser, weak, denoiser.schedule
-        self.weight = Weight(weight, interval)
+        super().__init__(denoiser)
+        self.weak, self.weight = weak, Weight(weight, interval)
 
     def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         weight = self.weight.at(self.schedule, t)

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from diffgen.denoiser import Denoiser
+from diffgen.denoiser import Denoiser, Wrapper
 from diffgen.guidance.formula import Interval, Weight
 from diffgen.schedule.base import match
 
 
-class ClassifierGuidance(Denoiser):
+class ClassifierGuidance(Wrapper):
     """x0 + w sigma^2 / alpha grad ln p(y | x_t), hence eps - w sigma grad.
 
     `classifier(x_t, t (B,)) -> logits (B, K)` has learned on the denoiser's schedule and is asked
@@ -36,9 +36,8 @@ class ClassifierGuidance(Denoiser):
         weight: float = 1.0,
         interval: Interval = None,
     ) -> None:
-        super().__init__()
-        self.denoiser, self.schedule, self.null = denoiser, denoiser.schedule, null
-        self.classifier, self.weight = classifier, Weight(weight, interval)
+        super().__init__(denoiser)
+        self.classifier, self.null, self.weight = classifier, null, Weight(weight, interval)
 
     def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         x0 = self.denoiser(x_t, t, label if self.null else None)

@@ -7,12 +7,12 @@ from x0 (eps, score, v) is affine in it, so each of them is guided by the same w
 import torch
 from torch import Tensor
 
-from diffgen.denoiser import Denoiser
+from diffgen.denoiser import Denoiser, Wrapper
 from diffgen.errors import UsageError
 from diffgen.guidance.formula import Interval, Weight, guide
 
 
-class ClassifierFree(Denoiser):
+class ClassifierFree(Wrapper):
     """One denoiser with and without the label; `null` is the label that says "no label".
 
     weight: -1 unconditional, 0 conditional, > 0 guided; the papers' scale is 1 + weight. Both
@@ -34,10 +34,9 @@ class ClassifierFree(Denoiser):
         interval: Interval = None,
         rescale: float = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(denoiser)
         if not 0 <= rescale <= 1:
             raise UsageError(f"guidance.rescale={rescale:g} must be a share from 0 to 1")
-        self.denoiser, self.schedule = denoiser, denoiser.schedule
         self.null, self.weight, self.rescale = null, Weight(weight, interval), rescale
 
     def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:

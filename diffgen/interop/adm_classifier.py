@@ -1,7 +1,6 @@
 """Classifiers of noisy images of openai/guided-diffusion, as recipes of model=classifier."""
 
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 from diffgen.errors import UsageError
@@ -42,7 +41,6 @@ def read_classifier(state: State, path: Path, size: int | None, settings: Settin
     }
     classes = len(state["out.2.c_proj.weight" if pool == "attention" else "out.3.weight"])
     channels = state["input_blocks.0.0.weight"].shape[1]
-    rewrite = partial(adm_state, new_order=False)
     said = [f"--{key} {value}" for key, value in flags.items() if key not in settings]
     lines = [f"flags of the released classifier of {size} pixels: {' '.join(said)}"]
     return Release(
@@ -50,7 +48,7 @@ def read_classifier(state: State, path: Path, size: int | None, settings: Settin
         (channels, size, size),
         state,
         adm_names,
-        rewrite=rewrite,
+        rewrite=adm_state,
         classes=classes,
         assumed=tuple(lines if said else ()),
     )

@@ -100,11 +100,12 @@ def song_network(found: Record, path: Path) -> Record:
 def adm_network(found: Record, path: Path) -> Record:
     if found["channel_mult"][0] != 1:
         raise UsageError(f"no import of {path}: a first channel_mult other than 1")
-    likeadm_network = {"downsample": "residual", "frequencies": "cosine", "norm_eps": 1e-5}
     return {
         "name": "unet",
         **renamed(found),
-        **likeadm_network,
+        "downsample": "residual",
+        "frequencies": "cosine",
+        "norm_eps": 1e-5,
         "embedding": "scale_shift",
         "head_width": 64,
     }

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from diffgen.dataset.pixels import by_class, save_sheet
-from diffgen.files import can_write, place, sha256, sha256_of_json, write_atomically
+from diffgen.files import can_write, place, sha256, sha256_of_json, write_atomically, write_text
 from diffgen.runs.result_file import read_row, seal_of
 from diffgen.runs.torch_file import check_stored
 
@@ -115,8 +115,7 @@ class Cell:
 
     def tell_drawn(self, key: dict[str, Any]) -> None:
         """Note that this cell holds the images of a key without what measures them."""
-        name = self.folder.name.encode()
-        write_atomically(self._drawn(key), lambda file: file.write(name))
+        write_text(self._drawn(key), self.folder.name)
 
     def take_drawn(self, key: dict[str, Any], classes: Sequence[str], leave: Set[str]) -> None:
         """Keep what another cell of this run, as it told, holds of the key's images.
@@ -143,8 +142,7 @@ class Cell:
     def keep_row(self, row: dict[str, Any]) -> None:
         """Write result.json, which marks the cell as done."""
         sealed = {**row, "seal": seal_of(self.folder.name, json.loads(json.dumps(row)))}
-        text = json.dumps(sealed, indent=1, sort_keys=True)
-        write_atomically(self.folder / "result.json", lambda file: file.write(text.encode()))
+        write_text(self.folder / "result.json", json.dumps(sealed, indent=1, sort_keys=True))
 
 
 def name_of(key: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diffgen.dataset.store import LISTING
 from diffgen.errors import UsageError
-from diffgen.files import WriteError, expanded, write_atomically
+from diffgen.files import WriteError, expanded, write_atomically, write_text
 from diffgen.runs.cell import Cell, arrays_of
 
 MARK = "diffgen.json"  # in a folder of images: which ones they are (`cell.name_of`), and how many
@@ -77,8 +77,7 @@ class PngFolder:
             return {}
 
     def _put(self, name: str, data: Any) -> None:
-        text = json.dumps(data).encode()
-        write_atomically(self.path / name, lambda file: file.write(text))
+        write_text(self.path / name, json.dumps(data))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch import Tensor
 from diffgen.config.parts import SamplerSettings
 from diffgen.config.schema import Sampling
 from diffgen.errors import UsageError
-from diffgen.files import sha256_of_json, write_atomically
+from diffgen.files import sha256_of_json, write_text
 from diffgen.runs.cell import home
 from diffgen.runs.checkpoint import Checkpoint
 
@@ -62,8 +62,7 @@ def write(
         "times": times.tolist(),
         **facts,
     }
-    text = yaml.safe_dump(record, sort_keys=False)
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_text(path, yaml.safe_dump(record, sort_keys=False))
     return path
 
 

@@ -13,7 +13,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from diffgen.config.build import typed
 from diffgen.config.parts import Named
 from diffgen.errors import UsageError
-from diffgen.files import write_atomically
+from diffgen.files import write_text
 from diffgen.runtime.metrics_csv import MetricsCsv
 
 
@@ -72,7 +72,7 @@ class Wandb:
             logger.experiment  # noqa: B018 (it starts the run)
         name = logger.version
         if name and name != known:  # on the first rank, which knows it
-            write_atomically(kept, lambda file: file.write(name.encode()))
+            write_text(kept, name)
         return logger
 
 

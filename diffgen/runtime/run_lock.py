@@ -10,7 +10,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from diffgen.errors import UsageError
-from diffgen.files import WriteError, write_atomically
+from diffgen.files import WriteError, write_text
 from diffgen.runtime.launch import rank
 
 
@@ -36,8 +36,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise WriteError(folder / ".lock", error) from error
     try:
-        text = f"process {os.getpid()} on {socket.gethostname()}"
-        write_atomically(holder, lambda file: file.write(text.encode()))
+        write_text(holder, f"process {os.getpid()} on {socket.gethostname()}")
         yield
     finally:
         with contextlib.suppress(OSError):

@@ -15,8 +15,9 @@ from diffgen.config.parts import Named
 from diffgen.dataset.pixels import save_sheet
 from diffgen.errors import FAILURE, UsageError
 from diffgen.evaluation import table
-from diffgen.evaluation.rows import caption, identity_of, setting, text, varying
+from diffgen.evaluation.rows import blocks, caption, identity_of, setting, text, varying
 from diffgen.evaluation.table_csv import failed_row
+from diffgen.evaluation.table_formats import print_parts
 from diffgen.runs.cell import Cell
 from diffgen.runs.result_file import collect
 from diffgen.sampling.logged import log_results
@@ -33,8 +34,9 @@ def publish(folder: Path, jobs: Sequence[Path]) -> None:
     scored = collect(cell for cell, row in rows.items() if "n" in row)
     failed = failures(folder)
     if scored or failed:
-        table.write(folder, scored, failed)
-        table.show(scored, failed)
+        found = blocks(scored) if scored else []
+        table.write(folder, found, failed)
+        print_parts(table.parts(found, failed, classes=False))
     pictures = [*(job / "samples.png" for job in jobs), *guidance_sheets(folder, rows)]
     for path in pictures:
         print(path)

@@ -43,18 +43,22 @@ class Task(abc.ABC):
         """How many images there are to make."""
 
     @property
-    @abc.abstractmethod
     def content(self) -> str:
         """A hash of what the images depend on besides settings, "" where that is nothing."""
+        return ""
 
     @property
-    @abc.abstractmethod
     def unconditional(self) -> bool:
         """Whether it asks the model without a label."""
+        return self.drawn_labels([0]) is None
 
-    @abc.abstractmethod
     def classes(self) -> Tensor | None:
         """The class that each image should show, (count,), or None where that is not known."""
+        return None
+
+    def drawn_labels(self, images: Sequence[int]) -> Tensor | None:
+        """The labels (B,) of drawn images: those asked for by turns, else all classes."""
+        return by_turns(self.labels or range(self.num_classes), images)
 
     @abc.abstractmethod
     def draw(self, images: Sequence[int], device: torch.device) -> Tensor:

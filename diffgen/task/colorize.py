@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from diffgen.denoiser import Denoiser
+from diffgen.denoiser import Denoiser, Wrapper
 from diffgen.errors import UsageError
 from diffgen.task.conditioning import Conditioning, Given
 from diffgen.task.edit import Edit, beside
@@ -45,15 +45,15 @@ class Colorize(Conditioning, Edit):
         return beside(images, self.given.pixels, grey.expand_as(self.given.pixels))
 
 
-class _RotatedColors(Denoiser):
+class _RotatedColors(Wrapper):
     """A denoiser of c = axes x, channels rotated by an orthogonal matrix `axes` (C, C).
 
     Noise is the same in all axes, so that schedule and samplers stay the same.
     """
 
     def __init__(self, denoiser: Denoiser, axes: Tensor) -> None:
-        super().__init__()
-        self.denoiser, self.schedule, self.axes = denoiser, denoiser.schedule, axes
+        super().__init__(denoiser)
+        self.axes = axes
 
     def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:
         x0 = self.denoiser(rotate(x_t, self.axes.T), t, label)

@@ -84,9 +84,6 @@ class Interpolate(Task):
     def unconditional(self) -> bool:
         return not self.end_labels
 
-    def classes(self) -> None:
-        return None
-
     def draw(self, images: Sequence[int], device: torch.device) -> Tensor:
         share, first = shares(self.frames, images), [i // self.frames for i in images]
         ends = first, [k + 1 for k in first]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from diffgen.denoiser import Denoiser
+from diffgen.denoiser import Denoiser, Wrapper
 from diffgen.sampler import SeededNoise
 from diffgen.schedule.base import match
 
@@ -63,12 +63,11 @@ def shares(frames: int, images: Sequence[int]) -> Tensor:
     return torch.tensor([image % frames / (frames - 1) for image in images], dtype=torch.float64)
 
 
-class LabelMix(Denoiser):
+class LabelMix(Wrapper):
     """(1 - share) D(x, label) + share D(x, other), row by row; share (B,), other (B,)."""
 
     def __init__(self, denoiser: Denoiser, other: Tensor, share: Tensor) -> None:
-        super().__init__()
-        self.denoiser, self.schedule = denoiser, denoiser.schedule
+        super().__init__(denoiser)
         self.other, self.share = other, share
 
     def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:

@@ -5,10 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from diffgen.denoiser import Denoiser
+from diffgen.denoiser import Denoiser, Wrapper
 
 
-class MMPSDenoiser(Denoiser):
+class MMPSDenoiser(Wrapper):
     """E[x0 | x_t, known pixels], if x0 given x_t were Gaussian.
 
     Its covariance is sigma^2 / alpha times the denoiser's Jacobian J (Tweedie's second formula),
@@ -22,8 +22,7 @@ class MMPSDenoiser(Denoiser):
     def __init__(
         self, denoiser: Denoiser, image: Tensor, known: Tensor, error: float, solves: int
     ) -> None:
-        super().__init__()
-        self.denoiser, self.schedule = denoiser, denoiser.schedule
+        super().__init__(denoiser)
         self.image, self.known, self.error, self.solves = image, known, error, solves
 
     def forward(self, x_t: Tensor, t: Tensor, label: Tensor | None = None) -> Tensor:

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from diffgen.denoiser import Denoiser
+from diffgen.denoiser import Denoiser, Wrapper
 from diffgen.sampler import Sampler
 from diffgen.sampler.base import Noise, noised
 
 
-class KnownPixels(Denoiser):
+class KnownPixels(Wrapper):
     """A denoiser with the true pixels, as noisy as the others, in place of the known ones.
 
     image (B, C, H, W), known bool, to broadcast against it. There x_t becomes alpha image +
@@ -19,8 +19,7 @@ class KnownPixels(Denoiser):
     """
 
     def __init__(self, denoiser: Denoiser, image: Tensor, known: Tensor) -> None:
-        super().__init__()
-        self.denoiser, self.schedule = denoiser, denoiser.schedule
+        super().__init__(denoiser)
         self.image, self.known, self.noise = image, known, torch.zeros_like(image)
 
     def set_noise(self, noise: Tensor) -> None:

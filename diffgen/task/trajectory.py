@@ -9,7 +9,7 @@ from torch import Tensor
 
 from diffgen.dataset.pixels import enlarge
 from diffgen.schedule import Schedule
-from diffgen.task.base import Task, by_turns, on
+from diffgen.task.base import Task, on
 from diffgen.task.edit import at_least, check_takes_steps, joined
 
 
@@ -34,17 +34,6 @@ class Trajectory(Task):
     def count(self) -> int:
         return self.ways * 2 * self.frames
 
-    @property
-    def content(self) -> str:
-        return ""
-
-    @property
-    def unconditional(self) -> bool:
-        return self._label([0]) is None
-
-    def classes(self) -> None:
-        return None
-
     @cached_property
     def shown(self) -> list[int]:
         """The states of the frames: 0 is that at times[0], and k that after interval k."""
@@ -61,7 +50,7 @@ class Trajectory(Task):
     @torch.no_grad()
     def _frames(self, ways: Sequence[int], device: torch.device) -> Tensor:
         """x_t of each frame and then the estimates, (2 frames, ways, C, H, W)."""
-        noise, label = self.noise(ways), on(self._label(ways), device)
+        noise, label = self.noise(ways), on(self.drawn_labels(ways), device)
         x = self.begin(self.blank(ways, device), noise)
         states = [x, *self.sampler.trajectory(self.denoiser, x, self.times, label, noise)]
         seen, estimates = [], []
@@ -87,6 +76,3 @@ class Trajectory(Task):
             found[f"way_{k:03}.png"] = joined(torch.stack([seen, estimates]))
             found[f"way_{k:03}.gif"] = enlarge(torch.cat([seen, estimates], -2), 256)
         return found
-
-    def _label(self, ways: Sequence[int]) -> Tensor | None:
-        return by_turns(self.labels or range(self.num_classes), ways)

@@ -1,10 +1,10 @@
 """Sample grids while training, made with the averaged weights."""
 
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import lightning.pytorch as L
 import numpy as np
@@ -13,60 +13,35 @@ from torch import Tensor
 
 from diffgen.dataset.pixels import Range, enlarge, grid, save_png
 from diffgen.denoiser.base import Denoiser
-from diffgen.sampler import Sampler, SeededNoise
-from diffgen.sampler.noise import Start
 from diffgen.training.ema import Ema
 
 log = logging.getLogger(__name__)
 
 
-class Plan(Protocol):
-    """A sampler with its times, start and clip: diffgen.sampling.plan has it."""
-
-    @property
-    def sampler(self) -> Sampler: ...
-    @property
-    def times(self) -> Tensor: ...
-    @property
-    def start(self) -> Start: ...
-
-    def clipped(self, denoiser: Denoiser, pixel_range: Range, /) -> Denoiser: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class PreviewImages:
-    """Draws the same images each time, from the same noise; `shape` (C, H, W) is one image's."""
-
-    plan: Plan
-    shape: tuple[int, int, int]
-    labels: Tensor | None
-    num_samples: int
-
-    def __call__(
-        self, denoiser: Denoiser, pixel_range: Range, device: torch.device, batch_size: int
-    ) -> Tensor:
-        """Images uint8 (num_samples, C, H, W) of the denoiser as it stands.
-
-        `batch_size` of them are drawn at once.
-        """
-        denoiser = self.plan.clipped(denoiser, pixel_range)
-        parts = torch.arange(self.num_samples).split(batch_size)
-        return torch.cat([self._part(denoiser, pixel_range, device, part) for part in parts])
-
-    def _part(
-        self, denoiser: Denoiser, pixel_range: Range, device: torch.device, part: Tensor
-    ) -> Tensor:
-        """The images whose numbers are `part` (b,), the same in any batch."""
-        plan, bounds = self.plan, (pixel_range.low, pixel_range.high)
-        noise = SeededNoise(0, part.tolist())
-        like = torch.empty(len(part), *self.shape, device=device)
-        x = plan.start(denoiser.schedule, plan.times[0], like, noise, bounds)
-        labels = None if self.labels is None else self.labels[part].to(device)
-        return pixel_range.to_uint8(plan.sampler(denoiser, x, plan.times, labels, noise)).cpu()
+# denoiser, range, device, images at once -> images uint8 (N, C, H, W)
+Draw = Callable[[Denoiser, Range, torch.device, int], Tensor]
 
 
 class Stopped(Exception):
     """The run is to end, and does not wait for pictures."""
+
+
+@contextmanager
+def evaluating(module: Any, ema: Ema, stopping: Callable[[], bool]) -> Iterator[None]:
+    """Within it the averaged weights in eval mode; Stopped where the run is to end."""
+
+    def give_up(*_: Any) -> None:
+        if stopping():
+            raise Stopped
+
+    watch = module.denoiser.network.register_forward_pre_hook(give_up)
+    module.denoiser.eval()
+    try:
+        with ema.weights(module):
+            yield
+    finally:
+        watch.remove()
+        module.denoiser.train()
 
 
 class Preview(L.Callback):
@@ -82,7 +57,7 @@ class Preview(L.Callback):
         folder: Path,
         ema: Ema,
         every: int,
-        images: PreviewImages,
+        images: Draw,
         stopping: Callable[[], bool] = lambda: False,
     ) -> None:
         self.folder, self.ema, self.every, self.images = folder, ema, every, images
@@ -107,25 +82,10 @@ class Preview(L.Callback):
     def _draw(self, trainer: L.Trainer, module: Any) -> Tensor:
         """The grid as a picture uint8 (C, H, W)."""
         shares = trainer.world_size * trainer.accumulate_grad_batches
-        network = module.denoiser.network
-        watch = network.register_forward_pre_hook(self._give_up)
-        module.denoiser.eval()
-        try:
-            with self.ema.weights(module):
-                images = self.images(
-                    module.denoiser,
-                    module.pixel_range,
-                    module.device,
-                    max(1, module.batch_size // shares),
-                )
-        finally:
-            watch.remove()
-            module.denoiser.train()
+        most = max(1, module.batch_size // shares)
+        with evaluating(module, self.ema, self.stopping):
+            images = self.images(module.denoiser, module.pixel_range, module.device, most)
         return enlarge(grid(images))
-
-    def _give_up(self, *_: Any) -> None:
-        if self.stopping():
-            raise Stopped
 
 
 def _log(logger: Any, picture: Tensor, step: int) -> None:

@@ -14,7 +14,7 @@ from diffgen.dataset.images import Images
 from diffgen.dataset.random_choices import subset
 from diffgen.training.ema import Ema
 from diffgen.training.module import LossByTime, Module
-from diffgen.training.preview import Stopped
+from diffgen.training.preview import Stopped, evaluating
 from diffgen.training.random_numbers import RandomNumbers
 
 log = logging.getLogger(__name__)
@@ -103,20 +103,11 @@ class Quality(L.Callback):
 
     @torch.no_grad()
     def _measured(self, module: Module) -> dict[str, float]:
-        watch = module.denoiser.network.register_forward_pre_hook(self._give_up)
-        module.denoiser.eval()
         try:
-            with self.ema.weights(module):
+            with evaluating(module, self.ema, self.stopping):
                 return {k: v for measure in self.measures for k, v in measure(module).items()}
         except Stopped:
             return {}
         except (FloatingPointError, OSError, torch.OutOfMemoryError) as error:
             log.warning("no figures of quality at step %d: %s", self.step, error)
             return {}
-        finally:
-            watch.remove()
-            module.denoiser.train()
-
-    def _give_up(self, *_: Any) -> None:
-        if self.stopping():
-            raise Stopped

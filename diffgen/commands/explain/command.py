@@ -17,7 +17,7 @@ from diffgen.commands.initial_weights import begun
 from diffgen.commands.train import Run
 from diffgen.config.schema import Explain
 from diffgen.dataset.images import Images, in_memory
-from diffgen.files import write_atomically
+from diffgen.files import write_text
 from diffgen.runtime.launch import quiet
 
 
@@ -42,8 +42,7 @@ def explain_training(settings: Explain) -> None:
         found = replace(found, cost=cost(settings, data))
     show(found, settings.num_samples)
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(plain(found), indent=1).encode()
-    write_atomically(folder / "explain.json", lambda file: file.write(text))
+    write_text(folder / "explain.json", json.dumps(plain(found), indent=1))
     draw(folder / "explain.png", found.ladder, found.sampler, found.grey, found.apart)
     print(folder)
 

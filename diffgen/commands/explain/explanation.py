@@ -99,14 +99,9 @@ class Explanation:
     sampler: OwnSampler | None
     grey: float
     distance: Distance | None
-    scale: float
+    apart: float | None
     warnings: list[str]
     cost: Cost | None = None
-
-    @property
-    def apart(self) -> float | None:
-        """The largest distance between two images in the model's range, None if unknown."""
-        return None if self.distance is None else self.distance.value / self.scale
 
 
 def explained(settings: Train, data: Data, recipe: str | None) -> Explanation:
@@ -129,7 +124,7 @@ def explained(settings: Train, data: Data, recipe: str | None) -> Explanation:
         sampler=sampler,
         grey=grey,
         distance=distance,
-        scale=of.scale,
+        apart=apart,
         warnings=[
             *warnings_of(schedule, ladder, data.dimension, grey, apart),
             *ema_warnings(settings.ema, settings.trainer.max_steps),

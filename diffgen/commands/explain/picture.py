@@ -4,7 +4,6 @@ from pathlib import Path
 
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from diffgen.commands.explain.ladder import Ladder
@@ -21,7 +20,6 @@ def draw(
     """Write the picture as a PNG; `grey` and `distance` are those of warnings.py."""
     count = 3 if sampler else 2
     figure = Figure(figsize=(4.5 * count, 3.9), layout="constrained")
-    FigureCanvasAgg(figure)
     panels = figure.subplots(1, count)
     _scales(panels[0], ladder)
     _noise(panels[1], ladder, grey, distance)
