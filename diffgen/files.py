@@ -96,7 +96,7 @@ def _place(path: Path, new: Path) -> None:
 def expanded(path: str | Path) -> Path:
     """The path with ~ as the home folder, or as one of temporary files where no home is known.
 
-    So for a container's user without a passwd entry, and for a cache above all.
+    A container's user may have no passwd entry, and a cache must lie somewhere.
     """
     try:
         return Path(path).expanduser()

@@ -140,7 +140,7 @@ def first_rank_prints() -> Iterator[None]:
 def own_folder_of_rank() -> Iterator[list[str]]:
     """Words that give a rank beyond the first a folder for its log which goes when it ends.
 
-    So where the processes of a run share no name; where they do, they share the run's folder.
+    Where the processes of a run share a name, they share its folder, and there are no words.
     """
     if rank() == 0 or common_id() or "LOCAL_RANK" in os.environ:
         yield []

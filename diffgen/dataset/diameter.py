@@ -18,7 +18,7 @@ HOPS = 8
 class Distance:
     """The largest distance found between two of `images` images out of `total`.
 
-    `exact` says that no two of those images are farther distances.
+    `exact` says that no two of those images are farther apart.
     """
 
     value: float

@@ -17,9 +17,9 @@ class ClassifierGuidance(Wrapper):
     """x0 + w sigma^2 / alpha grad ln p(y | x_t), hence eps - w sigma grad.
 
     `classifier(x_t, t (B,)) -> logits (B, K)` has learned on the denoiser's schedule and is asked
-    at the time at hand, whatever times a sampler visits. `null` is the number
-    of classes that the denoiser knows: one of 0 is never given the label. weight: 0 asks the
-    classifier nothing; the power of p(y | x) is w over an unconditional denoiser, 1 + w over a
+    at the time at hand, whatever times a sampler visits. `null` is the number of classes that the
+    denoiser knows: one of 0 is never given the label. weight: 0 asks the classifier nothing; the
+    power of p(y | x) is w over an unconditional denoiser, 1 + w over a
     conditional one. Rows without a label (None, or K) are not guided, nor is a time of alpha = 0,
     where x_t shows nothing.
 

@@ -13,7 +13,7 @@ Settings = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Release:
-    """Weights under their program's names, and the recipe that they are ours by.
+    """Weights under their program's names, and the recipe of the same model in ours.
 
     `state` and `average` ({} without one) become ours by `rewrite`, of a state and our network,
     and by `names` of that network. `classes` is their number. `assumed` are the things that no

@@ -14,8 +14,8 @@ class Dilated(nn.Module):
     """network(x (B, channels, H, W), c_noise (B,), label (B,) or None) -> (B, out_channels, H, W).
 
     One residual block for each of `dilations`, on `width` channels, given the level and the label
-    as DDPM's U-Net is. No down-sampling, so any size will do; the convolutions
-    of the defaults see 35 pixels across, 5 and 2 + 2 d more for each dilation d.
+    as DDPM's U-Net is. No down-sampling, so any size will do; the convolutions of the defaults see
+    35 pixels across, 5 and 2 + 2 d more for each dilation d.
     """
 
     def __init__(

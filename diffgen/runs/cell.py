@@ -118,7 +118,7 @@ class Cell:
         write_text(self._drawn(key), self.folder.name)
 
     def take_drawn(self, key: dict[str, Any], classes: Sequence[str], leave: Set[str]) -> None:
-        """Keep what another cell of this run, as it told, holds of the key's images.
+        """Keep the key's images that another cell of this run has noted by `tell_drawn`.
 
         Nothing where this cell has images or no other one has them as they were written. `leave`
         names files that are not taken.

@@ -110,7 +110,7 @@ def log_density(
 def bits_per_dim(log_density: Tensor, count: int, width: float) -> Tensor:
     """Bits per number (B,) of images whose `count` numbers were dequantised, from ln p(x).
 
-    width: of one grey level in the model's range, over which uniform noise was deviation: 2 / 256
+    width: of one grey level in the model's range, over which uniform noise was spread: 2 / 256
     where bytes u became 2 (u + noise) / 256 - 1.
     """
     return -(log_density / count + math.log(width)) / math.log(2)

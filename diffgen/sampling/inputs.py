@@ -1,4 +1,4 @@
-"""LoadedImages to edit: files, and the test images of the data set that a checkpoint learned."""
+"""Pictures to edit: files, and the test images of the data set that a checkpoint learned."""
 
 import re
 from collections.abc import Sequence

@@ -79,7 +79,7 @@ def _best(rows: dict[int, dict[str, str]]) -> dict[str, Any]:
 
 
 def _is_shown(column: str, value: str | None) -> bool:
-    """Whether a value is a number of a column that is not of a part of the times, or the step."""
+    """Whether a value is a number that a table shows: no step or rate, no loss at some levels."""
     if not value or "/" in column or column in ("step", "epoch", "lr"):
         return False
     try:

@@ -69,8 +69,8 @@ class Module(L.LightningModule):
     """Trains the learner of `loss` on batches {"pixels", "label", "step", "position"}.
 
     label_dropout: share of labels replaced by the null label, per sample. augment: probability of
-    each change of an image that the network is told of. `header` is what a
-    checkpoint says of itself (see diffgen.runs.checkpoint).
+    each change of an image that the network is told of. `header` is what a checkpoint says of
+    itself (see diffgen.runs.checkpoint).
     """
 
     def __init__(
