@@ -440,6 +440,14 @@ def test_a_classifier_of_adm_guides_its_model(tmp_path: Path) -> None:
     assert "50" in done.out
 
 
+def test_quantised_weights_are_refused(tmp_path: Path) -> None:
+    path = written(tmp_path / "classifier.pt", "adm_classifier")
+    state = torch.load(path, weights_only=True)
+    torch.save(state | {"out.0.weight": state["out.0.weight"].char()}, path)
+    line = here(tmp_path, "import", "adm", str(path), "out").line()
+    assert line.startswith("out.0.weight is of torch.int8, as quantised weights are: import the ")
+
+
 def test_depth_and_size_of_a_classifier_are_read_from_its_weights(tmp_path: Path) -> None:
     """Those released: 64 pixels four blocks deep, 128 and 256 two, of attention at 32, 16, 8."""
     for size, multipliers, blocks in ((64, (1, 2, 3, 4), 4), (128, (1, 1, 2, 3, 4), 2)):

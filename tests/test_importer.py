@@ -252,6 +252,20 @@ def test_files_of_another_kind_are_refused_by_their_names(adm, released, ddpm, t
     assert not (others / "there").exists()
 
 
+@pytest.mark.usefixtures(nvlabs.__name__)
+def test_a_size_or_a_configuration_that_the_file_contradicts_is_refused(tmp_path):
+    test_families.written(tmp_path / "edm.pkl", "ddpmpp")
+    test_families.written(tmp_path / "dit.pt", "dit")
+    (tmp_path / "heads.yml").write_text("num_heads: 3")
+    line = "is of images of 8 pixels"
+    assert line in refused(tmp_path, "edm", "edm.pkl", "--size", "64")
+    dit = ("dit", "dit.pt", "--config", "heads.yml")
+    assert line in refused(tmp_path, *dit, "--size", "64")
+    path, _ = released_ncsn(tmp_path)
+    line = refused(tmp_path, "ncsn", str(path), "--config", "heads.yml", "--size", "8")
+    assert line == "--config heads.yml: it holds none of data, model"
+
+
 def test_a_data_set_that_no_file_tells_of(released, tmp_path):
     path, _ = released
     (tmp_path / "config.yml").unlink()

@@ -49,6 +49,16 @@ def test_weights_of_other_images_are_refused(ddpm):
         fill(network, found.denoiser_recipe(), (3, 8, 8), found.classes, found, None)
 
 
+def test_weights_of_a_network_of_other_sizes_are_refused_as_such(ddpm):
+    found = checkpoint.load(ddpm / "checkpoints" / "last.ckpt")
+    network, _ = drawn(found, found.shape, found.classes)
+    network.get_submodule("condition").level[0] = torch.nn.Linear(3, 3)
+    with pytest.raises(
+        UsageError, match=r"other sizes \(condition.level.0.* leave out the setting"
+    ):
+        fill(network, found.denoiser_recipe(), found.shape, found.classes, found, None)
+
+
 def test_a_run_begins_from_weights_records_them_and_goes_on_without_them(ddpm, tmp_path):
     source = shutil.copytree(ddpm, tmp_path / "source")
     found = checkpoint.load(source / "checkpoints" / "last.ckpt")
@@ -64,6 +74,8 @@ def test_a_run_begins_from_weights_records_them_and_goes_on_without_them(ddpm, t
     for key, weight in found.states["raw"].items():
         mine = saved["state_dict"][f"denoiser.network.{key}"]
         torch.testing.assert_close(mine, weight, rtol=0, atol=1e-7)
+    told = " ".join(worked(here(tmp_path, "explain", f"checkpoint={run}")).out.split())
+    assert f"last.ckpt, raw, hash {found.hash[:16]}" in told.partition("begun from")[2]
     shutil.rmtree(source)
     worked(here(tmp_path, "train", f"resume={run}", "trainer.max_steps=2", "logger=none"))
     assert contents(run / "checkpoints" / "last.ckpt")["global_step"] == 2

@@ -1,6 +1,8 @@
 """Images for other programs: files that hold a cell's bytes, at a place that nothing else uses."""
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,9 +10,11 @@ import torch
 from PIL import Image
 from running import here, worked
 
+import diffgen.runs.plain_images
 from diffgen.dataset.images import in_memory
+from diffgen.errors import UsageError
 from diffgen.runs.cell import Cell
-from diffgen.runs.plain_images import PngFolder
+from diffgen.runs.plain_images import PngFolder, plain_images
 from diffgen.sampling.foreign import fitting
 from diffgen.task.generate import Generate
 
@@ -107,6 +111,22 @@ def test_nothing_else_is_written_over_and_nothing_is_drawn_for_it(drawn, case, m
     if name == "out":
         [path.unlink() for path in place.glob("*")] if place.is_dir() else place.unlink()
         place.rmdir() if place.is_dir() else None
+
+
+@pytest.mark.parametrize("form", ["png", "npz"])
+def test_a_place_that_cannot_be_made_is_told_before_a_job_starts(form, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    os.mkfifo("pipe.npz")
+    wrong = {"": "out= names no place", "file/deep/out": f"{tmp_path}/file is a file"}
+    wrong |= {"pipe.npz": "is a file, and" if form == "png" else "is something else"}
+    for out, line in wrong.items():
+        with pytest.raises(UsageError, match=line):
+            plain_images(out, form).check()
+    monkeypatch.setattr(diffgen.runs.plain_images, "can_write", lambda folder: folder != tmp_path)
+    with pytest.raises(UsageError, match=f"{tmp_path} may only be read"):
+        plain_images("new/out", form).check()
+    assert {path.name for path in tmp_path.iterdir()} == {"file", "pipe.npz"}
 
 
 def test_each_job_of_a_sweep_has_a_folder_called_by_what_differs(ddpm, tmp_path):

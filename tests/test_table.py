@@ -7,6 +7,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
+from markdown_it import MarkdownIt
 from running import TINY, here, worked
 from test_evaluation import real, row
 
@@ -14,7 +15,7 @@ from diffgen.config.parts import Named
 from diffgen.evaluation.rows import FLOOR, blocks, pooled
 from diffgen.evaluation.table import main_cells, write
 from diffgen.evaluation.table_csv import failed_row
-from diffgen.evaluation.table_formats import Part, formatted
+from diffgen.evaluation.table_formats import BEST, Part, formatted
 from diffgen.evaluation.training_table import named, training_parts
 from diffgen.evaluation.trainings import differences, short_paths, trainings
 from diffgen.sampling import logged
@@ -224,6 +225,16 @@ def test_html_is_what_a_browser_reads_back():
     found = Table(formatted("html", [HARD]))
     assert found.rows == [["sampler", "FD"], ["[x] <b>\\_{&}|", "0.1 ± 0.2"]]
     assert found.bold == ["0.1 ± 0.2"]
+
+
+@pytest.mark.parametrize("name", ["<b>c</b>", "p|q*r`s", "_a_ $x$ ~~b~~", "back\\slash | *"])
+def test_markdown_is_what_a_reader_of_it_shows(name):
+    grid = ["sampler", name], [["ddim", f"{name}: 3{BEST}"], ["x_y", "1"]]
+    text = formatted("md", [Part(f"{name} of classifier_free", grid)])
+    assert "classifier_free" in text
+    page = Table(MarkdownIt("commonmark").enable(["table", "strikethrough"]).render(text))
+    assert page.rows == [["sampler", name], ["ddim", f"{name}: 3{BEST}"], ["x_y", "1"]]
+    assert r"\$" in text or "$" not in name  # formulas, of those who show them
 
 
 def test_latex_escapes_every_character_that_has_a_meaning():

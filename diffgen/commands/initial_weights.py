@@ -100,6 +100,11 @@ def fill(
     wanted = {key: value.shape for key, value in mine.items() if key not in anew}
     given = {key: value.shape for key, value in weights.items()}
     if wrong := sorted(dict(wanted.items() ^ given.items())):
+        if shape == found.shape:
+            raise UsageError(
+                f"the weights of {found.path} are of a network of other sizes ({wrong[0]} "
+                "differs): leave out the setting that changes it, or init="
+            )
         raise UsageError(
             f"the weights of {found.path} are for images of {found.shape} and do not fit these "
             f"of {shape} ({wrong[0]} differs): take images of that shape, or leave init= out"

@@ -11,7 +11,7 @@ from diffgen.commands.explain.report import settings_text
 from diffgen.denoiser.base import Preconditioned
 from diffgen.evaluation.rows import FLOOR, Row, blocks
 from diffgen.evaluation.table import parts
-from diffgen.evaluation.table_formats import formatted
+from diffgen.evaluation.table_formats import as_markdown, formatted
 from diffgen.interop.program import largest, smallest
 from diffgen.runs.checkpoint import Checkpoint
 from diffgen.runs.result_file import collect
@@ -99,14 +99,14 @@ def _facts(subject: Subject, data: str) -> Iterator[str]:
     shape = " x ".join(map(str, found.shape))
     classes = f", classes {', '.join(found.classes)}" if found.classes else ""
     yield "| | |\n|---|---|"
-    yield f"| data set | {data}, {shape}{classes} |"
+    yield f"| data set | {as_markdown(f'{data}, {shape}{classes}')} |"
     yield f"| step | {found.step:,} |"
     yield f"| parameters | {count:,} |"
     yield f"| weights | {subject.ema}{told} |"
     for key in PARTS:
         if part := recipe.get(key):
             said = ", ".join(filter(None, (str(part.get("name", "")), settings_text(part))))
-            yield f"| {key} | {said} |"
+            yield f"| {key} | {as_markdown(said)} |"
     yield f"| pixels | (byte / 255 - {found.range.shift:.6g}) / {found.range.scale:.6g} |"
     yield f"| made by | diffgen {__version__}, checkpoint {found.hash[:16]} |"
 

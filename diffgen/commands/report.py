@@ -97,7 +97,7 @@ def render(
         row["run"]: ", ".join(filter(None, (setting(each[TRAINING]), each["run"])))
         for row, each in zip(trained, told, strict=True)
     }
-    logs = ((title, curves(Path(run) / "metrics.csv")) for run, title in titles.items())
+    logs = ((title, curves(Path(run) / "metrics.csv")) for run, title in sorted(titles.items()))
     pages = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
     template = pages.get_template("report.html")
     trainings = [(name, _svg(figure)) for name, figure in logs if figure]

@@ -94,7 +94,7 @@ def preflight(settings: Sample) -> None:
     """Make all that a job of sampling calls; UsageError where something does not fit."""
     metrics = named(settings.metrics)
     ready(settings.logger)
-    if settings.out:
+    if settings.out is not None:
         plain_images(settings.out, settings.format).check()
     request = request_of(settings)
     if metrics:
@@ -117,7 +117,8 @@ class Job:
         self.task, self.counters = self.request.task(fabric.device)
         self.labels = self.task.classes()
         self.metrics = self.telling(named(settings.metrics))
-        self.out = plain_images(settings.out, settings.format) if settings.out else None
+        out = settings.out
+        self.out = None if out is None else plain_images(out, settings.format)
 
     def cells(self) -> list[Cell]:
         """The cell asked for, done, and that of the table's floor where there is one."""

@@ -15,6 +15,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.transforms import ScaledTranslation, Transform
 
 from diffgen.evaluation.rows import (
     FLOOR,
@@ -72,13 +73,12 @@ def against_weight(block: Block) -> Figure | None:
         return style.method(row), row["steps"] or 0
 
     steps = sorted({line(row)[1] for row in rows})
-    for (method, count), group in groupby(sorted(rows, key=line), key=line):
-        ordered = sorted(group, key=_weight)
+    lines = [(of, sorted(g, key=_weight)) for of, g in groupby(sorted(rows, key=line), key=line)]
+    places = _beside(axes, len(lines))
+    for ((method, count), ordered), beside in zip(lines, places, strict=True):
         look = {**style.line({**ordered[0], "weight": 0}), **_mark(steps.index(count))}
-        weights = [_weight(row) for row in ordered]
         label = f"{method}, {count} steps" if count else method
-        axes.plot(weights, [row["fid"] for row in ordered], label=label, **look)
-        axes.vlines(*_bars(ordered, "weight"), colors=look["color"])
+        _line(axes, ordered, "weight", beside, label=label, **look)
     if block.floor and block.floor.get("fid"):
         axes.axhline(block.floor["fid"], color="black", linestyle="--", lw=1, label=FLOOR)
     ylabel = f"{title(block.all[0])}, n = {block.n}"
@@ -143,11 +143,10 @@ def _told(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
 def _panel(axes: Axes, block: Block, style: _Style) -> None:
     rows = pooled([row for row in block.rows if _visible(row)])
     rows.sort(key=lambda row: _key(style, row))
-    for _, group in groupby(rows, key=lambda row: _key(style, row)[:2]):
-        line = list(group)
+    lines = [list(g) for _, g in groupby(rows, key=lambda row: _key(style, row)[:2])]
+    for line, beside in zip(lines, _beside(axes, len(lines)), strict=True):
         look = style.line(line[0])
-        axes.plot([row["nfe"] for row in line], [row["fid"] for row in line], **look)
-        axes.vlines(*_bars(line, "nfe"), colors=look["color"])
+        _line(axes, line, "nfe", beside, **look)
     if block.floor and block.floor.get("fid"):
         axes.axhline(block.floor["fid"], color="black", linestyle="--", lw=1, zorder=1)
     axes.set(
@@ -157,6 +156,27 @@ def _panel(axes: Axes, block: Block, style: _Style) -> None:
         ylabel=f"{title(block.all[0])}, n = {block.n}",
     )
     _ticks(axes, sorted({row["nfe"] for row in rows}))
+
+
+def _beside(axes: Axes, lines: int) -> list[Transform]:
+    """Where each line is drawn: a little beside the others, so that no bar hides one of them."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    step = min(2.5, 15 / lines) / 72
+    return [
+        axes.transData + ScaledTranslation((k - (lines - 1) / 2) * step, 0, figure.dpi_scale_trans)
+        for k in range(lines)
+    ]
+
+
+def _line(axes: Axes, rows: Sequence[Row], place: str, beside: Transform, **look: Any) -> None:
+    at, distances = [row[place] or 0 for row in rows], [row["fid"] for row in rows]
+    axes.plot(at, distances, transform=beside, **look)
+    bars = _bars(rows, place)
+    axes.vlines(*bars, colors=look["color"], lw=1, transform=beside)
+    axes.update_datalim([*zip(at, distances, strict=True), *zip(bars[0], bars[1], strict=True)])
+    axes.update_datalim(list(zip(bars[0], bars[2], strict=True)))
+    axes.autoscale_view()
 
 
 def _bars(rows: Sequence[Row], place: str) -> tuple[list[float], list[float], list[float]]:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -19,6 +20,7 @@ TEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
     **{"[": "{[}", "*": "{*}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}"},
     **{"±": r"$\pm$", "\n": " "},  # [ and * behind a line's end would be its options
 }
+MARKS = r"[\\`<|$~]|\*(?=\S)|(?<=\S)\*|_(?!\w)|(?<!\w)_"  # and what stands alone is none
 
 Grid = tuple[list[str], list[list[str]]]  # heads, rows of cells
 
@@ -62,14 +64,18 @@ def _csv(parts: Sequence[Part]) -> str:
 
 
 def _markdown(parts: Sequence[Part]) -> str:
-    return "\n\n".join(f"{part.text}\n\n{_pipes(part.grid)}" for part in parts) + "\n"
+    return "\n\n".join(f"{as_markdown(p.text)}\n\n{_pipes(p.grid)}" for p in parts) + "\n"
+
+
+def as_markdown(text: str) -> str:
+    """The text with escapes before what Markdown, or HTML or formulas in it, give a meaning."""
+    return re.sub(MARKS, r"\\\g<0>", " ".join(text.split("\n")))
 
 
 def _pipes(grid: Grid) -> str:
-    heads, body = grid
+    heads, *body = ([as_markdown(cell) for cell in line] for line in (grid[0], *grid[1]))
     rule = [":---", *["---:"] * (len(heads) - 1)]
-    lines = [[cell.replace("|", r"\|") for cell in line] for line in (heads, rule, *body)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in (heads, rule, *body))
 
 
 def _latex(parts: Sequence[Part]) -> str:

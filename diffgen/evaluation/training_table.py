@@ -9,7 +9,12 @@ from diffgen.evaluation.trainings import TRAINING, flat, short_paths, trainings
 
 DISTANCE = ("evaluate.features", "evaluate.num_samples", "evaluate.steps")
 FIRST = ("loss", "held_out_loss", "fd")
-TITLES = {"held_out_loss": "held-out loss", "fd": "FD", "images_per_second": "images/s"}
+TITLES = {
+    "held_out_loss": "held-out loss",
+    "fd": "FD",
+    "images_per_second": "images/s",
+    "lr": "learning rate",
+}
 BESIDE = (
     *("checkpoint", "checkpoint_hash", "run", "step", "recipe", "best", "best_step", "best_of"),
     *(TRAINING, "images_per_second"),

@@ -34,6 +34,8 @@ def read_family(
     """
     try:
         found = FAMILIES[kind](path, size, settings)
+        if size not in (None, found.shape[1]):
+            raise UsageError(f"--size {size}: {path} is of images of {found.shape[1]} pixels")
         return found, *_weights(found, path)
     except UsageError:
         raise

@@ -93,7 +93,7 @@ def _adam_step(optimizer: Any) -> int:
 def adopt(state: Mapping[str, Tensor], names: Names, network: nn.Module) -> State:
     """`state` under our names: parts joined along the first axis, in the shapes of `network`.
 
-    UsageError where a name is missing, left over or of another size: another architecture.
+    UsageError where a name is missing, left over, of whole numbers or of another size.
     """
     rest, ours = dict(state), {}
     for key, like in network.state_dict().items():
@@ -102,6 +102,11 @@ def adopt(state: Mapping[str, Tensor], names: Names, network: nn.Module) -> Stat
             raise UsageError(f"the file lacks {missing[0]}: it holds another architecture")
         parts = [rest.pop(name) for name in names[key]]
         whole = parts[0] if len(parts) == 1 else torch.cat(parts)
+        if like.is_floating_point() and not whole.is_floating_point():
+            raise UsageError(
+                f"{names[key][0]} is of {whole.dtype}, as quantised weights are: import the file "
+                "that they were made from"
+            )
         reshaped = whole.ndim != like.ndim and whole.numel() == like.numel()
         if not reshaped and whole.shape != like.shape:
             raise UsageError(

@@ -31,7 +31,11 @@ def read_settings(kind: str, path: Path, named: Path | None = None) -> Config:
     config = {} if kind in PICKLED else read(path, named)
     config = {"flags": config} if kind in FLAGS and config else config
     rules, wrong = RULES[kind], []
-    for section in sorted({key.split(".")[0] for key in rules}):
+    sections = sorted({key.split(".")[0] for key in rules})
+    if named and not config.keys() & sections:
+        wanted = "no settings" if kind in FLAGS else f"none of {', '.join(sections)}"
+        raise UsageError(f"--config {named}: it holds {wanted}")
+    for section in sections:
         settings = config.get(section, {})
         if not isinstance(settings, dict):
             wrong.append(f"{section}={_short(settings)} (a mapping)")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diffgen.dataset.store import LISTING
 from diffgen.errors import UsageError
-from diffgen.files import WriteError, expanded, write_atomically, write_text
+from diffgen.files import WriteError, can_write, expanded, write_atomically, write_text
 from diffgen.runs.cell import Cell, arrays_of
 
 MARK = "diffgen.json"  # in a folder of images: which ones they are (`cell.name_of`), and how many
@@ -33,6 +33,7 @@ class PngFolder:
         None for images that are not known yet: anything that another program wrote.
         """
         if not self.path.exists():
+            _check_place(self.path)
             return
         if not self.path.is_dir():
             raise UsageError(f"out={self.path} is a file, and format=png makes a folder")
@@ -92,8 +93,9 @@ class Npz:
     def check(self, drawn: str | None = None) -> None:
         """As that of a folder, for the file."""
         if not self.path.exists():
+            _check_place(self.path.parent)
             return
-        held = self._drawn()
+        held = self._drawn() if self.path.is_file() else None  # to read a pipe is to wait
         if held is None:
             raise UsageError(f"out={self.path} is something else: {REMEDY}")
         if drawn not in (None, held):
@@ -119,10 +121,21 @@ class Npz:
 
 def plain_images(out: str, form: str) -> PngFolder | Npz:
     """What `out=` and `format=` name; a file gets the ending .npz."""
+    if not out:
+        raise UsageError("out= names no place; leave it out, or give a folder or a file")
     path = expanded(out)
     if form == "png":
         return PngFolder(path)
     return Npz(path if path.suffix == ".npz" else path.with_name(f"{path.name}.npz"))
+
+
+def _check_place(folder: Path) -> None:
+    """UsageError where no folder can be made there, or nothing in it."""
+    above = next(each for each in (folder, *folder.absolute().parents) if os.path.exists(each))
+    if not above.is_dir():
+        raise UsageError(f"out={folder} cannot be made: {above} is a file")
+    if not can_write(above):
+        raise UsageError(f"out={folder} cannot be made: {above} may only be read")
 
 
 def _held(cell: Cell) -> tuple[Tensor, Tensor | None]:

@@ -62,7 +62,9 @@ class Guides:
         name = self.settings.name
         if self.settings.weight is None or (self.other is None and not self.checkpoint.classes):
             return None
-        by = f" by {self.other.run.name} at {self.other.step}" if self.other else ""
+        by = ""
+        if (other := self.other) is not None:  # names of runs repeat: every sweep has a run 0
+            by = f" by {other.run.name} at {other.step} [{other.hash[:8]}]"
         known = ("name", "weight", "checkpoint")
         more = {k: v for k, v in self.settings.given.items() if k not in known and v}
         return ", ".join([f"{name}{by}", *(f"{key} {value}" for key, value in more.items())])

@@ -74,5 +74,7 @@ class Trajectory(Task):
         found = {"samples.png": joined(rows)}
         for k, (seen, estimates) in enumerate(rows.unflatten(0, (self.ways, 2))):
             found[f"way_{k:03}.png"] = joined(torch.stack([seen, estimates]))
-            found[f"way_{k:03}.gif"] = enlarge(torch.cat([seen, estimates], -2), 256)
+            above, below = enlarge(seen, 256), enlarge(estimates, 256)
+            gap = torch.full_like(above[..., :8, :], 255)
+            found[f"way_{k:03}.gif"] = torch.cat([above, gap, below], -2)
         return found

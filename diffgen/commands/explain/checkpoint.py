@@ -34,7 +34,7 @@ def rows(found: Checkpoint) -> Rows:
         ("averages", averages),
         ("parameters", f"{count:,}"),
         *_parts(recipe),
-        *(("imported", text) for text in _origin(recipe)),
+        *_origin(recipe),
     ]
 
 
@@ -44,8 +44,11 @@ def _parts(recipe: dict[str, Any]) -> Iterator[tuple[str, str]]:
             yield key, ", ".join(filter(None, (str(part.get("name")), settings_text(part))))
 
 
-def _origin(recipe: dict[str, Any]) -> Iterator[str]:
+def _origin(recipe: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    if recipe.get("init"):
+        chosen = recipe.get("init_ema") or "its average"
+        yield "begun from", f"{recipe['init']}, {chosen}, hash {str(recipe.get('init_hash'))[:16]}"
     origin = recipe.get("imported")
     if isinstance(origin, dict):
-        yield f"from {origin.get('file')}, a file of {origin.get('kind')}"
-        yield from map(str, origin.get("said", ()))
+        yield "imported", f"from {origin.get('file')}, a file of {origin.get('kind')}"
+        yield from (("imported", str(said)) for said in origin.get("said", ()))
