@@ -1,6 +1,5 @@
 """Averages of any width after the training: against integrals, tracked averages and real runs."""
 
-import re
 from dataclasses import replace
 
 import numpy as np
@@ -118,17 +117,14 @@ def test_a_width_that_cannot_be_had_ends_in_one_line(run, tmp_path, word, line):
     assert (done.status, done.line()[: len(line)]) == (2, line)
 
 
-def test_a_file_of_averages_alone_is_begun_from_and_not_resumed(run, tmp_path):
+def test_a_file_of_averages_alone_is_begun_from_and_names_them(run, tmp_path):
     file = str(run / "checkpoints" / "ema_0000020.ckpt")
     for words in (("sample", f"checkpoint={file}"), ("train", f"init={file}", "init_ema=raw")):
         raw = ("ema=raw",) if words[0] == "sample" else ()
         line = here(tmp_path, *words, *raw).line()
         assert line.endswith("ema_0000020.ckpt; there is narrow, truth, wide")
-    line = here(tmp_path, "train", f"resume={file}", "dataset=digits").line()
-    remedy = re.search(r"by (model=\S+) (init=\S+) in place of resume=$", line)
-    assert remedy
     short = ("trainer.max_steps=1", "trainer.batch_size=4", "preview.every=0", "logger=none")
-    worked(here(tmp_path, "train", *remedy.groups(), "init_ema=0.15", *short))
+    worked(here(tmp_path, "train", f"init={file}", "init_ema=0.15", *short))
 
 
 def test_a_run_without_widths_says_how_to_keep_them(ddpm, tmp_path):

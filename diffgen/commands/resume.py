@@ -79,8 +79,7 @@ def resumed(
 
 def _check_was_trained(found: Checkpoint, resume: str) -> None:
     """UsageError where a file holds no training: of an import, an export, or averages alone."""
-    trained = {"trainer", "optimizer", "ema", "logger"} <= found.recipe.keys()
-    if not (trained and found.states["raw"]):
+    if not {"trainer", "optimizer", "ema", "logger"} <= found.recipe.keys():
         raise UsageError(
             f"{found.path} holds weights and no training to go on with: begin a new run from them "
             f"by model={found.recipe['model']['name']} init={resume} in place of resume="
