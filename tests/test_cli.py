@@ -634,7 +634,7 @@ def test_no_command_ends_in_a_traceback(words, tmp_path, monkeypatch):
     def broken(*_):
         raise KeyError("no such\nthing")
 
-    monkeypatch.setattr("diffgen.cli.main.imported", lambda _: broken)
+    monkeypatch.setattr("diffgen.cli.main.resolve_name", lambda _: broken)
     done = here(tmp_path, *words)
     assert (done.status, done.line()) == (1, r"KeyError: 'no such\nthing'")
 

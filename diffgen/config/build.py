@@ -93,7 +93,9 @@ def build(
     the class does not take are left out. Unknown names, unknown keys and wrong types raise
     UsageError.
     """
-    return choice(room, settings, trust).build(**context)
+    arguments = dict(settings)
+    name = arguments.pop("name", None)
+    return typed(find(room, name, trust), room, arguments, f" for {room}={name}", **context)
 
 
 def typed(

@@ -19,9 +19,9 @@ class ClassifierGuidance(Wrapper):
     `classifier(x_t, t (B,)) -> logits (B, K)` has learned on the denoiser's schedule and is asked
     at the time at hand, whatever times a sampler visits. `null` is the number of classes that the
     denoiser knows: one of 0 is never given the label. weight: 0 asks the classifier nothing; the
-    power of p(y | x) is w over an unconditional denoiser, 1 + w over a
-    conditional one. Rows without a label (None, or K) are not guided, nor is a time of alpha = 0,
-    where x_t shows nothing.
+    power of p(y | x) is w over an unconditional denoiser, 1 + w over a conditional one. Rows
+    without a label (None, or K) are not guided, nor is a time of alpha = 0, where x_t shows
+    nothing.
 
     DDPM's ancestral mean moves by (alpha_s / alpha_t) v w grad, v the variance that the noising
     adds from s to t. Algorithm 1's variance times gradient is the small-step limit of this for
