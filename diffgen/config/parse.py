@@ -79,9 +79,13 @@ def keys_of(model: type[BaseModel], prefix: str = "") -> list[str]:
 
 def plain(config: DictConfig) -> dict[str, Any]:
     """The config's own values, resolved, without Hydra's and without those still missing."""
-    own = [k for k in map(str, config) if k != "hydra" and not OmegaConf.is_missing(config, k)]
+    given = {}
     try:
-        given: Any = OmegaConf.to_container(OmegaConf.masked_copy(config, own), resolve=True)
+        for key in map(str, config):
+            if key != "hydra" and not OmegaConf.is_missing(config, key):
+                node = config[key]
+                is_node = OmegaConf.is_config(node)
+                given[key] = OmegaConf.to_container(node, resolve=True) if is_node else node
     except OmegaConfBaseException as error:
         raise UsageError(str(error).splitlines()[0].removeprefix(RESOLVING)) from error
     return given
