@@ -87,6 +87,7 @@ def test_a_run_begins_from_weights_records_them_and_goes_on_without_them(ddpm, t
         ("network.width=16", "network.width=16: the weights .* leave it out"),
         ("prediction=v", "prediction.name=v: the weights .* leave it out"),
         ("model.noise_input=log_sigma", "model.noise_input=log_sigma: the weights"),
+        ("schedule=flow", "the weights .* leave out schedule=flow, or init="),
         ("model=flow", "are of model=ddpm, not flow: give model=ddpm"),
         ("init_ema=fast", "no weights ema=fast"),
         ("init=nowhere", "no checkpoint at .*nowhere"),

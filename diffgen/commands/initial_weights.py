@@ -52,7 +52,15 @@ def begun(settings: T, overrides: Sequence[str]) -> tuple[T, Checkpoint | None]:
     }
     _check_meaning(found.recipe, parts, settings.init)
     recorded = {"init": str(found.path.absolute()), "init_hash": found.hash}
-    return settings.replaced(**parts, **recorded), found
+    settings = settings.replaced(**parts, **recorded)
+    try:
+        settings.recipe.check()
+    except UsageError as error:
+        raise UsageError(
+            f"{str(error).rpartition(': ')[0]}; the weights of init={path} mean nothing else: "
+            f"leave out schedule={settings.schedule['name']}, or init="
+        ) from None
+    return settings, found
 
 
 def _unless_typed(

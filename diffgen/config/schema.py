@@ -176,7 +176,8 @@ class Train(Settings):
         if self.sampler and self.sampler.choice is None:
             raise UsageError("sampler=own is a checkpoint's: a training names the sampler itself")
         self._recipe = recipe_of({key: getattr(self, key) for key in parts}, self.trust)
-        self._recipe.check()
+        if not self.init:  # else the parts are those of its checkpoint
+            self._recipe.check()
         check_told(self.augment, self.network.get("augment_dim"))
         return self
 
