@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from running import assert_same, contents, here
+from running import assert_same, contents, here, settings
 
 from diffgen import load
 from diffgen.errors import UsageError
@@ -295,9 +295,10 @@ def test_latest_is_the_newest_of_all_runs(tmp_path):
         locate("https://example.org/a.ckpt", tmp_path)
     assert locate(str(newest), tmp_path) == newest
     with pytest.raises(
-        UsageError, match=r"no best\.ckpt in .*, where quality\.every=N .* last\.ck"
+        UsageError, match=r"no best\.ckpt in .*, where evaluate\.every=N .* last\.ck"
     ):
         locate(str(tmp_path / "a/1/best"), tmp_path)
+    assert "every" in settings("train")["evaluate"]  # which the line names
 
 
 def test_a_kill_while_writing_leaves_the_old_file(tmp_path):

@@ -22,7 +22,7 @@ from diffgen.runtime.launch import rank, restarted
 SWEEPS: list[Path] = []
 
 
-class Line(Formatter):
+class WholeNumbers(Formatter):
     """Shows whole floats as integers, which they are taken for."""
 
     def format_field(self, value: Any, format_spec: str) -> str:
@@ -41,7 +41,7 @@ class Preflight(Callback):
         HydraConfig.instance().set_config(config)  # for ${hydra:...}, which Hydra sets later
         with errors_past_hydra():
             if begin := COMMANDS[self.command].begin:
-                print(Line().format(begin, config, threads=threads()), flush=True)
+                print(WholeNumbers().format(begin, config, threads=threads()), flush=True)
             check(self.command, config)
             if "resume" in config:
                 refuse_occupied(Path(config.hydra.run.dir), config.resume)

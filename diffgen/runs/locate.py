@@ -36,7 +36,7 @@ def locate(name: str, runs: Path) -> Path:
         if kept.is_dir() and not (kept / "best.ckpt").is_file():
             names = ", ".join(sorted(each.name for each in kept.glob("[!.]*.ckpt")))
             raise UsageError(
-                f"no best.ckpt in {kept}, where quality.every=N in a training keeps it; there is "
+                f"no best.ckpt in {kept}, where evaluate.every=N in a training keeps it; there is "
                 f"{names or 'none'}"
             )
         return kept / "best.ckpt"

@@ -13,7 +13,7 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from diffgen.files import WriteError, write_atomically
+from diffgen.files import WriteError, write_text
 
 log = logging.getLogger(__name__)
 
@@ -78,9 +78,8 @@ class MetricsCsv(Logger):
 
     def _write(self) -> None:
         rows = self.unwritten
-        if self.last in rows or not {key for row in rows.values() for key in row} <= {
-            *self.columns
-        }:
+        columns = {key for row in rows.values() for key in row}
+        if self.last in rows or not columns <= set(self.columns):
             self._write_anew(self._rows(rows))
         else:
             self._append("".join(map(self._line, rows.values())).encode())
@@ -98,7 +97,7 @@ class MetricsCsv(Logger):
         text = ",".join(self.columns) + "\n"
         text += "".join(self._line(row) for _, row in sorted(rows.items()))
         try:
-            write_atomically(self.path, lambda file: file.write(text.encode()))
+            write_text(self.path, text)
         except WriteError:
             self.columns = before  # of the file that is there
             raise
