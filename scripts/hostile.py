@@ -271,6 +271,19 @@ def recipes(good: dict[str, Any]) -> Iterator[Case]:
         data = copy.deepcopy(good)
         data["diffgen"]["recipe"][group][key] = value
         yield f"{group}.{key}={str(value)[:20]}", sealed(data)
+    networks: list[dict[str, Any]] = [
+        {"name": "dit", "width": 4, "heads": 1, "depth": 10**6},
+        {"name": "dit", "width": 2**18, "patch": 1, "heads": 1, "depth": 1},
+        {"name": "dit", "width": 4, "mlp": 1e300, "heads": 1},
+        {"name": "dilated", "width": 4, "groups": 1, "dilations": [1] * 10**5},
+        {"name": "song_unet", "width": 2**20, "blocks": 128, "taps": [1] * 32},
+        {"name": "song_unet", "taps": [1] * 10**5},
+        {"name": "mp_unet", "width": 64, "blocks": 10**6},
+    ]
+    for network in networks:
+        data = copy.deepcopy(good)
+        data["diffgen"]["recipe"]["network"] = network
+        yield f"network={str(network)[10:50]}", sealed(data)
     headers = {
         "shape": [1, 10**6, 10**6],
         "classes": ["x"] * 10**5,

@@ -68,6 +68,7 @@ def choice(room: str, settings: Mapping[str, Any], trust: Collection[str] = ()) 
     return Choice(room, str(name), known | empty, cls)
 
 
+SHOWN = 200  # characters of a value in a message: a file may hold one of any length
 # What the choices of a room are, where other files of it help them.
 BASES = {
     "guidance": "diffgen.denoiser.base:Denoiser",
@@ -151,7 +152,7 @@ def find(room: str, name: object, trust: Collection[str] = ()) -> type:
         return found
     found = _class_in(room, name) if isinstance(name, str) and name in _files(room) else None
     if found is None:
-        raise UsageError(f"no {room}={name}{did_you_mean(str(name), names(room))}")
+        raise UsageError(f"no {room}={str(name)[:SHOWN]}{did_you_mean(str(name), names(room))}")
     return found
 
 
@@ -228,7 +229,7 @@ def _one_line(room: str, error: ValidationError) -> str:
     where = ".".join(str(part) for part in (room, *first["loc"]))
     if first["type"] == "missing":
         return f"{where} is missing"
-    return f"{where}={first['input']}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    return f"{where}={str(first['input'])[:SHOWN]}: {first['msg'][0].lower()}{first['msg'][1:]}"
 
 
 _CONFIG = ConfigDict(

@@ -105,7 +105,7 @@ class Recipe(abc.ABC):
     @cached_property
     def built_schedule(self) -> Schedule:
         """The schedule as an object."""
-        with torch.device("cpu"):  # also where a network is only counted, on the meta device
+        with torch.device("cpu"):  # also where a network is made on the meta device
             return self.schedule.build()
 
     def parts(self) -> dict[str, Choice]:
@@ -142,7 +142,7 @@ class DenoiserRecipe(Recipe):
             raise UsageError(
                 "model.noise_input=index needs a schedule of levels, such as geometric"
             )
-        last = torch.tensor(1.0, dtype=torch.float64)
+        last = torch.tensor(1.0, dtype=torch.float64, device="cpu")  # not a number on meta
         prediction = self.prediction.build()
         coefficients = prediction.coefficients(schedule.alpha(last), schedule.sigma(last))
         if not all(value.float().isfinite() for value in coefficients):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from diffgen.config.build import build
@@ -27,7 +28,6 @@ from diffgen.interop.parameter_names import (
 from diffgen.interop.recipes import Recipe, Shape, ddim_recipe, ncsn_recipe, ncsnv2_recipe
 from diffgen.interop.rules import RULES
 from diffgen.interop.settings import read_settings
-from diffgen.runs.stored_network import outline
 
 BUFFERS = {"sigmas"}
 
@@ -87,7 +87,8 @@ def _converted(how: Kind, path: Path, size: int | None, config: Config) -> Impor
     released = how.read(path, config)
     recipe, shape = how.recipe(released.state, config, size)
     classes = tuple(map(str, range(classes_of(config))))
-    network = outline(lambda: _network(recipe, shape, len(classes)), released.state, path)
+    with torch.device("meta"):  # names and shapes, but no memory
+        network = _network(recipe, shape, len(classes))
     names = how.names(network)
     raw = adopt(_parameters(released.state), names, network)
     ema = adopt(_parameters(released.average), names, network) if released.average else {}

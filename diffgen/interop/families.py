@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from torch import nn
+import torch
 
 from diffgen.config.recipe import recipe_of
 from diffgen.errors import UsageError
@@ -12,7 +12,6 @@ from diffgen.interop.nvlabs import read_edm, read_edm2
 from diffgen.interop.openai import read_adm, read_improved
 from diffgen.interop.release import Reader, Release, Settings
 from diffgen.interop.score_sde import read_score_sde
-from diffgen.runs.stored_network import outline
 
 FAMILIES: dict[str, Reader] = {
     "adm": read_adm,
@@ -36,20 +35,17 @@ def read_family(
         found = FAMILIES[kind](path, size, settings)
         if size not in (None, found.shape[1]):
             raise UsageError(f"--size {size}: {path} is of images of {found.shape[1]} pixels")
-        return found, *_weights(found, path)
+        return found, *_weights(found)
     except UsageError:
         raise
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError):
         raise UsageError(f"{path} is damaged, or no {kind}") from None
 
 
-def _weights(found: Release, path: Path) -> tuple[State, State]:
+def _weights(found: Release) -> tuple[State, State]:
     recipe = recipe_of(found.recipe)
-
-    def make() -> nn.Module:
-        return recipe.raw_network(found.shape, found.classes)
-
-    network = outline(make, found.state, path)
+    with torch.device("meta"):  # names and shapes, but no memory
+        network = recipe.raw_network(found.shape, found.classes)
 
     def ours(state: State) -> State:
         return adopt(found.rewrite(state, network), found.names(network), network)

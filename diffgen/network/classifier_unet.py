@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from diffgen.errors import UsageError
 from diffgen.network.blocks import BlockStyle, Descent, Middle, levels
 from diffgen.network.embedding import Condition, cosines
-from diffgen.network.layers import conv3, group_norm, initialised
+from diffgen.network.layers import Blocks, conv3, group_norm, initialised
 from diffgen.network.unet import (
     Multipliers,
     check_unet,
@@ -45,7 +45,7 @@ class ClassifierUNet(nn.Module):
         noise_conditional: bool = False,
         width: PositiveInt = 128,
         multipliers: Multipliers = (1, 2, 3, 4),
-        blocks: PositiveInt = 2,
+        blocks: Blocks = 2,
         attention: tuple[PositiveInt, ...] = (32, 16, 8),
         head_width: PositiveInt = 64,
         dropout: NonNegativeFloat = 0.0,

@@ -27,7 +27,7 @@ class Dilated(nn.Module):
         out_channels: PositiveInt | None = None,
         has_noise_input: bool = True,
         width: Annotated[int, Field(ge=4, multiple_of=2)] = 64,
-        dilations: tuple[PositiveInt, ...] = (1, 2, 4, 2, 1),
+        dilations: Annotated[tuple[PositiveInt, ...], Field(max_length=128)] = (1, 2, 4, 2, 1),
         groups: PositiveInt = 32,
     ) -> None:
         super().__init__()

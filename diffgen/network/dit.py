@@ -10,7 +10,10 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from diffgen.errors import UsageError
+from diffgen.network.layers import Blocks
 from diffgen.network.tokens import Patches, TokenBlock, TokenCondition, TokenHead, positions
+
+PLACES = 2**26  # numbers of all patches of an image
 
 
 class DiT(nn.Module):
@@ -33,7 +36,7 @@ class DiT(nn.Module):
         has_noise_input: bool = True,
         patch: PositiveInt = 2,
         width: PositiveInt = 384,
-        depth: PositiveInt = 12,
+        depth: Blocks = 12,
         heads: PositiveInt = 6,
         mlp: Annotated[float, Field(gt=0)] = 4.0,
     ) -> None:
@@ -60,6 +63,11 @@ class DiT(nn.Module):
 
 
 def _check(size: int, patch: int, width: int, heads: int) -> None:
+    if (size // patch) ** 2 * width > PLACES:
+        raise UsageError(
+            f"images of {size} pixels make {(size // patch) ** 2:,} patches of {width} numbers; "
+            f"{PLACES:,} numbers are the most: take a larger network.patch"
+        )
     if size % patch:
         sizes = [n for n in range(1, size + 1) if size % n == 0]
         near = ", ".join(str(n) for n in sorted(sizes, key=lambda n: abs(n - patch))[:2])

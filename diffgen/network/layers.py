@@ -4,11 +4,14 @@ Ho et al., Denoising Diffusion Probabilistic Models (2020), appendix B; scale an
 Dhariwal and Nichol, Diffusion Models Beat GANs on Image Synthesis (2021), section 3.
 """
 
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
+# So many that no network has more: a recipe in a file is made only up to here.
+Blocks = Annotated[int, Field(ge=1, le=128)]
 Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 
 

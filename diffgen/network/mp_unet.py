@@ -7,6 +7,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from torch import Tensor, nn
 
 from diffgen.network.embedding import known_level
+from diffgen.network.layers import Blocks
 from diffgen.network.mp_blocks import MPCondition, MPStyle
 from diffgen.network.mp_layers import MPLayer, Uncertainty, mp_cat
 from diffgen.network.resample import BOX, FilterDown, FilterUp
@@ -37,7 +38,7 @@ class MPUNet(nn.Module):
         has_noise_input: bool = True,
         width: PositiveInt = 128,
         multipliers: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 2, 3, 4),
-        blocks: PositiveInt = 3,
+        blocks: Blocks = 3,
         attention: tuple[PositiveInt, ...] = (16, 8),
         head_width: PositiveInt = 64,
         dropout: NonNegativeFloat = 0.0,

@@ -64,7 +64,7 @@ class Filter(nn.Module):
 
     def __init__(self, taps: Sequence[int]) -> None:
         super().__init__()
-        line = torch.tensor(taps, dtype=torch.float32) / sum(taps)
+        line = torch.tensor(taps, dtype=torch.float32, device="cpu") / sum(taps)  # in no file
         self.register_buffer("kernel", torch.outer(line, line)[None, None], persistent=False)
         self.box, self.overlap = tuple(taps) == BOX, (len(taps) - 1) // 2
 

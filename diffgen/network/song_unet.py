@@ -14,7 +14,7 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt
 from torch import Tensor, nn
 
 from diffgen.network.blocks import Ascent, BlockStyle, Descent, Middle, levels
-from diffgen.network.layers import AddedNorm, Head, PlainNorm, conv3
+from diffgen.network.layers import AddedNorm, Blocks, Head, PlainNorm, conv3
 from diffgen.network.pyramid import PYRAMIDS, EarlyCondition
 from diffgen.network.resample import FilterDown, FilterUp
 from diffgen.network.unet import check_unet
@@ -50,13 +50,13 @@ class SongUNet(nn.Module):
         has_noise_input: bool = True,
         width: PositiveInt = 128,
         multipliers: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (2, 2, 2),
-        blocks: PositiveInt = 4,
+        blocks: Blocks = 4,
         attention: tuple[PositiveInt, ...] = (16,),
         dropout: NonNegativeFloat = 0.0,
         embedding: Literal["sinusoid", "fourier"] = "sinusoid",
         encoder: Literal["standard", "skip", "residual"] = "standard",
         decoder: Literal["standard", "skip"] = "standard",
-        taps: tuple[PositiveInt, ...] = (1, 1),
+        taps: Annotated[tuple[PositiveInt, ...], Field(max_length=32)] = (1, 1),
         augment_dim: NonNegativeInt = 0,
     ) -> None:
         super().__init__()

@@ -100,9 +100,12 @@ class TokenHead(nn.Module):
 
 
 def positions(side: int, width: int) -> Tensor:
-    """(side^2, width): the column, then the row, of each patch as sines and cosines."""
-    place = torch.arange(side, dtype=torch.float64)
-    exponents = torch.arange(width // 4, dtype=torch.float64) / (width // 4)
+    """(side^2, width): the column, then the row, of each patch as sines and cosines.
+
+    On the CPU, since a checkpoint's network, made on the meta device, finds them in no file.
+    """
+    place = torch.arange(side, dtype=torch.float64, device="cpu")
+    exponents = torch.arange(width // 4, dtype=torch.float64, device="cpu") / (width // 4)
     angles = place[:, None] * 10_000.0**-exponents
     told = torch.cat((angles.sin(), angles.cos()), dim=1)
     column = told.expand(side, side, -1)

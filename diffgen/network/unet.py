@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from diffgen.errors import UsageError
 from diffgen.network.blocks import Ascent, BlockStyle, Descent, Middle, levels
 from diffgen.network.embedding import Condition, InputMaps, cosines, sinusoid
-from diffgen.network.layers import AddedNorm, Head, PlainNorm, ScaledNorm, conv3
+from diffgen.network.layers import AddedNorm, Blocks, Head, PlainNorm, ScaledNorm, conv3
 from diffgen.network.resample import (
     BOX,
     CenteredDown,
@@ -69,7 +69,7 @@ class UNet(nn.Module):
         has_noise_input: bool = True,
         width: PositiveInt = 128,
         multipliers: Multipliers = (1, 2, 2, 2),
-        blocks: PositiveInt = 2,
+        blocks: Blocks = 2,
         attention: tuple[PositiveInt, ...] = (16,),
         heads: PositiveInt = 1,
         head_width: PositiveInt | None = None,

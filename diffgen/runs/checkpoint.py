@@ -12,7 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor
 
 from diffgen.config.recipe import ClassifierRecipe, DenoiserRecipe, Recipe, Shape, recipe_of
 from diffgen.dataset.pixels import Range
@@ -21,10 +22,9 @@ from diffgen.errors import UsageError, did_you_mean
 from diffgen.runs import posthoc, safetensors_file, torch_file
 from diffgen.runs.checkpoint_format import FORMATS, PREFIX, content_hash, training_hash
 from diffgen.runs.header_check import check
-from diffgen.runs.stored_network import outline
 from diffgen.runs.upgrade import upgraded
 
-Made = TypeVar("Made", bound=nn.Module)
+Made = TypeVar("Made", Preconditioned, NoisyClassifier)
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,9 +105,7 @@ class Checkpoint:
     def denoiser(self, ema: str | float | None = None) -> Preconditioned:
         """The denoiser with these weights, ready to sample: in eval mode, without gradients."""
         recipe = self.denoiser_recipe()
-        denoiser = self._made(recipe, lambda: recipe.denoiser(self.shape, len(self.classes)))
-        self._fill(denoiser.network, ema)
-        return denoiser.eval().requires_grad_(False)
+        return self._filled(ema, lambda: recipe.denoiser(self.shape, len(self.classes)))
 
     def classifier(self, ema: str | float | None = None) -> NoisyClassifier:
         """The classifier with these weights, in eval mode; UsageError where it is none."""
@@ -117,40 +115,39 @@ class Checkpoint:
                 f"{self.path} is no classifier: train one with `diffgen train model=classifier "
                 "model.noise_conditional=true`"
             )
-        classifier = self._made(recipe, lambda: recipe.classifier(self.shape, len(self.classes)))
-        self._fill(classifier.network, ema)
-        return classifier.eval().requires_grad_(False)
+        return self._filled(ema, lambda: recipe.classifier(self.shape, len(self.classes)))
 
-    def _made(self, recipe: Recipe, make: Callable[[], Made]) -> Made:
-        """The module, made once an outline of its network is no larger than the weights."""
-        if ":" in recipe.network.name:  # the user's own class, and trusted
-            return make()
-        classes = len(self.classes)
+    def _filled(self, ema: str | float | None, make: Callable[[], Made]) -> Made:
+        """The module that `make` makes, with these weights.
+
+        A network of this package is made without memory, on the meta device, and takes the tensors
+        of the file: a recipe of a few bytes may ask for a network that fills any memory.
+        """
+        trusted = ":" in self._parsed.network.name  # the user's own class may need its numbers
+        weights = self.states["raw"] | self.weights(ema)
         try:
-            stored = self.states["raw"] | self.states[next(reversed(self.states))]
-            outline(lambda: recipe.raw_network(self.shape, classes), stored, self.path)
-            return make()
+            with torch.device("cpu" if trusted else "meta"):
+                made = make()
         except UsageError:
             raise
         except Exception as error:  # values that no class foresees
             raise UsageError(
-                f"the recipe in {self.path} describes no network ({_last_line(error)})"
+                f"the recipe in {self.path} describes no network ({_line(error, 0)})"
             ) from None
-
-    def _fill(self, network: nn.Module, ema: str | float | None) -> None:
-        weights = self.states["raw"] | self.weights(ema)
         try:
-            network.load_state_dict(weights)
+            made.network.load_state_dict(weights, assign=not trusted)
         except RuntimeError as error:
             raise UsageError(
                 f"the weights in {self.path} are not those of its recipe's network for images of "
-                f"{self.shape} and {len(self.classes)} classes ({_last_line(error)})"
+                f"{self.shape} and {len(self.classes)} classes ({_line(error, -1)})"
             ) from None
         if not all(bool(w.isfinite().all()) for w in weights.values()):
             raise UsageError(
                 f"the weights ema={ema or self.average(None)} in {self.path} are not finite: the "
                 "training diverged"
             )
+        made = made if trusted else made.float()  # released weights may be halves
+        return made.eval().requires_grad_(False)
 
 
 def load(path: str | Path, trust: Collection[str] = ()) -> Checkpoint:
@@ -214,8 +211,9 @@ def _checkpoint(path: Path, data: dict[str, Any], trust: tuple[str, ...]) -> Che
     )
 
 
-def _last_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()
+def _line(error: Exception, number: int) -> str:
+    """Of what an error says: its first line (0) or its last (-1)."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[number].strip()
 
 
 class Stored(NamedTuple):
