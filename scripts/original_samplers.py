@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from diffgen.config.recipe import DenoiserRecipe, recipe_of
 from diffgen.denoiser.base import Clipped, Denoiser
-from diffgen.interop.families import read_family
+from diffgen.interop.convert import convert
 from diffgen.sampler.ddim import DDIM
 from diffgen.sampler.heun import Heun
 from diffgen.sampler.pc import PC
@@ -55,11 +55,11 @@ def imported(kind: str, write: Callable[[Path], Any], settings: dict[str, Any]) 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "released"
         write(path)
-        found, raw, average = read_family(kind, path, SIZE, settings)
+        found = convert(kind, path, SIZE, settings)
     recipe = recipe_of(found.recipe)
     assert isinstance(recipe, DenoiserRecipe)
-    denoiser = recipe.denoiser(found.shape, found.classes)
-    denoiser.network.load_state_dict(average or raw)
+    denoiser = recipe.denoiser(found.shape, len(found.classes))
+    denoiser.network.load_state_dict(found.ema or found.raw)
     return denoiser.eval()
 
 

@@ -18,8 +18,8 @@ from diffgen.config.recipe import ClassifierRecipe, DenoiserRecipe, recipe_of
 from diffgen.errors import UsageError
 from diffgen.interop.adm import adm_names
 from diffgen.interop.adm_classifier import read_classifier
-from diffgen.interop.families import read_family
-from diffgen.interop.files import release
+from diffgen.interop.convert import convert
+from diffgen.interop.files import to_theirs
 from diffgen.interop.score_sde import score_sde_names
 from diffgen.network.classifier_unet import ClassifierUNet
 from diffgen.network.song_unet import SongUNet
@@ -147,11 +147,11 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 def test_a_released_file_becomes_the_network_it_was(name: str, tmp_path: Path) -> None:
     kind, settings = KINDS[name]
     path = written(tmp_path / "released", name)
-    found, raw, average = read_family(kind, path, None, settings)
+    found = convert(kind, path, None, settings)
     recipe = recipe_of(found.recipe)
     assert isinstance(recipe, DenoiserRecipe)
-    network = recipe.denoiser(found.shape, found.classes).eval().network
-    network.load_state_dict(average or raw)
+    network = recipe.denoiser(found.shape, len(found.classes)).eval().network
+    network.load_state_dict(found.ema or found.raw)
     x, c_noise, label, augment = inputs(CASES[name])
     more = [label if found.classes else None, *([augment] if name == "ddpmpp" else [])]
     c_noise = c_noise.log() if name == "score_sde" else c_noise
@@ -226,7 +226,7 @@ def test_networks_that_guided_diffusion_did_not_release_have_its_programs_defaul
     tmp_path: Path,
 ) -> None:
     path = written(tmp_path / "released", "improved")
-    found, *_ = read_family("adm", path, SIZE, {})
+    found = convert("adm", path, SIZE, {})
     assert (found.recipe["network"]["head_width"], found.recipe["network"]["heads"]) == (None, 4)
     assert found.recipe["schedule"] == {"name": "linear", "levels": 1000}
     assert any("--num_head_channels -1" in line for line in found.assumed)
@@ -278,7 +278,7 @@ def test_settings_that_our_network_cannot_honour_are_refused(
     named(network, "model", "SongUNet", {**SONG, **settings})
     (tmp_path / "network.pkl").write_bytes(pickle.dumps({"ema": network}))
     with pytest.raises(UsageError, match=words):
-        read_family("edm", tmp_path / "network.pkl", None, {})
+        convert("edm", tmp_path / "network.pkl", None, {})
 
 
 def test_an_average_of_another_order_is_refused(tmp_path: Path) -> None:
@@ -287,7 +287,7 @@ def test_an_average_of_another_order_is_refused(tmp_path: Path) -> None:
     data["ema"]["shadow_params"].reverse()
     torch.save(data, path)
     with pytest.raises(UsageError, match="not a list of its parameters in their order"):
-        read_family("score_sde", path, SIZE, {})
+        convert("score_sde", path, SIZE, {})
 
 
 # score_sde's networks for CIFAR-10, but for their widths and depths.
@@ -305,7 +305,7 @@ SDES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 def of_score_sde(path: Path, network: SongUNet) -> Path:
     """A checkpoint of score_sde with weights of ours."""
-    state = release(network.state_dict(), score_sde_names(network))
+    state = to_theirs(network.state_dict(), score_sde_names(network))
     matrix = {k for k, v in state.items() if k.endswith(".W") and v.ndim > 1}
     state = {k: v.T.contiguous() if k in matrix else v for k, v in state.items()}
     order = sorted(state, key=lambda key: (int(key.split(".")[1]), key))
@@ -336,13 +336,13 @@ def test_networks_of_score_sde_for_cifar10_are_read(name: str, tmp_path: Path) -
     settings, config = SDES[name]
     source = song(**settings)
     path = of_score_sde(tmp_path / "checkpoint_26.pth", source)
-    found, _, average = read_family("score_sde", path, None, config)
+    found = convert("score_sde", path, None, config)
     recipe = recipe_of(found.recipe)
     assert isinstance(recipe, DenoiserRecipe)
     assert found.shape == (3, 32, 32)
     assert found.recipe.get("dataset") == ({"name": "cifar10"} if name == "subvp_ddpmpp" else None)
     denoiser = recipe.denoiser(found.shape, 0).eval()
-    denoiser.network.load_state_dict(average)
+    denoiser.network.load_state_dict(found.ema)
     t = torch.tensor([0.1, 0.8], dtype=torch.float64)
     x = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     if name == "ve_ncsnpp":
@@ -385,7 +385,7 @@ def test_networks_of_score_sde_that_are_not_read(
         data["model"] = {k.replace("Conv2d_0", "Conv_0"): v for k, v in data["model"].items()}
         torch.save(data, path)
     with pytest.raises(UsageError, match=words):
-        read_family("score_sde", path, None, config)
+        convert("score_sde", path, None, config)
 
 
 def test_what_two_sdes_have_alike_is_asked_for_by_words_that_work(tmp_path: Path) -> None:
@@ -403,12 +403,12 @@ def test_what_two_sdes_have_alike_is_asked_for_by_words_that_work(tmp_path: Path
 @torch.no_grad()
 def test_a_classifier_of_adm_names_the_classes_that_it_did(name: str, tmp_path: Path) -> None:
     path = written(tmp_path / "classifier.pt", name)
-    found, raw, average = read_family("adm", path, SIZE, {})
+    found = convert("adm", path, SIZE, {})
     recipe = recipe_of(found.recipe)
     assert isinstance(recipe, ClassifierRecipe)
-    assert not average
-    classifier = recipe.classifier(found.shape, found.classes).eval()
-    classifier.network.load_state_dict(raw)
+    assert not found.ema
+    classifier = recipe.classifier(found.shape, len(found.classes)).eval()
+    classifier.network.load_state_dict(found.raw)
     x, c_noise, *_ = inputs(CASES[name])
     out = expected(name)[1]["out"]
     torch.testing.assert_close(classifier.network(x, c_noise), out, rtol=1e-5, atol=1e-5)
@@ -416,7 +416,7 @@ def test_a_classifier_of_adm_names_the_classes_that_it_did(name: str, tmp_path: 
     asked = classifier(x, (c_noise.double() + 1) / 1000)
     torch.testing.assert_close(asked, out, rtol=1e-4, atol=1e-4)
     with pytest.raises(UsageError, match="take `diffgen import adm`"):
-        read_family("improved-diffusion", path, SIZE, {})
+        convert("improved-diffusion", path, SIZE, {})
 
 
 def test_a_classifier_of_adm_guides_its_model(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import pytest
 
 from diffgen.errors import UsageError
 from diffgen.interop.convert import convert
-from diffgen.interop.families import FAMILIES, read_family
 from diffgen.interop.rules import RULES
 
 Call = bytes
@@ -137,11 +136,11 @@ def test_a_hundred_hostile_pickles_run_nothing(kind: str, tmp_path: Path) -> Non
             assert not marker.exists()
 
 
-@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("kind", RULES)
 def test_cut_files_get_one_line(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "released"
     whole = pickle.dumps({"ema": {"state": list(range(40))}, "model": {"weight": 0.5}})
     for count in range(len(whole)):
         path.write_bytes(whole[:count])
         with pytest.raises(UsageError):
-            read_family(kind, path, 32, {})
+            convert(kind, path, 32, {})

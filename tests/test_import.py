@@ -296,12 +296,12 @@ def test_the_authors_own_configurations_are_honoured(tmp_path: Path) -> None:
     model |= {"num_res_blocks": 1, "attn_resolutions": [8], "dropout": 0.1, "ema": True}
     model |= {"var_type": "fixedlarge", "ema_rate": 0.9999, "resamp_with_conv": True}
     data = {"dataset": "CIFAR10", "image_size": 16, "channels": 3, "rescaled": True}
-    betas = {"beta_schedule": "quad", "beta_start": 1e-4, "beta_end": 0.01}
+    betas = {"beta_schedule": "quad", "beta_start": 1e-4, "beta_end": 0.04}
     betas |= {"num_diffusion_timesteps": 500}
     config = {"data": data, "model": model, "diffusion": betas}
     (tmp_path / "config.yml").write_text(yaml.dump(config))
     found = convert("ddim", path)
-    schedule = {"name": "quadratic", "levels": 500, "beta_min": 1e-4, "beta_max": 0.01}
+    schedule = {"name": "quadratic", "levels": 500, "beta_min": 1e-4, "beta_max": 0.04}
     assert found.recipe["schedule"] == schedule | {"rescale": False}
     assert found.recipe["network"]["dropout"] == 0.1
     (tmp_path / "config.yml").write_text(yaml.dump(config | {"model": model | {"ch": 64}}))

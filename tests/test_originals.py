@@ -10,9 +10,9 @@ from originals import AUGMENT, CASES, CLASSES, SIZE, expected, inputs
 from torch import Tensor, nn
 
 from diffgen.interop.adm import adm_names, adm_state
+from diffgen.interop.dit import dit_names
 from diffgen.interop.edm import edm2_names, edm_names, edm_state
 from diffgen.interop.files import State, adopt
-from diffgen.interop.parameter_names import dit_names
 from diffgen.network.classifier_unet import ClassifierUNet
 from diffgen.network.dit import DiT
 from diffgen.network.mp_unet import MPUNet

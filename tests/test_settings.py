@@ -69,9 +69,6 @@ def test_every_key_of_the_configuration_is_typed(command):
 LOOSE = {
     *(f"commands/explain/checkpoint.py:{name}" for name in ("_origin", "_parts")),
     "dataset/datamodule.py:load_state_dict",
-    *(f"interop/diffusers.py:{name}" for name in ("_network", "_schedule")),
-    *(f"interop/diffusers.py:{name}" for name in ("_flows", "classes_of", "read_diffusers")),
-    "interop/diffusers.py:diffusers_recipe",
     "runtime/logger.py:logger_of",
     *(f"training/ema.py:on_{name}_checkpoint" for name in ("load", "save")),
     *(f"training/progress.py:on_{name}_checkpoint" for name in ("load", "save")),

@@ -4,10 +4,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from diffgen.errors import UsageError
-from diffgen.interop.adm import adm_names, adm_state
-from diffgen.interop.adm_shapes import BLOCK, SIZES, network_of, shapes_of, told
-from diffgen.interop.files import State
-from diffgen.interop.release import Release, Settings
+from diffgen.interop.adm import (
+    CONV,
+    SIZES,
+    adm_names,
+    adm_state,
+    known_size,
+    network_of,
+    shapes_of,
+)
+from diffgen.interop.files import Release, Settings, State
 
 HEAD = 64  # channels of a head, in all of their classifiers
 POOLS = {"out.2.positional_embedding": "attention", "out.3.weight": "average"}
@@ -68,7 +74,7 @@ def _size(multipliers: list[int], side: int | None, stated: int | None, path: Pa
     pooled = side << (len(multipliers) - 1) if side else None
     if pooled and stated and pooled != stated:
         raise UsageError(f"no import of {path}: it is for images of {pooled} pixels, not {stated}")
-    return told(pooled or stated or SIZES.get(tuple(multipliers)), path)
+    return known_size(pooled or stated or SIZES.get(tuple(multipliers)), path)
 
 
 def _blocks(state: State, settings: Settings, path: Path) -> int | None:
@@ -93,7 +99,7 @@ def _blocks(state: State, settings: Settings, path: Path) -> int | None:
 
 
 def _fitting(state: State) -> Iterator[int]:
-    shapes = {int(m[1]): value.shape for key, value in state.items() if (m := BLOCK.match(key))}
+    shapes = {int(m[1]): value.shape for key, value in state.items() if (m := CONV.match(key))}
     count = max(shapes)
     attends = [f"input_blocks.{index}.1.qkv.weight" in state for index in range(count + 1)]
     changes = [index for index, shape in shapes.items() if shape[0] != shape[1]]

@@ -1,35 +1,23 @@
-"""Released checkpoints of the papers' own code and of diffusers, turned into ours.
+"""Released checkpoints of other programs, turned into ours. Nothing that a file says is run."""
 
-Known kinds: `ncsn`, `ncsnv2` and `ddim`, the authors' files (a list, keys under `module.`, the
-average last), with config.yml beside them where there is one; `ddpm-diffusers`, a folder with
-config.json, or the weights in it. Nothing that a file says is run.
-"""
-
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from diffgen.config.build import build
+from diffgen.config.recipe import recipe_of
 from diffgen.errors import UsageError, did_you_mean
 from diffgen.interop.config_files import Config
-from diffgen.interop.diffusers import classes_of, diffusers_recipe, read_diffusers
-from diffgen.interop.families import FAMILIES, read_family
-from diffgen.interop.files import Names, Released, State, adopt, read_released
-from diffgen.interop.parameter_names import (
-    CONDITIONAL,
-    UNCONDITIONAL,
-    ddim_names,
-    diffusers_names,
-    ncsn_names,
-)
-from diffgen.interop.recipes import Recipe, Shape, ddim_recipe, ncsn_recipe, ncsnv2_recipe
-from diffgen.interop.rules import RULES
+from diffgen.interop.diffusers import read_diffusers
+from diffgen.interop.dit import read_dit
+from diffgen.interop.ermongroup import read_ddim, read_ncsn, read_ncsnv2
+from diffgen.interop.files import Reader, Recipe, Release, Shape, State, adopt
+from diffgen.interop.nvlabs import read_edm, read_edm2
+from diffgen.interop.openai import read_adm, read_improved
+from diffgen.interop.score_sde import read_score_sde
 from diffgen.interop.settings import read_settings
-
-BUFFERS = {"sigmas"}
 
 
 @dataclass(frozen=True)
@@ -51,13 +39,18 @@ class Imported:
     averages: Mapping[str, State] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Kind:
-    """How one program's files are read, what recipe they hold, how its parameters are called."""
-
-    read: Callable[[Path, Config], Released]
-    recipe: Callable[[State, Config, int | None], tuple[Recipe, Shape]]
-    names: Callable[[nn.Module], Names]
+KINDS: dict[str, Reader] = {
+    "ncsn": read_ncsn,
+    "ncsnv2": read_ncsnv2,
+    "ddim": read_ddim,
+    "ddpm-diffusers": read_diffusers,
+    "adm": read_adm,
+    "dit": read_dit,
+    "edm": read_edm,
+    "edm2": read_edm2,
+    "improved-diffusion": read_improved,
+    "score_sde": read_score_sde,
+}
 
 
 def convert(
@@ -65,61 +58,30 @@ def convert(
 ) -> Imported:
     """Read a released checkpoint; `size` (pixels) where neither weights nor config tell it.
 
-    `config` is what rules.read_settings found, which is asked where it is None. UsageError for an
-    unknown kind, a missing or foreign file, a setting that is not honoured, another architecture.
+    `config` is what settings.read_settings found, which is asked where it is None. UsageError for
+    an unknown kind, a missing or foreign file, a setting that is not honoured, another
+    architecture.
     """
-    if kind not in RULES:
-        raise UsageError(f"no import of {kind}{did_you_mean(kind, RULES)}")
+    if kind not in KINDS:
+        raise UsageError(f"no import of {kind}{did_you_mean(kind, KINDS)}")
     config = read_settings(kind, path) if config is None else config
-    if kind in FAMILIES:
-        found, raw, ema = read_family(kind, path, size, config.get("flags", config))
-        classes = tuple(map(str, range(found.classes)))
-        return Imported(found.recipe, found.shape, raw, ema, found.step, classes, found.assumed)
     try:
-        return _converted(KINDS[kind], path, size, config)
+        found = KINDS[kind](path, size, config.get("flags", config))
+        if size not in (None, found.shape[1]):
+            raise UsageError(f"--size {size}: {path} is of images of {found.shape[1]} pixels")
+        recipe = recipe_of(found.recipe)
+        with torch.device("meta"):  # names and shapes, but no memory
+            network = recipe.raw_network(found.shape, found.classes)
+        raw = _ours(found, found.state, network)
+        ema = _ours(found, found.average, network) if found.average else {}
     except UsageError:
         raise
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError):
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError):
         raise UsageError(f"{path} is damaged, or no {kind}") from None
+    classes = tuple(map(str, range(found.classes)))
+    return Imported(found.recipe, found.shape, raw, ema, found.step, classes, found.assumed)
 
 
-def _converted(how: Kind, path: Path, size: int | None, config: Config) -> Imported:
-    released = how.read(path, config)
-    recipe, shape = how.recipe(released.state, config, size)
-    classes = tuple(map(str, range(classes_of(config))))
-    with torch.device("meta"):  # names and shapes, but no memory
-        network = _network(recipe, shape, len(classes))
-    names = how.names(network)
-    raw = adopt(_parameters(released.state), names, network)
-    ema = adopt(_parameters(released.average), names, network) if released.average else {}
-    return Imported(recipe, shape, raw, ema, released.step, classes)
-
-
-def _network(recipe: Recipe, shape: Shape, classes: int) -> nn.Module:
-    return build(
-        "network",
-        recipe["network"],
-        channels=shape[0],
-        size=shape[1],
-        num_classes=classes,
-        levels=recipe["schedule"].get("levels"),
-        out_channels=shape[0] * (2 if recipe["model"].get("variance") == "learned" else 1),
-    )
-
-
-def _parameters(state: State) -> State:
-    return {key: value for key, value in state.items() if key not in BUFFERS}
-
-
-def _released(path: Path, _: Config) -> Released:
-    return read_released(path)
-
-
-KINDS = {
-    "ncsn": Kind(_released, ncsn_recipe, lambda network: ncsn_names(network, CONDITIONAL)),
-    "ncsnv2": Kind(_released, ncsnv2_recipe, lambda network: ncsn_names(network, UNCONDITIONAL)),
-    "ddim": Kind(_released, ddim_recipe, lambda network: ddim_names(network.state_dict())),
-    "ddpm-diffusers": Kind(
-        read_diffusers, diffusers_recipe, lambda network: diffusers_names(network.state_dict())
-    ),
-}
+def _ours(found: Release, state: State, network: nn.Module) -> State:
+    """Weights or their average as those of our network."""
+    return adopt(found.rewrite(state, network), found.names(network), network)

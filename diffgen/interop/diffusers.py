@@ -8,15 +8,14 @@ resnet_time_scale_shift, which needs attn_norm_num_groups too.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from diffgen.errors import UsageError
-from diffgen.interop.files import Released, State, adopt, read_state, release
+from diffgen.interop.files import Recipe, Release, Settings, State, adopt, read_state, to_theirs
 from diffgen.interop.parameter_names import diffusers_names
-from diffgen.interop.recipes import Recipe, Shape, ddpm_recipe, size_of
+from diffgen.interop.recipes import ddpm_recipe, size_of
 from diffgen.interop.rules import FLOW, NULL
 from diffgen.interop.settings import setting
 from diffgen.network.unet import UNet
@@ -37,30 +36,20 @@ BETAS = (
 LABELS = "class_embedding.weight"
 
 
-def read_diffusers(path: Path, config: dict[str, Any]) -> Released:
-    """The weights of a folder, or of a file; labels get a row for no label where there is none."""
-    unet = path / "unet" if (path / "unet").is_dir() else path
-    found = [file for file in (unet / name for name in WEIGHTS) if file.is_file()]
-    if path.is_dir() and not found:
-        raise UsageError(f"no {WEIGHTS[0]} in {unet}")
-    state = modern(read_state(found[0] if path.is_dir() else path))
-    if LABELS in state and state[LABELS].ndim == 2 and NULL not in config["unet"]:
-        state[LABELS] = torch.nn.functional.pad(state[LABELS], (0, 0, 0, 1))
-    return Released(state, {}, 0)
+def read_diffusers(path: Path, size: int | None, config: Settings) -> Release:
+    """A UNet2DModel in a folder or file, of a configuration that rules.py let through.
 
-
-def diffusers_recipe(
-    state: State, config: dict[str, Any], size: int | None
-) -> tuple[Recipe, Shape]:
-    """The recipe of a configuration that rules.py let through.
-
-    Where none of its labels was for no label, that has no meaning to it.
+    Where it has labels and none of them is for no label, a row is added for that, which has no
+    meaning to the network.
     """
     unet = config["unet"]
+    state = _weights(path)
+    if LABELS in state and state[LABELS].ndim == 2 and NULL not in unet:
+        state[LABELS] = torch.nn.functional.pad(state[LABELS], (0, 0, 0, 1))
     stated = unet["sample_size"]
     size = size_of(stated[0] if isinstance(stated, list) else stated, size)
-    recipe = ddpm_recipe(_schedule(config), _network(unet, size), {})
-    recipe["model"]["clip"] = setting(config, "scheduler.clip_sample")
+    clip = setting(config, "scheduler.clip_sample")
+    recipe = ddpm_recipe(_schedule(config), _network(unet, size), clip=clip)
     if unet["num_class_embeds"]:
         recipe["model"]["label_dropout"] = 0.1 if NULL in unet else 0.0
     if setting(config, "scheduler.variance_type") == "learned_range":
@@ -69,20 +58,28 @@ def diffusers_recipe(
     if _flows(config):
         recipe["model"] |= {"name": "flow", "clip": False}
         recipe["prediction"] = {"name": "flow"}
-    return recipe, (unet["in_channels"], size, size)
+    return Release(
+        recipe,
+        (unet["in_channels"], size, size),
+        state,
+        lambda network: diffusers_names(network.state_dict()),
+        classes=(unet["num_class_embeds"] or 0) - (NULL in unet),
+    )
 
 
-def classes_of(config: dict[str, Any]) -> int:
-    """How many classes a UNet2DModel has labels of, without the one for no label."""
-    unet = config.get("unet", {})
-    return (unet.get("num_class_embeds") or 0) - (NULL in unet)
+def _weights(path: Path) -> State:
+    unet = path / "unet" if (path / "unet").is_dir() else path
+    found = [file for file in (unet / name for name in WEIGHTS) if file.is_file()]
+    if path.is_dir() and not found:
+        raise UsageError(f"no {WEIGHTS[0]} in {unet}")
+    return modern(read_state(found[0] if path.is_dir() else path))
 
 
-def _flows(config: dict[str, Any]) -> bool:
+def _flows(config: Settings) -> bool:
     return config["scheduler"].get("_class_name") == FLOW
 
 
-def _network(unet: dict[str, Any], size: int) -> Recipe:
+def _network(unet: Settings, size: int) -> Recipe:
     widths, downs = unet["block_out_channels"], unet["down_block_types"]
     return {
         "name": "unet",
@@ -101,7 +98,7 @@ def _network(unet: dict[str, Any], size: int) -> Recipe:
     }
 
 
-def _schedule(config: dict[str, Any]) -> Recipe:
+def _schedule(config: Settings) -> Recipe:
     if _flows(config):
         return {"name": "flow"}
     name, low, high, levels, zero = (setting(config, f"scheduler.{key}") for key in BETAS)
@@ -113,7 +110,7 @@ def _schedule(config: dict[str, Any]) -> Recipe:
 
 def to_diffusers(state: Mapping[str, Tensor]) -> State:
     """The state of our U-Net as one that UNet2DModel.load_state_dict accepts."""
-    return release(state, diffusers_names(state))
+    return to_theirs(state, diffusers_names(state))
 
 
 def from_diffusers(state: Mapping[str, Tensor], network: UNet) -> State:

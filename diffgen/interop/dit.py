@@ -1,5 +1,7 @@
-"""Weights of facebookresearch/DiT as a recipe; its names are in parameter_names."""
+"""Weights of facebookresearch/DiT: its recipe, and its parameters as ours."""
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +9,25 @@ import torch
 from torch import Tensor
 
 from diffgen.errors import UsageError
-from diffgen.interop.files import State, read_weights, unwrapped
-from diffgen.interop.parameter_names import dit_names
-from diffgen.interop.release import Release, Settings, recipe_of
+from diffgen.interop.files import Release, Settings, Shape, State, read_weights, unwrapped
+from diffgen.interop.recipes import ddpm_recipe
 from diffgen.network.dit import DiT
 from diffgen.network.tokens import positions
 
 HEADS = {384: 6, 768: 12, 1024: 16, 1152: 16}  # of the paper's widths
+# Patterns of our keys, and what stands for them in theirs.
+NAMES = {
+    r"^patches\.": "x_embedder.proj.",
+    r"^condition\.level\.": "t_embedder.mlp.",
+    r"^condition\.label\.table\.": "y_embedder.embedding_table.",
+    r"^(blocks\.\d+)\.qkv\.": r"\1.attn.qkv.",
+    r"^(blocks\.\d+)\.out\.": r"\1.attn.proj.",
+    r"^(blocks\.\d+)\.mlp\.0\.": r"\1.mlp.fc1.",
+    r"^(blocks\.\d+)\.mlp\.2\.": r"\1.mlp.fc2.",
+    r"^head\.pixels\.": "final_layer.linear.",
+    r"^head\.": "final_layer.",
+    r"\bmodulation\.": "adaLN_modulation.1.",
+}
 
 
 def read_dit(path: Path, size: int | None, settings: Settings) -> Release:
@@ -30,12 +44,9 @@ def read_dit(path: Path, size: int | None, settings: Settings) -> Release:
     network, shape, learned = _network(state, settings, path)
     rows = len(state["y_embedder.embedding_table.weight"])
     classes = settings.get("num_classes", rows - 1)
-    recipe = recipe_of(
-        "ddpm",
-        schedule={"name": "linear", "levels": 1000},
-        prediction={"name": "eps"},
-        noise_input="level",
-        network=network,
+    recipe = ddpm_recipe(
+        {"name": "linear", "levels": 1000},
+        network,
         variance="learned" if learned else "fixed",
         label_dropout=0.1,
     )
@@ -56,6 +67,17 @@ def read_dit(path: Path, size: int | None, settings: Settings) -> Release:
     )
 
 
+def dit_names(keys: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """DiT's name for each key of our transformer."""
+    names = {}
+    for key in keys:
+        name = key
+        for ours, theirs in NAMES.items():
+            name = re.sub(ours, theirs, name)
+        names[key] = (name,)
+    return names
+
+
 def dit_state(state: State, network: DiT) -> State:
     """Their state without the places of patches, which are not learned; UsageError for others."""
     state = unwrapped(state)
@@ -66,9 +88,7 @@ def dit_state(state: State, network: DiT) -> State:
     return state
 
 
-def _network(
-    state: State, settings: Settings, path: Path
-) -> tuple[dict[str, Any], tuple[int, int, int], bool]:
+def _network(state: State, settings: Settings, path: Path) -> tuple[dict[str, Any], Shape, bool]:
     width, channels, patch, _ = state["x_embedder.proj.weight"].shape
     side = round(state["pos_embed"].shape[1] ** 0.5) * patch
     heads = settings.get("num_heads", HEADS.get(width))

@@ -1,7 +1,7 @@
 """Released files read as data, without running anything, and their weights moved to our names."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +17,42 @@ State = dict[str, Tensor]
 Names = Mapping[str, Sequence[str]]
 
 
+Settings = Mapping[str, Any]
+Recipe = dict[str, Any]
+Shape = tuple[int, int, int]
+
+
 @dataclass(frozen=True)
-class Released:
-    """What the NCSN and DDIM code saves: weights, their average ({} without one), the step."""
+class Release:
+    """Weights under their program's names, and the recipe of the same model in ours.
 
+    `state` and `average` ({} without one) become ours by `rewrite`, of a state and our network,
+    and by `names` of that network. `classes` is their number. `assumed` are the things that no
+    file says, one sentence each.
+    """
+
+    recipe: Recipe
+    shape: Shape
     state: State
-    average: State
-    step: int
+    names: Callable[[Any], Names]
+    average: State = field(default_factory=dict)
+    rewrite: Callable[[State, Any], State] = lambda state, network: state
+    classes: int = 0
+    step: int = 0
+    assumed: tuple[str, ...] = ()
 
 
-def read_released(path: Path) -> Released:
-    """The list [model, optimiser, epoch, step, average], cut short by NCSN, or bare weights."""
+Reader = Callable[[Path, int | None, Settings], Release]
+
+
+def read_training(path: Path) -> tuple[State, State, int]:
+    """(weights, average or {}, step) of the NCSN and DDIM code.
+
+    It saves a list [model, optimiser, epoch, step, average], cut short by NCSN, or bare weights.
+    """
     data = read_weights(path)
     if isinstance(data, Mapping):
-        return Released(_weights(data, path), {}, 0)
+        return _weights(data, path), {}, 0
     if not isinstance(data, list) or len(data) < 2:
         raise UsageError(
             f"{path} is neither a list [model, optimiser, ...] nor a state of weights"
@@ -39,7 +61,7 @@ def read_released(path: Path) -> Released:
     step = data[3] if len(data) > 3 else _adam_step(data[1])
     if type(step) is not int or step < 0:
         raise UsageError(f"{path} does not hold a step where the layout has it")
-    return Released(_weights(data[0], path), average, step)
+    return _weights(data[0], path), average, step
 
 
 def read_weights(path: Path) -> Any:
@@ -118,7 +140,7 @@ def adopt(state: Mapping[str, Tensor], names: Names, network: nn.Module) -> Stat
     return ours
 
 
-def release(state: Mapping[str, Tensor], names: Names) -> State:
+def to_theirs(state: Mapping[str, Tensor], names: Names) -> State:
     """The inverse of `adopt` where the shapes are theirs, too: `state` under their names."""
     theirs: State = {}
     for key, value in state.items():

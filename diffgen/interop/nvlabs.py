@@ -9,6 +9,7 @@ from typing import Any
 
 from diffgen.errors import UsageError
 from diffgen.interop.edm import edm2_names, edm_names, edm_state
+from diffgen.interop.files import Release, Settings, Shape
 from diffgen.interop.inert_pickle import Record, read_records, tensors
 from diffgen.interop.nvlabs_networks import (
     MP,
@@ -17,7 +18,7 @@ from diffgen.interop.nvlabs_networks import (
     settings_of,
     song_network,
 )
-from diffgen.interop.release import Release, Settings, recipe_of
+from diffgen.interop.recipes import ddpm_recipe, denoiser_recipe, ve_recipe
 
 
 def read_edm(path: Path, size: int | None, settings: Settings) -> Release:
@@ -89,10 +90,12 @@ def _of(choices: dict[str, Any], record: Record, path: Path) -> Callable[..., An
 
 
 def _edm(wrapper: Record, network: Record) -> Record:
-    prediction = {"name": "edm", "sigma_data": float(wrapper.get("sigma_data", 0.5))}
-    schedule = {"name": "edm", "sigma_max": 80.0, "sigma_min": 0.002}
-    return recipe_of(
-        "edm", schedule=schedule, prediction=prediction, noise_input="log_sigma", network=network
+    return denoiser_recipe(
+        "edm",
+        schedule={"name": "edm", "sigma_max": 80.0, "sigma_min": 0.002},
+        prediction={"name": "edm", "sigma_data": float(wrapper.get("sigma_data", 0.5))},
+        noise_input="log_sigma",
+        network=network,
     )
 
 
@@ -100,41 +103,24 @@ def _vp(wrapper: Record, network: Record) -> Record:
     least = float(wrapper.get("beta_min", 0.1))
     most = least + float(wrapper.get("beta_d", 19.9))
     schedule = {"name": "vp", "beta_min": least, "beta_max": most}
-    eps = {"name": "eps"}
-    return recipe_of(
-        "ddpm", schedule=schedule, prediction=eps, noise_input="level", network=network
-    )
+    return ddpm_recipe(schedule, network)
 
 
 def _ve(wrapper: Record, network: Record) -> Record:
-    ends = {key: float(wrapper[key]) for key in ("sigma_max", "sigma_min")}
-    return recipe_of(
-        "ncsnv2",
-        schedule={"name": "ve", **ends},
-        prediction={"name": "score"},
-        noise_input="log_half_sigma",
-        network=network,
-    )
+    return ve_recipe(float(wrapper["sigma_max"]), float(wrapper["sigma_min"]), network)
 
 
 def _iddpm(wrapper: Record, network: Record) -> Record:
     cosine = {"name": "cosine", "levels": int(wrapper.get("M", 1000))}
     cosine |= {"offset": float(wrapper.get("C_2", 0.008))}
     cosine |= {"beta_max": 1 - float(wrapper.get("C_1", 0.001))}
-    return recipe_of(
-        "ddpm",
-        schedule=cosine,
-        prediction={"name": "eps"},
-        noise_input="level",
-        network=network,
-        variance="learned",
-    )
+    return ddpm_recipe(cosine, network, variance="learned")
 
 
 WRAPPERS = {"EDMPrecond": _edm, "VPPrecond": _vp, "VEPrecond": _ve, "iDDPMPrecond": _iddpm}
 
 
-def _shape(wrapper: Record, path: Path) -> tuple[int, int, int]:
+def _shape(wrapper: Record, path: Path) -> Shape:
     size = _number(wrapper, "img_resolution", path)
     return _number(wrapper, "img_channels", path), size, size
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from diffgen.errors import UsageError
+from diffgen.interop.files import Settings
 from diffgen.interop.inert_pickle import Record
-from diffgen.interop.release import Settings, must, only
 
 SHAPE = ("img_resolution", "img_channels", "in_channels", "out_channels", "label_dim")
 SONG = {
@@ -62,26 +62,20 @@ def settings_of(record: Record, path: Path, defaults: Settings | None = None) ->
     if not isinstance(given, dict) or record.get("_init_args"):
         raise UsageError(f"{path} does not say how its {name} was made")
     derived = ("channel_mult_emb", "channel_mult_noise", "label_dropout", "resample_filter")
-    only(given, (*SHAPE, *defaults, *derived), name, path)
-    if "resample_filter" not in defaults:
-        must(given, "resample_filter", [1, 1], name, path)
-    _check_embedding(given, name, path)
-    return {key: given.get(key, value) for key, value in defaults.items()}
-
-
-def _check_embedding(given: Settings, name: str, path: Path) -> None:
-    """UsageError where an embedding has another width than those of the papers."""
-    own = {"UNet": (None, None), "DhariwalUNet": (4, None)}
+    if unknown := sorted(given.keys() - {*SHAPE, *defaults, *derived}):
+        listed = ", ".join(f"{key}={given[key]}" for key in unknown)
+        raise UsageError(f"no import of {path}: {name} with {listed}")
     fourier = given.get("embedding_type") == "fourier"
-    emb, noise = own.get(name, (4, 2 if fourier else 1))
-    must(
-        {"channel_mult_noise": 1, **given} if fourier else given,
-        "channel_mult_noise",
-        noise,
-        name,
-        path,
-    )
-    must(given, "channel_mult_emb", emb, name, path)
+    widths = {"UNet": (None, None), "DhariwalUNet": (4, None)}  # of embeddings, in the papers
+    emb, noise = widths.get(name, (4, 2 if fourier else 1))
+    stated = {"channel_mult_noise": 1, **given} if fourier else given
+    only = {"channel_mult_noise": noise, "channel_mult_emb": emb}
+    only |= {} if "resample_filter" in defaults else {"resample_filter": [1, 1]}
+    for key, value in only.items():
+        if stated.get(key, value) != value:
+            what = f"{name} with {key}={stated[key]}, only {value}"
+            raise UsageError(f"no import of {path}: {what}")
+    return {key: given.get(key, value) for key, value in defaults.items()}
 
 
 def renamed(found: Settings) -> Record:

@@ -10,11 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from diffgen.errors import UsageError
-from diffgen.interop.adm import adm_names, adm_state
+from diffgen.interop.adm import (
+    SIZES,
+    adm_names,
+    adm_state,
+    known_size,
+    network_of,
+    shapes_of,
+)
 from diffgen.interop.adm_classifier import read_classifier
-from diffgen.interop.adm_shapes import SIZES, network_of, shapes_of, told
-from diffgen.interop.files import State, read_weights, unwrapped
-from diffgen.interop.release import Release, Settings, recipe_of
+from diffgen.interop.files import Release, Settings, State, read_weights, unwrapped
+from diffgen.interop.recipes import ddpm_recipe
 
 # Flags that no weight betrays, as the programs have them, and as released networks were made.
 ADM = {
@@ -94,7 +100,8 @@ def _release(
     settings: Settings,
 ) -> Release:
     flags = {key: settings.get(key, value) for key, value in known.items()}
-    size = told(settings.get("image_size", size) or SIZES.get(tuple(shapes["multipliers"])), path)
+    released = SIZES.get(tuple(shapes["multipliers"]))
+    size = known_size(settings.get("image_size", size) or released, path)
     channels = state["input_blocks.0.0.weight"].shape[1]
     learned = len(state["out.2.weight"]) == 2 * channels
     classes = len(state["label_emb.weight"]) if "label_emb.weight" in state else 0
@@ -108,12 +115,10 @@ def _release(
         "frequencies": "cosine",
         "norm_eps": 1e-5,
     }
-    recipe = recipe_of(
-        "ddpm",
-        schedule={"name": flags["noise_schedule"], "levels": flags["diffusion_steps"]},
-        prediction={"name": "eps"},
+    recipe = ddpm_recipe(
+        {"name": flags["noise_schedule"], "levels": flags["diffusion_steps"]},
+        network,
         noise_input="thousandths" if flags["rescale_timesteps"] else "level",
-        network=network,
         variance="learned" if learned else "fixed",
         clip=True,
     )

@@ -1,6 +1,5 @@
 """The names that other programs give to the parameters of our networks."""
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -188,28 +187,3 @@ diffusers_names = UNetNames(
     upsample="upsamplers.0.conv",
     out={"0": "conv_norm_out", "2": "conv_out"},
 )
-
-# facebookresearch/DiT, by patterns of our keys.
-DIT = {
-    r"^patches\.": "x_embedder.proj.",
-    r"^condition\.level\.": "t_embedder.mlp.",
-    r"^condition\.label\.table\.": "y_embedder.embedding_table.",
-    r"^(blocks\.\d+)\.qkv\.": r"\1.attn.qkv.",
-    r"^(blocks\.\d+)\.out\.": r"\1.attn.proj.",
-    r"^(blocks\.\d+)\.mlp\.0\.": r"\1.mlp.fc1.",
-    r"^(blocks\.\d+)\.mlp\.2\.": r"\1.mlp.fc2.",
-    r"^head\.pixels\.": "final_layer.linear.",
-    r"^head\.": "final_layer.",
-    r"\bmodulation\.": "adaLN_modulation.1.",
-}
-
-
-def dit_names(keys: Iterable[str]) -> dict[str, tuple[str, ...]]:
-    """DiT's name for each key of our transformer."""
-    names = {}
-    for key in keys:
-        name = key
-        for ours, theirs in DIT.items():
-            name = re.sub(ours, theirs, name)
-        names[key] = (name,)
-    return names

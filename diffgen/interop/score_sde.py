@@ -12,9 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from diffgen.errors import UsageError
-from diffgen.interop.files import State, read_weights, unwrapped
-from diffgen.interop.recipes import origin_of
-from diffgen.interop.release import Release, Settings, recipe_of
+from diffgen.interop.files import Release, Settings, State, read_weights, unwrapped
+from diffgen.interop.recipes import denoiser_recipe, origin_of, ve_recipe
 from diffgen.interop.score_sde_modules import ATTENTION_AT, outline_of
 from diffgen.network.pyramid import ResidualPyramid
 from diffgen.network.song_unet import SongUNet
@@ -110,7 +109,7 @@ def read_score_sde(path: Path, size: int | None, settings: Settings) -> Release:
     network["attention"] = [side >> level for level, has in enumerate(found.attends) if has]
     step = data.get("step", 0)
     sde = _sde(network["embedding"], settings, path)
-    recipe = _recipe(sde, network, sigmas, settings) | origin_of(dict(settings), "ncsn")
+    recipe = _recipe(sde, network, sigmas, settings) | origin_of(settings, "ncsn")
     return Release(
         recipe,
         (found.channels, side, side),
@@ -169,22 +168,15 @@ def _recipe(
     if sde != "vesde":
         betas = {key: float(settings.get("model", {}).get(key, BETAS[key])) for key in BETAS}
         sub = sde == "subvpsde"
-        return recipe_of(
+        return denoiser_recipe(
             "ddpm",
             schedule={"name": "vp", **betas, "sub": sub},
             prediction={"name": "score" if sub else "eps"},
             noise_input="level",
             network=network,
         )
-    ends = (2 * float(f"{sigmas[n].item():.6g}") for n in (0, -1))
-    schedule = {"name": "ve", **dict(zip(("sigma_max", "sigma_min"), ends, strict=True))}
-    return recipe_of(
-        "ncsnv2",
-        schedule=schedule,
-        prediction={"name": "score"},
-        noise_input="log_half_sigma",
-        network=network,
-    )
+    greatest, least = (2 * float(f"{sigmas[n].item():.6g}") for n in (0, -1))
+    return ve_recipe(greatest, least, network)
 
 
 def _assumed(

@@ -56,7 +56,7 @@ def _short(value: Any) -> str:
     return text if len(text) < 60 else f"{text[:50]}..."
 
 
-def setting(config: Config, key: str) -> Any:
+def setting(config: Mapping[str, Any], key: str) -> Any:
     """What a configuration says under `section.name`, else what is assumed, else None."""
     section, _, name = key.partition(".")
     return config.get(section, {}).get(name, DEFAULTS.get(key))
