@@ -44,10 +44,10 @@ from diffgen.dataset.decode import Decoder
 from diffgen.dataset.digits import Digits
 from diffgen.dataset.ffhq import Ffhq
 from diffgen.dataset.folder import Folder
+from diffgen.dataset.gather import in_threads
 from diffgen.dataset.images import described, in_memory, numbered_as
 from diffgen.dataset.lsun import Lsun
 from diffgen.dataset.random_choices import coins, holdout, permutation
-from diffgen.dataset.threads import in_threads
 from diffgen.dataset.torchvision_sets import Cifar10, Cifar100, FashionMnist, Mnist, Svhn
 from diffgen.errors import UsageError
 

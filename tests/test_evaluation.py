@@ -30,8 +30,12 @@ from diffgen.errors import UsageError
 from diffgen.evaluation import cache, kernel_distance, neighbours, table
 from diffgen.evaluation.class_shares import rows_in_shares
 from diffgen.evaluation.features import Features, described, extract
-from diffgen.evaluation.features_classifier import ClassifierExtractor, FeaturesClassifier, shifted
-from diffgen.evaluation.features_classifier_cache import cached
+from diffgen.evaluation.features_classifier import (
+    ClassifierExtractor,
+    FeaturesClassifier,
+    cached,
+    shifted,
+)
 from diffgen.evaluation.frechet import FeatureStats, frechet
 from diffgen.evaluation.inception import InceptionExtractor
 from diffgen.evaluation.metrics import METRICS, evaluate

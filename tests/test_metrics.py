@@ -40,9 +40,9 @@ from diffgen.evaluation.metrics import (
     needing_more,
     needs,
 )
-from diffgen.evaluation.nearest_picture import COLUMNS, GAP, LINE, SIDE, save_nearest
 from diffgen.evaluation.reference import Reference
 from diffgen.evaluation.scored import Scored
+from diffgen.evaluation.scoring import COLUMNS, GAP, LINE, SIDE, save_nearest
 from diffgen.evaluation.stored import InMemory
 
 

@@ -67,7 +67,7 @@ def test_every_key_of_the_configuration_is_typed(command):
 # Functions outside config/, cli/ and runs/ that take a dict[str, Any] all the same: Lightning and
 # torch hand it to them or want it of them, or another program's file or a checkpoint holds it.
 LOOSE = {
-    *(f"commands/explain/checkpoint.py:{name}" for name in ("_origin", "_parts")),
+    *(f"commands/explain/command.py:{name}" for name in ("_origin", "_parts")),
     "dataset/datamodule.py:load_state_dict",
     "runtime/logger.py:logger_of",
     *(f"training/ema.py:on_{name}_checkpoint" for name in ("load", "save")),
@@ -77,7 +77,7 @@ LOOSE = {
     "interop/nvlabs.py:_of",
     "interop/openai.py:_release",
     *(f"interop/score_sde.py:{name}" for name in ("_average", "_recipe", "_assumed")),
-    *(f"training/{name}.py:load_state_dict" for name in ("muon", "quality")),
+    *(f"training/{name}.py:load_state_dict" for name in ("optimizer", "quality")),
     "training/saving.py:save_checkpoint",
 }
 

@@ -50,11 +50,9 @@ from diffgen.task.base import Task
 from diffgen.task.colorize import Colorize, _RotatedColors, grey_first, rotate
 from diffgen.task.denoise import REVERSE, Denoise
 from diffgen.task.generate import Generate
-from diffgen.task.inpaint import Inpaint
+from diffgen.task.inpaint import Inpaint, masks
 from diffgen.task.inputs import LoadedImages
-from diffgen.task.interpolate import Interpolate
-from diffgen.task.interpolation import MixedNoise, slerp
-from diffgen.task.masks import masks
+from diffgen.task.interpolate import Interpolate, MixedNoise, slerp
 from diffgen.task.mmps import MMPSDenoiser
 from diffgen.task.trajectory import Trajectory
 from diffgen.task.variations import Variations

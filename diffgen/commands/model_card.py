@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from diffgen import __version__
-from diffgen.commands.explain.report import settings_text
+from diffgen.commands.explain.report import part_text
 from diffgen.denoiser.base import Preconditioned
 from diffgen.evaluation.rows import FLOOR, Row, blocks
 from diffgen.evaluation.table import parts
@@ -105,8 +105,7 @@ def _facts(subject: Subject, data: str) -> Iterator[str]:
     yield f"| weights | {subject.ema}{told} |"
     for key in PARTS:
         if part := recipe.get(key):
-            said = ", ".join(filter(None, (str(part.get("name", "")), settings_text(part))))
-            yield f"| {key} | {as_markdown(said)} |"
+            yield f"| {key} | {as_markdown(part_text(part))} |"
     yield f"| pixels | (byte / 255 - {found.range.shift:.6g}) / {found.range.scale:.6g} |"
     yield f"| made by | diffgen {__version__}, checkpoint {found.hash[:16]} |"
 

@@ -1,7 +1,9 @@
 """Many image files as one set: looked through, then decoded into memory or on access."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from os import cpu_count
+from threading import Event, Thread
 
 import torch
 from torch import Tensor
@@ -10,7 +12,6 @@ from diffgen.dataset.decode import Decoder, header, largest_value
 from diffgen.dataset.images import Images, fingerprint_of, in_memory
 from diffgen.dataset.store import Store
 from diffgen.dataset.streamed import REMEDY, OnError, Streamed, size_text
-from diffgen.dataset.threads import in_threads
 from diffgen.errors import UsageError
 
 GIB = 2**30
@@ -153,3 +154,34 @@ def _fingerprint(streamed: Streamed, labels: Tensor | None) -> str:
     return fingerprint_of(
         repr((streamed.decoder, streamed.shape, streamed.stamps(), numbers, *window))
     )
+
+
+def in_threads(work: Callable[[int], None], count: int) -> None:
+    """Calls `work` with 0 to count - 1 in a few threads; an error or a signal ends all of them.
+
+    Pillow decodes outside the interpreter's lock. A pool has locks of its own, which a signal can
+    leave taken; here the threads share nothing but the word that it is over.
+    """
+    workers, ended = min(count, (cpu_count() or 1) + 4, 32), Event()
+    errors: dict[int, BaseException] = {}
+
+    def share(first: int) -> None:
+        try:
+            for number in range(first, count, workers):
+                if ended.is_set():
+                    return
+                work(number)
+        except BaseException as error:
+            errors[first] = error
+            ended.set()
+
+    threads = [Thread(target=share, args=(first,), daemon=True) for first in range(workers)]
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        ended.set()
+    if errors:
+        raise errors[min(errors)]

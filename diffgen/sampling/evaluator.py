@@ -19,8 +19,7 @@ from diffgen.evaluation.class_shares import differ, rows_in_shares
 from diffgen.evaluation.clip import ClipExtractor
 from diffgen.evaluation.dinov2 import Dinov2Extractor
 from diffgen.evaluation.features import Extractor
-from diffgen.evaluation.features_classifier import ClassifierExtractor, FeaturesClassifier
-from diffgen.evaluation.features_classifier_cache import cached
+from diffgen.evaluation.features_classifier import ClassifierExtractor, FeaturesClassifier, cached
 from diffgen.evaluation.inception import InceptionExtractor
 from diffgen.evaluation.metrics import HELD_OUT, left_empty
 from diffgen.evaluation.random_network import RandomExtractor

@@ -30,10 +30,16 @@ def show(found: Explanation, num_samples: int) -> None:
     for title, rows in sections.items():
         if rows:
             console.print(f"\n[bold]{title}[/bold]")
-            for name, text in rows:
-                console.print(filled(f"  {name:<20} {text}", 23), markup=False)
+            print_rows(rows)
     for line in found.warnings:
         console.print("\n" + filled(f"[bold yellow]warning:[/bold yellow] {line}", 2))
+
+
+def print_rows(rows: Rows) -> None:
+    """Print texts behind their titles."""
+    console = Console(highlight=False, soft_wrap=True)
+    for title, text in rows:
+        console.print(filled(f"  {title:<20} {text}", 23), markup=False)
 
 
 def configuration(found: Explanation) -> Rows:
@@ -176,6 +182,11 @@ def _changed(sampler: OwnSampler) -> dict[str, Any]:
 def settings_text(settings: Mapping[str, object]) -> str:
     shown = {k: v for k, v in settings.items() if k != "name" and v is not None}
     return ", ".join(f"{key} {_word(value)}" for key, value in shown.items())
+
+
+def part_text(part: Mapping[str, object]) -> str:
+    """A part of a recipe: its choice's name, then its settings."""
+    return ", ".join(filter(None, (str(part.get("name", "")), settings_text(part))))
 
 
 def _word(value: object) -> str:
