@@ -30,10 +30,9 @@ from diffgen.runtime.launch import quiet
 from diffgen.runtime.logger import finish, logger_of
 from diffgen.runtime.run_lock import sole_writer
 from diffgen.training.ema import Ema
-from diffgen.training.ema_snapshots import EmaSnapshots
 from diffgen.training.module import Module
 from diffgen.training.progress import Reporter, say
-from diffgen.training.saving import CheckpointSaver, Diverged, SealedCheckpointIO
+from diffgen.training.saving import CheckpointSaver, Diverged, EmaSnapshots, SealedCheckpointIO
 
 log = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ from typing import Literal
 from torchvision.datasets import CelebA
 
 from diffgen.dataset.decode import Decoder
-from diffgen.dataset.directory import Directory
 from diffgen.dataset.download import fetch
 from diffgen.dataset.gather import gather
 from diffgen.dataset.images import Images, Split, check_split
+from diffgen.dataset.stores import Directory
 from diffgen.dataset.streamed import OnError
 
 FILES = "celeba/{img_align_celeba/000001.jpg...,list_eval_partition.txt}"

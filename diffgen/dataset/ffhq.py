@@ -7,7 +7,7 @@ import numpy as np
 from diffgen.dataset.decode import Decoder
 from diffgen.dataset.gather import gather
 from diffgen.dataset.images import Images, Split, check_split
-from diffgen.dataset.root import first_of
+from diffgen.dataset.stores import first_of
 from diffgen.dataset.streamed import OnError
 from diffgen.files import expanded
 

@@ -14,8 +14,8 @@ from diffgen.dataset.gather import gather, survey
 from diffgen.dataset.images import Images, Split, check_split
 from diffgen.dataset.labels import Labels, above, find_labels
 from diffgen.dataset.random_choices import holdout
-from diffgen.dataset.root import open_store
 from diffgen.dataset.store import Store
+from diffgen.dataset.stores import open_store
 from diffgen.dataset.streamed import OnError
 from diffgen.errors import UsageError
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from diffgen.dataset.archive import plain
 from diffgen.dataset.images import listed
 from diffgen.dataset.store import LISTING, Store
+from diffgen.dataset.stores import plain
 from diffgen.errors import UsageError
 
 EXPECTED = 'it should read {"labels": [["path", 3], ...]} with one number from 0 for each image'

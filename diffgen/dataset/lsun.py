@@ -14,8 +14,8 @@ from typing import Any, BinaryIO, Literal
 from diffgen.dataset.decode import Decoder
 from diffgen.dataset.gather import gather
 from diffgen.dataset.images import Images, Split, check_split
-from diffgen.dataset.root import first_of
 from diffgen.dataset.store import Files, Store
+from diffgen.dataset.stores import first_of
 from diffgen.dataset.streamed import OnError
 from diffgen.errors import UsageError
 from diffgen.files import expanded

@@ -7,8 +7,7 @@ other name and operation is refused.
 """
 
 import io
-import pickle
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from diffgen.errors import UsageError
 from diffgen.interop.files import check_file
-from diffgen.runs.plain_pickle import DTYPES, Refused
+from diffgen.runs.plain_pickle import DTYPES, OPERATIONS, DataUnpickler, Refused
 from diffgen.runs.torch_file import read_storage
 
 MODULES = 10_000  # of a network
@@ -64,20 +63,11 @@ CLASSES = {
     ("torch.nn.modules.container", "ModuleDict"),
     ("torch.nn.modules.container", "ModuleList"),
 }
-OPERATIONS = (
-    "PROTO FRAME STOP MARK POP POP_MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 "
-    "BINFLOAT BINUNICODE SHORT_BINUNICODE BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 "
-    "EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST APPEND APPENDS EMPTY_DICT SETITEM SETITEMS "
-    "EMPTY_SET ADDITEMS BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL STACK_GLOBAL REDUCE "
-    "NEWOBJ BUILD"
-)
+MORE = "BINUNICODE8 BINBYTES SHORT_BINBYTES BINBYTES8 EMPTY_SET ADDITEMS NEWOBJ"
 
 
-class Unpickler(pickle._Unpickler):  # in Python, so that its operations can be chosen
-    """Makes numbers, texts, lists, dicts and tensors; an object is a dict of what it holds."""
-
-    stack: list[Any]
-    pop_mark: Callable[[], list[Any]]
+class RecordUnpickler(DataUnpickler, operations=f"{OPERATIONS} {MORE}"):
+    """Builds plain data and tensors; an object is a dict of what it holds."""
 
     def find_class(self, module: str, name: str) -> Any:
         where = module, name
@@ -100,56 +90,19 @@ class Unpickler(pickle._Unpickler):  # in Python, so that its operations can be 
         self.stack[-1] = call(*arguments)
 
     def load_build(self) -> None:
-        state, into = self.stack.pop(), self.stack[-1]
-        if type(into) is not dict:
-            raise TypeError
+        state, into = self.stack.pop(), self.top(dict)
         into |= state if type(state) is dict else {}
-
-    def load_appends(self) -> None:
-        values = self.pop_mark()
-        self._top(list).extend(values)
-
-    def load_append(self) -> None:
-        value = self.stack.pop()
-        self._top(list).append(value)
-
-    def load_setitem(self) -> None:
-        value, key = self.stack.pop(), self.stack.pop()
-        self._put([key, value])
-
-    def load_setitems(self) -> None:
-        self._put(self.pop_mark())
 
     def load_additems(self) -> None:
         values = self.pop_mark()
-        self._top(set).update(value for value in values if type(value) is str)
-
-    def _put(self, items: list[Any]) -> None:
-        into = self._top(dict)
-        for key, value in zip(items[::2], items[1::2], strict=True):
-            if type(key) is not str:
-                raise TypeError
-            into[key] = value
-
-    def _top(self, kind: type) -> Any:
-        if type(self.stack[-1]) is not kind:
-            raise TypeError
-        return self.stack[-1]
-
-
-Unpickler.dispatch = {
-    getattr(pickle, name)[0]: getattr(
-        Unpickler, pickle._Unpickler.dispatch[getattr(pickle, name)[0]].__name__
-    )
-    for name in OPERATIONS.split()
-}
+        self.top(set).update(value for value in values if type(value) is str)
 
 
 def read_records(path: Path) -> Record:
     """The dict in a pickle of NVlabs; UsageError where it is damaged or holds anything else."""
     check_file(path)
     try:
-        data = Unpickler(io.BytesIO(path.read_bytes())).load()
+        data = RecordUnpickler(io.BytesIO(path.read_bytes())).load()
     except Refused as error:
         raise UsageError(f"{path} {error}") from None
     except (MemoryError, PermissionError):

@@ -26,13 +26,11 @@ DTYPES = {
     "LongStorage": torch.int64,
     "ShortStorage": torch.int16,
 }
-
-
 OPERATIONS = (
     "PROTO FRAME STOP MARK POP POP_MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 "
     "BINFLOAT BINUNICODE SHORT_BINUNICODE EMPTY_TUPLE TUPLE TUPLE1 TUPLE2 TUPLE3 EMPTY_LIST "
     "APPEND APPENDS EMPTY_DICT SETITEM SETITEMS BINPUT LONG_BINPUT MEMOIZE BINGET "
-    "LONG_BINGET GLOBAL STACK_GLOBAL REDUCE BUILD BINPERSID"
+    "LONG_BINGET GLOBAL STACK_GLOBAL REDUCE BUILD"
 )
 
 
@@ -98,30 +96,16 @@ class Bounded:
             raise Refused(f"is not read: it holds more than {PICKLED:,} bytes besides tensors")
 
 
-class Unpickler(pickle._Unpickler):  # in Python, so that its operations can be chosen
-    """Builds plain data and Views; every other operation and name is an error."""
+class DataUnpickler(pickle._Unpickler):  # in Python, so that its operations can be chosen
+    """Builds numbers, texts, lists and dicts; any operation but a subclass's own is an error."""
 
     stack: list[Any]
     pop_mark: Callable[[], list[Any]]
 
-    def __init__(self, file: Any) -> None:
-        super().__init__(file)
-        self.storages: list[Storage] = []
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in KNOWN:
-            raise Refused(
-                f"holds more than plain data ({module}.{name}) and is not read: it may run code"
-            )
-        return KNOWN[module, name]
-
-    def persistent_load(self, pid: Any) -> Storage:
-        kind, dtype, key, _, count, *view = pid
-        known = kind == "storage" and isinstance(dtype, torch.dtype) and view in ([], [None])
-        if not known or type(key) is not str or type(count) is not int or count < 0:
-            raise ValueError
-        self.storages.append(Storage(dtype, key, count))
-        return self.storages[-1]
+    def __init_subclass__(cls, operations: str) -> None:
+        codes = [getattr(pickle, name)[0] for name in operations.split()]
+        names = {code: pickle._Unpickler.dispatch[code].__name__ for code in codes}
+        cls.dispatch = {code: getattr(cls, name) for code, name in names.items()}
 
     def top(self, kind: type) -> Any:
         found = self.stack[-1]
@@ -151,14 +135,29 @@ class Unpickler(pickle._Unpickler):  # in Python, so that its operations can be 
                 raise TypeError
             into[key] = value
 
+
+class Unpickler(DataUnpickler, operations=f"{OPERATIONS} BINPERSID"):
+    """Builds plain data and Views, and knows no other names."""
+
+    def __init__(self, file: Any) -> None:
+        super().__init__(file)
+        self.storages: list[Storage] = []
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in KNOWN:
+            raise Refused(
+                f"holds more than plain data ({module}.{name}) and is not read: it may run code"
+            )
+        return KNOWN[module, name]
+
+    def persistent_load(self, pid: Any) -> Storage:
+        kind, dtype, key, _, count, *view = pid
+        known = kind == "storage" and isinstance(dtype, torch.dtype) and view in ([], [None])
+        if not known or type(key) is not str or type(count) is not int or count < 0:
+            raise ValueError
+        self.storages.append(Storage(dtype, key, count))
+        return self.storages[-1]
+
     def load_build(self) -> None:
         self.stack.pop()  # the attributes of an OrderedDict, which nobody needs
         self.top(dict)
-
-
-Unpickler.dispatch = {
-    getattr(pickle, name)[0]: getattr(
-        Unpickler, pickle._Unpickler.dispatch[getattr(pickle, name)[0]].__name__
-    )
-    for name in OPERATIONS.split()
-}

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from diffgen.config.build import build
 from diffgen.dataset.decode import MODES, Decoder, opened
-from diffgen.dataset.directory import Directory
 from diffgen.dataset.download import offline
 from diffgen.dataset.images import Images, Split, numbered_as
+from diffgen.dataset.stores import Directory
 from diffgen.dataset.window import Window, windowed
 from diffgen.errors import UsageError
 from diffgen.files import expanded
