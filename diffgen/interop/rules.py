@@ -1,7 +1,7 @@
 """Which settings of other programs are honoured; every other one is refused by name.
 
 A rule is a type (the setting is honoured), a tuple (it must be one of these) or None (it says how
-that program trains or draws, and changes no network).
+that program trains or draws, or what its weights tell).
 """
 
 from types import NoneType
@@ -11,18 +11,21 @@ Rule = type | tuple[Any, ...] | None
 
 MOST = 10**5  # of anything that is counted
 
+
+def ignored(section: str, keys: str) -> dict[str, Rule]:
+    """The rule None for several keys of a section."""
+    return dict.fromkeys(f"{section}.{key}" for key in keys.split())
+
+
 DATA: dict[str, Rule] = {
     "data.category": str,
     "data.channels": int,
     "data.dataset": str,
-    "data.gaussian_dequantization": None,
     "data.image_size": int,
     "data.logit_transform": (False,),
-    "data.num_workers": None,
-    "data.random_flip": None,
-    "data.uniform_dequantization": None,
-    "model.ema": None,
     "model.ema_rate": float,
+    **ignored("data", "gaussian_dequantization num_workers random_flip uniform_dequantization"),
+    **ignored("model", "ema"),
 }
 NCSN: dict[str, Rule] = DATA | {
     "data.rescaled": (False,),
@@ -61,7 +64,6 @@ DIFFUSERS: dict[str, Rule] = {
     "unet.block_out_channels": list,
     "unet.center_input_sample": (False,),
     "unet.class_embed_type": (None,),
-    "unet.decay": None,  # this and others of EMAModel stand in its folders unet_ema
     "unet.down_block_types": list,
     "unet.downsample_padding": (0, 1),
     "unet.downsample_type": ("conv",),
@@ -69,26 +71,19 @@ DIFFUSERS: dict[str, Rule] = {
     "unet.flip_sin_to_cos": bool,
     "unet.freq_shift": (0, 1),
     "unet.in_channels": int,
-    "unet.inv_gamma": None,
     "unet.layers_per_block": int,
-    "unet.min_decay": None,
     "unet.mid_block_scale_factor": (1,),
     "unet.mid_block_type": ("UNetMidBlock2D",),
     "unet.norm_eps": float,
     "unet.norm_num_groups": int,
     "unet.num_class_embeds": (int, NoneType),
-    "unet.num_train_timesteps": None,
-    "unet.optimization_step": None,
     "unet.out_channels": int,
-    "unet.power": None,
     "unet.resnet_time_scale_shift": ("default", "scale_shift"),
     "unet.sample_size": (int, list, NoneType),
     "unet.time_embedding_dim": (None,),
     "unet.time_embedding_type": ("positional",),
     "unet.up_block_types": list,
-    "unet.update_after_step": None,
     "unet.upsample_type": ("conv",),
-    "unet.use_ema_warmup": None,
     "scheduler.beta_end": float,
     "scheduler.beta_schedule": ("linear", "scaled_linear", "sigmoid", "squaredcos_cap_v2"),
     "scheduler.beta_start": float,
@@ -104,6 +99,11 @@ DIFFUSERS: dict[str, Rule] = {
         "fixed_large",
         "fixed_large_log",
         "learned_range",
+    ),
+    **ignored(
+        "unet",
+        "decay inv_gamma min_decay num_train_timesteps optimization_step power "
+        "update_after_step use_ema_warmup",
     ),
 }
 # Programs of diffusers that draw from one table of betas, each in its own way.
@@ -133,37 +133,27 @@ DEFAULTS: dict[str, Any] = {
 }
 # The flags of guided-diffusion and improved-diffusion; most are told by the weights.
 ADM: dict[str, Rule] = {
-    "flags.attention_resolutions": None,
-    "flags.channel_mult": None,
-    "flags.class_cond": None,
-    "flags.classifier_attention_resolutions": None,
     "flags.classifier_depth": int,
     "flags.classifier_pool": ("attention", "adaptive"),
-    "flags.classifier_resblock_updown": None,
-    "flags.classifier_scale": None,
-    "flags.classifier_use_fp16": None,
-    "flags.classifier_use_scale_shift_norm": None,
-    "flags.classifier_width": None,
     "flags.diffusion_steps": int,
     "flags.dropout": float,
     "flags.image_size": int,
-    "flags.learn_sigma": None,
     "flags.noise_schedule": ("linear", "cosine"),
-    "flags.num_channels": None,
     "flags.num_head_channels": int,
     "flags.num_heads": int,
     "flags.num_heads_upsample": (-1,),
-    "flags.num_res_blocks": None,
     "flags.predict_xstart": (False,),
-    "flags.resblock_updown": None,
-    "flags.rescale_learned_sigmas": None,
     "flags.rescale_timesteps": bool,
     "flags.timestep_respacing": ("",),
-    "flags.use_checkpoint": None,
-    "flags.use_fp16": None,
-    "flags.use_kl": None,
     "flags.use_new_attention_order": bool,
-    "flags.use_scale_shift_norm": None,
+    **ignored(
+        "flags",
+        "attention_resolutions channel_mult class_cond classifier_attention_resolutions "
+        "classifier_resblock_updown classifier_scale classifier_use_fp16 "
+        "classifier_use_scale_shift_norm classifier_width learn_sigma num_channels "
+        "num_res_blocks resblock_updown rescale_learned_sigmas use_checkpoint use_fp16 use_kl "
+        "use_scale_shift_norm",
+    ),
 }
 SCORE_SDE: dict[str, Rule] = {
     "data.category": str,
@@ -188,19 +178,16 @@ SCORE_SDE: dict[str, Rule] = {
     "model.skip_rescale": (True,),
     "training.continuous": (True,),
     "training.sde": ("vesde", "vpsde", "subvpsde"),
-    # How it trains, and what its weights tell.
-    **dict.fromkeys(
-        (
-            *("data.num_channels", "data.random_flip", "data.tfrecords_path"),
-            *("data.uniform_dequantization", "model.attention_type", "model.attn_resolutions"),
-            *("model.ch_mult", "model.embedding_type", "model.fourier_scale"),
-            *("model.init_scale", "model.nf", "model.num_res_blocks", "model.num_scales"),
-            *("model.progressive", "model.progressive_input", "model.sigma_max"),
-            *("model.sigma_min", "training.batch_size", "training.eval_freq"),
-            *("training.likelihood_weighting", "training.log_freq", "training.n_iters"),
-            *("training.reduce_mean", "training.snapshot_freq"),
-            *("training.snapshot_freq_for_preemption", "training.snapshot_sampling"),
-        )
+    **ignored("data", "num_channels random_flip tfrecords_path uniform_dequantization"),
+    **ignored(
+        "model",
+        "attention_type attn_resolutions ch_mult embedding_type fourier_scale init_scale nf "
+        "num_res_blocks num_scales progressive progressive_input sigma_max sigma_min",
+    ),
+    **ignored(
+        "training",
+        "batch_size eval_freq likelihood_weighting log_freq n_iters reduce_mean snapshot_freq "
+        "snapshot_freq_for_preemption snapshot_sampling",
     ),
 }
 DIT: dict[str, Rule] = {"flags.num_classes": int, "flags.num_heads": int}
