@@ -1,6 +1,5 @@
 """`diffgen evaluate`: images of any program against a data set, images or statistics."""
 
-import argparse
 import json
 import logging
 import os
@@ -16,9 +15,10 @@ import torch
 import yaml
 
 from diffgen import __version__
+from diffgen.commands.arguments import Parser
 from diffgen.config.parts import Named
 from diffgen.dataset.images import Chosen, Images
-from diffgen.errors import UsageError, did_you_mean, refuse
+from diffgen.errors import UsageError, did_you_mean
 from diffgen.evaluation import table
 from diffgen.evaluation.features import Extractor, batches
 from diffgen.evaluation.frechet import FeatureStats
@@ -123,14 +123,8 @@ def save_stats(path: Path, stats: FeatureStats) -> None:
     write_atomically(path, lambda file: np.savez(file, **arrays))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="diffgen evaluate",
-        description=__doc__,
-        epilog=TEXT,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.error = refuse  # one line in place of argparse's page
+def _parser() -> Parser:
+    parser = Parser("evaluate", __doc__, TEXT)
     parser.add_argument("images", metavar="IMAGES", help="a folder, a zip, or an .npz (arr_0)")
     parser.add_argument(
         "--against",

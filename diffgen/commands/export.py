@@ -1,10 +1,10 @@
 """`diffgen export`: the weights of a checkpoint in files that other programs load."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffgen.errors import UsageError, did_you_mean, refuse
+from diffgen.commands.arguments import Parser
+from diffgen.errors import UsageError, did_you_mean
 
 HELP = """\
 what OUT is for each form, with a model card in README.md:
@@ -31,32 +31,18 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="diffgen export",
-        description=__doc__,
-        epilog=HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _parser() -> Parser:
+    parser = Parser("export", __doc__, HELP)
     parser.add_argument("form", metavar="FORM", help=", ".join(FORMS))
     parser.add_argument(
         "checkpoint",
         metavar="CHECKPOINT",
         help="a file, a run's folder, RUN/best, or latest (under runs)",
     )
-    parser.add_argument(
-        "out", metavar="OUT", type=Path, nargs="?", help="a new folder; RUN/exported/FORM_STEP"
-    )
+    parser.add_out("a new folder; RUN/exported/FORM_STEP")
     parser.add_argument(
         "--ema", help="the weights: an average, raw, or a width such as 0.1; the first average"
     )
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="where latest is sought")
-    parser.add_argument(
-        "--trust",
-        action="append",
-        default=[],
-        metavar="PACKAGE",
-        help="one of your own, of whose classes the checkpoint may be made",
-    )
-    parser.error = refuse  # one line in place of argparse's page
+    parser.add_trust("one of your own, of whose classes the checkpoint may be made")
     return parser

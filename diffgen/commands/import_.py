@@ -1,10 +1,10 @@
 """`diffgen import`: a released checkpoint of another program in, one of diffgen out."""
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffgen.errors import UsageError, did_you_mean, refuse
+from diffgen.commands.arguments import Parser
+from diffgen.errors import UsageError, did_you_mean
 from diffgen.interop.rules import RULES
 from diffgen.interop.settings import read_settings
 
@@ -43,29 +43,15 @@ def main(words: Sequence[str]) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="diffgen import",
-        description=__doc__,
-        epilog=HELP,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+def _parser() -> Parser:
+    parser = Parser("import", __doc__, HELP)
     parser.add_argument("kind", metavar="KIND", help=", ".join(RULES))
     parser.add_argument("path", metavar="PATH", type=Path, help="what was released")
-    parser.add_argument(
-        "out", metavar="OUT", type=Path, nargs="?", help="a run's folder or *.ckpt"
-    )
+    parser.add_out("a run's folder or *.ckpt")
     parser.add_argument(
         "--config", type=Path, metavar="FILE", help="its configuration, where it has another name"
     )
     parser.add_argument("--size", type=int, help="of the images, where no file tells it")
     parser.add_argument("--dataset", help="what it learned, where no file tells it")
-    parser.add_argument(
-        "--trust",
-        action="append",
-        default=[],
-        metavar="PACKAGE",
-        help="one of your own, of whose classes --dataset may name one",
-    )
-    parser.error = refuse  # one line in place of argparse's page
+    parser.add_trust("one of your own, of whose classes --dataset may name one")
     return parser

@@ -1,6 +1,5 @@
 """`diffgen report`: the tables, figures and images of runs and sweeps as one HTML file."""
 
-import argparse
 import base64
 import io
 import math
@@ -18,8 +17,9 @@ from PIL import Image
 from torch import Tensor
 
 from diffgen import __version__
+from diffgen.commands.arguments import Parser
 from diffgen.dataset.pixels import grid
-from diffgen.errors import UsageError, refuse
+from diffgen.errors import UsageError
 from diffgen.evaluation import plot
 from diffgen.evaluation.curves import curves
 from diffgen.evaluation.rows import Block, Row, blocks, caption, setting, title
@@ -40,8 +40,7 @@ MOST = 64  # images of a cell
 
 def main(words: Sequence[str]) -> int:
     """Write one file that needs nothing else: no network, no folder beside it."""
-    parser = argparse.ArgumentParser(prog="diffgen report", description=__doc__)
-    parser.error = refuse  # one line in place of argparse's page
+    parser = Parser("report", __doc__)
     parser.add_argument(
         "folders", metavar="FOLDER", nargs="+", type=Path, help="runs, sweeps or their jobs"
     )

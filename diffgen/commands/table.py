@@ -1,10 +1,11 @@
 """`diffgen table`: trainings, and the cells of runs and sweeps, gathered into tables."""
 
-import argparse
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffgen.errors import UsageError, refuse
+from diffgen.commands.arguments import Parser
+from diffgen.errors import UsageError
 from diffgen.evaluation import table
 from diffgen.evaluation.pivot import column_named, pivoted
 from diffgen.evaluation.rows import Block, blocks, by
@@ -56,7 +57,7 @@ def finish_training_sweep(folder: Path) -> None:
         print(folder)
 
 
-def _pivoted(found: Sequence[Block], options: argparse.Namespace) -> list[Part]:
+def _pivoted(found: Sequence[Block], options: Namespace) -> list[Part]:
     words = options.pivot.split(",")
     if len(words) != 2:
         raise UsageError("--pivot takes two columns, as --pivot sampler,steps")
@@ -65,9 +66,8 @@ def _pivoted(found: Sequence[Block], options: argparse.Namespace) -> list[Part]:
     return [pivoted(block, rows, columns, figure) for block in found]
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="diffgen table", description=__doc__)
-    parser.error = refuse  # one line in place of argparse's page
+def _parser() -> Parser:
+    parser = Parser("table", __doc__)
     parser.add_argument(
         "paths", metavar="PATH", nargs="+", type=Path, help="runs, sweeps, jobs, checkpoints"
     )
