@@ -1,13 +1,16 @@
 """Files that are written whole or not at all, and the hash of what they hold."""
 
 import errno
+import fcntl
+import glob
 import hashlib
 import json
 import os
+import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Set
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Set
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -34,10 +37,9 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     A crash or a full disk leaves the old file or the new one, never a part of it. WriteError
     where the folder cannot be written to.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
+        with partial_of(path, Path.touch) as partial, partial.open("wb") as file:
             try:
                 write(file)
                 file.flush()
@@ -46,12 +48,52 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
                 file.flush()
                 raise
             os.fsync(file.fileno())
-        os.replace(partial, path)
+            os.replace(partial, path)
     except OSError as error:
         raise WriteError(path, error) from error
+
+
+@contextmanager
+def partial_of(path: Path, make: Callable[[Path], object]) -> Iterator[Path]:
+    """What `make` made beside `path`, to be filled and renamed; else it is gone at the end.
+
+    Its process holds a lock on it, so that a later call knows what the dead have left of `path`,
+    on this machine or another one, and removes that.
+    """
+    remove_leftovers(path.parent, f".{glob.escape(path.name)}.*.partial")
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    with ExitStack() as stack:
+        stack.callback(_remove, partial)
+        while not partial.exists():  # it may be taken for a dead one's before it is locked
+            make(partial)
+            with suppress(OSError):  # of a file system without locks: nothing is removed there
+                stack.enter_context(_locked(partial))
+        yield partial
+
+
+def remove_leftovers(folder: Path, pattern: str = ".*.partial") -> None:
+    """Remove what processes that are dead began to write in a folder."""
+    for partial in folder.glob(pattern):
+        with suppress(OSError), _locked(partial, fcntl.LOCK_NB):  # held by a living one, or gone
+            _remove(partial)
+
+
+@contextmanager
+def _locked(path: Path, wait: int = 0) -> Iterator[None]:
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | wait)
+        yield
     finally:
+        os.close(handle)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
         with suppress(OSError):
-            partial.unlink()
+            path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -5,6 +5,8 @@ import pickle
 import random
 import re
 import signal
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,7 +15,7 @@ from running import assert_same, contents, here, settings
 
 from diffgen import load
 from diffgen.errors import UsageError
-from diffgen.files import write_atomically
+from diffgen.files import partial_of, write_atomically
 from diffgen.runs import checkpoint
 from diffgen.runs.checkpoint_format import seal
 from diffgen.runs.locate import locate
@@ -322,6 +324,27 @@ def test_a_kill_while_writing_leaves_the_old_file(tmp_path):
     keeper.on_train_start(SimpleNamespace(global_step=0, is_global_zero=True), None)
     keeper.on_train_end(None, None)
     assert not leftover.exists()
+
+
+@pytest.mark.parametrize("make", [Path.touch, Path.mkdir])
+def test_what_a_dead_process_left_is_removed_and_what_a_living_one_writes_stays(tmp_path, make):
+    path, ready = tmp_path / "x[1].npz", tmp_path / "ready"
+    child = os.fork()
+    if child == 0:
+        with partial_of(path, make):
+            ready.touch()
+            signal.pause()
+    while not ready.exists():
+        time.sleep(0.01)
+    (tmp_path / ".x1.npz.a.partial").touch()  # of another file
+    with partial_of(path, make):
+        held = len(list(tmp_path.glob(".x[[]1].npz.*.partial")))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    assert held == 2
+    assert len(list(tmp_path.glob(".x[[]1].npz.*.partial"))) == 1
+    write_atomically(path, lambda file: file.write(b"whole"))
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".x1.npz.a.partial", "ready", path.name]
 
 
 def test_a_full_disk_leaves_the_old_file_and_no_other(tmp_path):

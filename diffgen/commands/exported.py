@@ -1,7 +1,5 @@
 """The folder of an exported checkpoint: made, checked, written, and told of."""
 
-import os
-import shutil
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import Any
 from diffgen import __version__
 from diffgen.commands.model_card import Subject, card
 from diffgen.errors import UsageError
-from diffgen.files import WriteError, write_atomically
+from diffgen.files import WriteError, partial_of, write_atomically
 from diffgen.interop.diffusers_export import diffusers_files
 from diffgen.interop.program import program
 from diffgen.runs import safetensors_file
@@ -87,13 +85,12 @@ FORMS: dict[str, Callable[[Subject], dict[str, bytes]]] = {
 
 def _write(out: Path, files: Mapping[str, bytes]) -> None:
     """A new folder of these files, whole or not at all."""
-    partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     try:
-        for name, content in files.items():
-            write_atomically(partial / name, lambda file, content=content: file.write(content))
-        partial.rename(out)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with partial_of(out, Path.mkdir) as partial:
+            for name, content in files.items():
+                write_atomically(partial / name, lambda file, data=content: file.write(data))
+            partial.rename(out)
     except OSError as error:
         cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
         raise WriteError(out, cause) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

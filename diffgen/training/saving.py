@@ -14,7 +14,7 @@ import lightning.pytorch as L
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from diffgen.files import write_atomically
+from diffgen.files import remove_leftovers, write_atomically
 from diffgen.training.ema import Ema
 
 Contents = dict[str, Any]
@@ -65,9 +65,8 @@ class CheckpointSaver(L.Callback):
         return self.folder / "last.ckpt"
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.is_global_zero:  # who holds the folder's lock, so that these are of the dead
-            for leftover in self.folder.glob(".*.partial"):
-                leftover.unlink(missing_ok=True)
+        if trainer.is_global_zero:
+            remove_leftovers(self.folder)
         self.step = self.saved = trainer.global_step
         self.whole = True
         if threading.current_thread() is threading.main_thread():
