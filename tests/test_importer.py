@@ -275,6 +275,21 @@ def test_a_data_set_that_no_file_tells_of(released, tmp_path):
     recipes = [torch.load(tmp_path / f"{name}/checkpoints/last.ckpt")["diffgen"] for name in "ab"]
     names = [recipe["recipe"]["dataset"]["name"] for recipe in recipes]
     assert names == ["folder", "svhn"]
+    line = refused(tmp_path, "ncsnv2", str(path), "c", "--size", "16", "--dataset", "digits")
+    assert "--dataset digits: its images have 1 channels, those of this network 3" in line
+    worked(here(tmp_path, "import", "ncsnv2", str(path), "c", "--size", "16", "--dataset", "ffhq"))
+    kept = torch.load(tmp_path / "c/checkpoints/last.ckpt")["diffgen"]["recipe"]["dataset"]
+    assert kept == {"name": "ffhq", "size": 16}
+
+
+def test_images_of_another_size_are_no_reference(tmp_path):
+    network = shaken(RefineNet(channels=1, size=16, width=4))
+    state = theirs(network, ncsn_names(network, UNCONDITIONAL)) | {"sigmas": LADDER}
+    path = str(save(tmp_path / "grey.pth", state))
+    worked(here(tmp_path, "import", "ncsnv2", path, "d", "--size", "16", "--dataset", "digits"))
+    scored = ("num_samples=3", "steps=4", "sampler=heun", "metrics=[fid]", "features=random")
+    line = here(tmp_path, "sample", "checkpoint=d", *scored).err
+    assert "of this model are 16x16 of 1 channel, those of digits 8x8 of 1 channel" in line
 
 
 def test_what_was_assumed_is_told(released, tmp_path):

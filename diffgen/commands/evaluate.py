@@ -17,7 +17,7 @@ import yaml
 from diffgen import __version__
 from diffgen.commands.arguments import Parser
 from diffgen.config.parts import Named
-from diffgen.dataset.images import Chosen, Images
+from diffgen.dataset.images import Chosen, Images, check_alike
 from diffgen.errors import UsageError, did_you_mean
 from diffgen.evaluation import table
 from diffgen.evaluation.features import Extractor, batches
@@ -30,7 +30,6 @@ from diffgen.evaluation.table_formats import print_parts
 from diffgen.files import expanded, write_atomically, write_text
 from diffgen.sampling.evaluator import CLASSIFIER, features_name, pretrained
 from diffgen.sampling.foreign import (
-    Against,
     against,
     dataset_named,
     extractor_for,
@@ -76,7 +75,9 @@ def main(words: Sequence[str]) -> int:
     extractor = extractor_for(features, target, cache, device)
     images = fitting(_named(options.images, settings["size"]), target.train)
     images = _first(images, settings["n"])
-    _check_shapes(images, target)
+    if target.train is not None:
+        remedy = "resize them with the program that made them, or folders by size="
+        check_alike(images.name, images.pixels.shape[1:], target.train, remedy)
     real = reference_of(target, extractor, cache)
     held = 0 if target.test is None else len(target.test)
     if empty := left_empty(metrics, len(images), real, held):
@@ -188,22 +189,6 @@ def _first(images: Images, n: int | None) -> Images:
     rows = torch.arange(n)
     labels = None if images.labels is None else images.labels[:n]
     return replace(images, pixels=Chosen(images.pixels, rows), labels=labels)
-
-
-def _check_shapes(images: Images, target: Against) -> None:
-    """UsageError where features would compare images of other sizes or channels."""
-    if target.train is None:
-        return
-    mine, theirs = images.pixels.shape[1:], target.train.pixels.shape[1:]
-    if mine != theirs:
-        raise UsageError(
-            f"the images of {images.name} are {_shape(mine)}, those of {target.train.name} "
-            f"{_shape(theirs)}: resize them with the program that made them, or folders by size="
-        )
-
-
-def _shape(shape: Sequence[int]) -> str:
-    return f"{shape[2]}x{shape[1]} of {shape[0]} channel{'s' if shape[0] > 1 else ''}"
 
 
 def _stamp() -> str:

@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from collections.abc import Iterator, Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -111,13 +112,22 @@ def _plain(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _dataset(found: Imported, name: str | None, trust: Sequence[str]) -> dict[str, Any]:
     """The data set's settings: as given, as the file tells, or a folder of such images."""
     channels, size, _ = found.shape
-    if name is not None:
-        stated = found.recipe.get("dataset", {})
-        settings = stated if stated.get("name") == name else {"name": name}
-        build("dataset", settings, trust)
-        return settings
-    folder = {"name": "folder", "size": size, "channels": channels, "labels": False}
-    return found.recipe.get("dataset", folder)
+    stated = found.recipe.get("dataset", {})
+    shape = {"size": size, "channels": channels}
+    if name is None:
+        return stated or {"name": "folder", **shape, "labels": False}
+    if stated.get("name") == name:
+        return stated
+    known = build("dataset", {"name": name}, trust)
+    if getattr(known, "channels", None) not in (None, channels):
+        raise UsageError(
+            f"--dataset {name}: its images have {known.channels} channels, those of this network "
+            f"{channels}; leave --dataset out, or name what it learned"
+        )
+    return {
+        "name": name,
+        **{k: v for k, v in shape.items() if k in signature(type(known)).parameters},
+    }
 
 
 def _target(out: Path | None, found: Imported, dataset: str, source: Path) -> Path:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from torchvision.datasets import CelebA
 
@@ -33,6 +33,8 @@ class Celeba:
     on_error: OnError = "fail"
     memory_limit: float = 4.0
     flip: bool = True
+
+    channels: ClassVar[int] = 3
 
     def split(self, which: Split) -> Images:
         """Images of (3, size, size)."""

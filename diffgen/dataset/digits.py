@@ -1,6 +1,7 @@
 """The 1797 handwritten digits that come with scikit-learn: 8x8, grey, no download."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from sklearn.datasets import load_digits
@@ -19,6 +20,8 @@ class Digits:
     """
 
     flip: bool = False
+
+    channels: ClassVar[int] = 1
 
     def split(self, which: Split) -> Images:
         """Images of (1, 8, 8) with labels 0 to 9."""

@@ -1,6 +1,7 @@
 """FFHQ (Karras et al. 2019): 70,000 photographs of faces."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -27,6 +28,8 @@ class Ffhq:
     on_error: OnError = "fail"
     memory_limit: float = 4.0
     flip: bool = True
+
+    channels: ClassVar[int] = 3
 
     def split(self, which: Split) -> Images:
         """Images of (3, size, size)."""

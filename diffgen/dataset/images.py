@@ -154,6 +154,14 @@ def shape_of(images: Images) -> tuple[int, int, int]:
     return channels, height, width
 
 
+def check_alike(name: str, shape: Sequence[int], theirs: Images, remedy: str) -> None:
+    """UsageError where images of `shape` (C, H, W) would be compared with those of another one."""
+    other = theirs.pixels.shape[1:]
+    if tuple(shape) != tuple(other):
+        mine, them = (f"{w}x{h} of {c} channel{'s' * (c != 1)}" for c, h, w in (shape, other))
+        raise UsageError(f"the images of {name} are {mine}, those of {theirs.name} {them}", remedy)
+
+
 def check_split(which: str) -> None:
     """UsageError unless `which` is one of the two splits."""
     if which not in ("train", "test"):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from threading import Lock
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, ClassVar, Literal
 
 from diffgen.dataset.decode import Decoder
 from diffgen.dataset.gather import gather
@@ -51,6 +51,8 @@ class Lsun:
     on_error: OnError = "fail"
     memory_limit: float = 4.0
     flip: bool = True
+
+    channels: ClassVar[int] = 3
 
     def split(self, which: Split) -> Images:
         """Images of (3, size, size)."""

@@ -28,6 +28,7 @@ class TorchvisionSet(abc.ABC):
     flip: bool = False
 
     name: ClassVar[str]
+    channels: ClassVar[int]
     files: ClassVar[str]  # what is expected below `root`
 
     @abc.abstractmethod
@@ -45,7 +46,7 @@ class TorchvisionSet(abc.ABC):
 class Mnist(TorchvisionSet):
     """MNIST (LeCun et al. 1998): 60,000 grey digits of 28x28 to train on, 10,000 to test."""
 
-    name = "mnist"
+    name, channels = "mnist", 1
     files = "MNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte"
 
     def read(self, folder: Path, which: Split, download: bool) -> Content:
@@ -57,7 +58,7 @@ class Mnist(TorchvisionSet):
 class FashionMnist(TorchvisionSet):
     """Fashion-MNIST (Xiao et al. 2017): 60,000 grey clothes of 28x28, 10,000 more to test."""
 
-    name = "fashion_mnist"
+    name, channels = "fashion_mnist", 1
     files = "FashionMNIST/raw/{train,t10k}-{images-idx3,labels-idx1}-ubyte"
 
     def read(self, folder: Path, which: Split, download: bool) -> Content:
@@ -71,7 +72,7 @@ class Cifar10(TorchvisionSet):
 
     flip: bool = True
 
-    name = "cifar10"
+    name, channels = "cifar10", 3
     files = "cifar-10-batches-py/{data_batch_1..5,test_batch,batches.meta}"
 
     def read(self, folder: Path, which: Split, download: bool) -> Content:
@@ -84,7 +85,7 @@ class Cifar100(TorchvisionSet):
 
     flip: bool = True
 
-    name = "cifar100"
+    name, channels = "cifar100", 3
     files = "cifar-100-python/{train,test,meta}"
 
     def read(self, folder: Path, which: Split, download: bool) -> Content:
@@ -98,7 +99,7 @@ class Svhn(TorchvisionSet):
     Its extra set is not used. The digit 0, which the files call 10, is 0.
     """
 
-    name = "svhn"
+    name, channels = "svhn", 3
     files = "{train,test}_32x32.mat"
 
     def read(self, folder: Path, which: Split, download: bool) -> Content:

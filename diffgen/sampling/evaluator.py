@@ -13,7 +13,7 @@ from torch import Tensor
 from diffgen.config.build import build, typed
 from diffgen.config.parts import Named
 from diffgen.dataset.download import offline
-from diffgen.dataset.images import Images, numbered_as
+from diffgen.dataset.images import Images, check_alike, numbered_as
 from diffgen.errors import UsageError
 from diffgen.evaluation.class_shares import differ, rows_in_shares
 from diffgen.evaluation.clip import ClipExtractor
@@ -148,7 +148,8 @@ def evaluator_of(
     name = features_name(features, dataset["name"])
     options = name, tuple(sorted(features.settings.items()))
     made_of = tuple(sorted(frozen.items())), checkpoint.trust
-    return _evaluator(*made_of, root is None, options, cache, device, checkpoint.classes)
+    draws = checkpoint.shape, checkpoint.classes
+    return _evaluator(*made_of, root is None, options, cache, device, *draws)
 
 
 def check_features(features: Named, checkpoint: Checkpoint) -> None:
@@ -168,6 +169,7 @@ def _evaluator(
     features: tuple[str, tuple[tuple[str, Any], ...]],
     cache: str,
     device: str,
+    shape: tuple[int, int, int],
     classes: tuple[str, ...],
 ) -> Evaluator:
     name, options = features
@@ -177,6 +179,7 @@ def _evaluator(
     with offline() if at_hand else nullcontext():
         train = numbered_as(source.split("train"), classes)
         test = numbered_as(source.split("test"), classes)
+    check_alike("this model", shape, train, "metrics=[] scores none")
     return evaluator_on(train, test, features, cache, device)
 
 
