@@ -53,6 +53,14 @@ def test_distances_and_labels_carry_the_names_of_folders(numbered):
     assert set(row["fid_per_class"]) == {"10", "2"}
 
 
+def test_classes_of_too_few_images_are_told_before_they_are_drawn(numbered):
+    words = ("labels=[10,10,2]", "num_samples=3", "metrics=[fid_per_class]", "n=3", *SCORED)
+    done = worked(sampled(numbered, *words))
+    assert "left empty: fid_per_class of 2 (needs 2 images or more of a class" in done.out
+    folder = numbered[0] / done.folder / "table.csv"
+    assert '{""10"":' in folder.read_text()
+
+
 def test_samples_reference_and_real_images_take_the_same_shares(numbered):
     two = ("labels=[10,11]", "num_samples=24", "metrics=[fid]")
     done = worked(sampled(numbered, *two, *SCORED))

@@ -129,6 +129,11 @@ def test_figures_that_stay_empty_are_told_with_what_they_need(containers, cache,
     evaluated(containers[0], "images", "--against", "images", *words, "--out", "few")
     told = "c_t (needs 2 held-out images or more), authpct_pixels (needs 2 images or more)"
     assert f"left empty: {told}" in caplog.messages
+    words = ("features=random", "metrics=[fid_per_class]")
+    _, (row,) = evaluated(containers[0], "images", "--against", "images", *words, "--out", "bare")
+    told = "fid_per_class (needs labels of the images and of the reference)"
+    assert f"left empty: {told}" in caplog.messages
+    assert row["fid_per_class"] == ""
 
 
 def test_grey_images_may_have_three_channels_on_either_side(containers, cache, tmp_path):

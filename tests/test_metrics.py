@@ -30,14 +30,12 @@ from diffgen.evaluation.frechet import (
 )
 from diffgen.evaluation.influence import Influence, best_rows, influence, quantile, told_apart
 from diffgen.evaluation.kernel_distance import deviation, errors_of
+from diffgen.evaluation.left_empty import LEAST, left_empty, needing_more
 from diffgen.evaluation.metrics import (
     GROUPS,
-    LEAST,
     METRICS,
     evaluate,
-    left_empty,
     named,
-    needing_more,
     needs,
 )
 from diffgen.evaluation.reference import Reference
@@ -77,7 +75,7 @@ def test_metrics_that_need_more_images_are_left_empty(n):
     assert {name for name in METRICS if found[name] is None} == set(
         needing_more(METRICS, n, whole)
     )
-    told = left_empty(METRICS, n, whole, 60)
+    told = left_empty(METRICS, labels, n, whole, 60)
     assert set(re.findall(r"(\w+) \(needs \d+ images or more\)", told)) == {
         name for name, least in LEAST.items() if least > n
     }

@@ -22,7 +22,8 @@ from diffgen.errors import UsageError, did_you_mean
 from diffgen.evaluation import table
 from diffgen.evaluation.features import Extractor, batches
 from diffgen.evaluation.frechet import FeatureStats
-from diffgen.evaluation.metrics import HELD_OUT, left_empty, named
+from diffgen.evaluation.left_empty import HELD_OUT, left_empty
+from diffgen.evaluation.metrics import named
 from diffgen.evaluation.reference import reference
 from diffgen.evaluation.rows import Row, blocks
 from diffgen.evaluation.scoring import floor, score
@@ -80,7 +81,7 @@ def main(words: Sequence[str]) -> int:
         check_alike(images.name, images.pixels.shape[1:], target.train, remedy)
     real = reference_of(target, extractor, cache)
     held = 0 if target.test is None else len(target.test)
-    if empty := left_empty(metrics, len(images), real, held):
+    if empty := left_empty(metrics, images.labels, len(images), real, held):
         log.info(empty)
     if target.test is not None and held > 1 and not HELD_OUT.isdisjoint(metrics):
         real = replace(real, held_out=reference(target.test, "test", extractor, cache))

@@ -160,22 +160,18 @@ class Job:
         """What scores the images; None where no metrics are asked for."""
         if not self.metrics:
             return None
-        settings = self.settings
+        settings, device = self.settings, str(self.fabric.device)
+        kept = settings.features, settings.cache, settings.root
         with self.fabric.rank_zero_first():  # the others find in the cache what it has made
-            evaluator = evaluator_of(
-                self.request.checkpoint,
-                settings.features,
-                settings.cache,
-                settings.root,
-                str(self.fabric.device),
-            )
+            evaluator = evaluator_of(self.request.checkpoint, *kept, device)
         return evaluator.for_labels(self.labels) if self.task.scored else evaluator
 
     def count(self, evaluator: Evaluator) -> int:
         """How many images a row counts."""
         if not self.task.scored:
             return self.task.count
-        return evaluator.sample_count(self.settings.num_samples, self.settings.n, self.metrics)
+        settings = self.settings
+        return evaluator.sample_count(settings.num_samples, settings.n, self.metrics, self.labels)
 
     def key(self, evaluator: Evaluator | None) -> dict[str, Any]:
         """What this cell's images and figures depend on, plain data."""

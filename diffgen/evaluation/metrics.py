@@ -13,7 +13,6 @@ from torch_fidelity.metric_isc import (
 from diffgen.dataset.random_choices import subset
 from diffgen.errors import UsageError, did_you_mean
 from diffgen.evaluation.frechet import (
-    BLOCKS,
     FeatureStats,
     block_stats,
     blocks_of,
@@ -23,7 +22,8 @@ from diffgen.evaluation.frechet import (
 from diffgen.evaluation.influence import LEAST as LEAST_OF_INFLUENCE
 from diffgen.evaluation.influence import influence
 from diffgen.evaluation.kernel_distance import error_of, over_subsets
-from diffgen.evaluation.neighbours import K_DENSITY, K, density_and_coverage, share_on_manifold
+from diffgen.evaluation.left_empty import LEAST, enough, needing_more
+from diffgen.evaluation.neighbours import density_and_coverage, share_on_manifold
 from diffgen.evaluation.novelty import NOVELTY
 from diffgen.evaluation.reference import Reference
 from diffgen.evaluation.rows import Row
@@ -41,27 +41,6 @@ def evaluate(names: Sequence[str], scored: Scored, reference: Reference) -> Row:
     for name in names:
         columns |= {name: None} if name in empty else METRICS[name](scored, reference)
     return columns
-
-
-def needing_more(names: Sequence[str], n: int, reference: Reference) -> dict[str, str]:
-    """Those of the metrics that n images or this reference are too little for; what they need."""
-    known = n if reference.foreign else min(n, reference.count)
-    few = {name: _least(name) for name in names if LEAST.get(name, 1) > known}
-    if not reference.foreign:
-        return few
-    return few | {k: "images, not statistics" for k in names if k not in WITHOUT_FEATURES}
-
-
-def _least(name: str, of: str = "") -> str:
-    return f"{LEAST[name]} {of}images or more"
-
-
-def left_empty(names: Sequence[str], n: int, reference: Reference, held: int) -> str:
-    """What to tell of the metrics that stay empty where `held` images are held out; "" of none."""
-    less = [name for name in names if name in HELD_OUT and held < LEAST["fid"]]
-    needed = dict.fromkeys(less, _least("fid", "held-out ")) | needing_more(names, n, reference)
-    told = ", ".join(f"{name} (needs {what})" for name, what in needed.items())
-    return told and f"left empty: {told}"
 
 
 def needs(names: Sequence[str]) -> dict[str, bool]:
@@ -125,13 +104,13 @@ def fid_per_class(scored: Scored, reference: Reference) -> Row:
     if scored.labels is None or reference.labels is None:
         return {"fid_per_class": None}
     distances = {}
-    for label in scored.labels.unique().tolist():
-        mine = scored.features[scored.labels == label]
+    for label in enough(scored.labels):
         theirs = reference.features[reference.labels == label]
-        if min(len(mine), len(theirs)) > 1:
-            name = reference.classes[label] if reference.classes else str(label)
-            distances[name] = frechet(FeatureStats.of(mine), FeatureStats.of(theirs))
-    return {"fid_per_class": distances}
+        if len(theirs) > 1:
+            mine = FeatureStats.of(scored.features[scored.labels == label])
+            name = reference.class_name(label)
+            distances[name] = frechet(mine, FeatureStats.of(theirs))
+    return {"fid_per_class": distances or None}
 
 
 def kid(scored: Scored, reference: Reference) -> Row:
@@ -221,18 +200,11 @@ METRICS: dict[str, Callable[[Scored, Reference], Row]] = {
     **NOVELTY,
     "saturation": saturation,
 }
-LEAST = {  # images that a metric needs
-    **{"fid": 2, "fid_per_class": 2, "fid_test": 2, "kid": 2, "fid_infinity": 5 * BLOCKS},
-    **{"authpct": 2, "authpct_pixels": 2},
-    **{"precision": K + 1, "recall": K + 1, "density": K_DENSITY + 1, "coverage": K_DENSITY + 1},
-}
 LOGITS = {"is", "accuracy"}  # metrics that need them
 SUMS_ALONE = {  # that need no features of all images
     *("fid", "fid_test", "saturation", "authpct_pixels", "c_t_pixels"),
     *LOGITS,
 }
-WITHOUT_FEATURES = ("fid", "is", "accuracy", "saturation")  # of the reference
-HELD_OUT = {"fid_test", "c_t", "c_t_pixels"}  # metrics that need held-out images as a reference
 GROUPS = {
     "standard": (
         *("fid", "fid_test", "kid", "is", "accuracy", "precision", "recall"),

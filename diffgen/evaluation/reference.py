@@ -66,6 +66,10 @@ class Reference:
         """Whether only the statistics are known, from another program."""
         return not self.count
 
+    def class_name(self, label: int) -> str:
+        """What the data set calls a label."""
+        return self.classes[label] if self.classes else str(label)
+
     def in_shares(self, labels: Tensor) -> "Reference":
         """The most of its images whose classes have the shares of `labels` (N,).
 

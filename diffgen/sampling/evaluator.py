@@ -21,7 +21,7 @@ from diffgen.evaluation.dinov2 import Dinov2Extractor
 from diffgen.evaluation.features import Extractor
 from diffgen.evaluation.features_classifier import ClassifierExtractor, FeaturesClassifier, cached
 from diffgen.evaluation.inception import InceptionExtractor
-from diffgen.evaluation.metrics import HELD_OUT, left_empty
+from diffgen.evaluation.left_empty import HELD_OUT, left_empty
 from diffgen.evaluation.random_network import RandomExtractor
 from diffgen.evaluation.reference import Reference, reference, short_hash
 from diffgen.evaluation.scoring import floor, score
@@ -80,10 +80,16 @@ class Evaluator:
         )
         return replace(self, reference=taken, test=test)
 
-    def sample_count(self, num_samples: int, asked: int | None, names: Sequence[str] = ()) -> int:
+    def sample_count(
+        self,
+        num_samples: int,
+        asked: int | None,
+        names: Sequence[str] = (),
+        labels: Tensor | None = None,
+    ) -> int:
         """How many images a row counts: the n asked for, else as many as can have a floor.
 
-        Metrics of `names` that need more images are told of.
+        Metrics of `names` that need more images, or more of one of their labels, are told of.
         """
         held = len(self.test)
         n = asked or min(num_samples, held or num_samples)
@@ -92,7 +98,9 @@ class Evaluator:
                 f"n={n} images are no more than the {self.extractor.dim} features: the distance "
                 "is mostly what it is too large by"
             )
-        if empty := left_empty(names, n, self.reference, held):
+        if empty := left_empty(
+            names, None if labels is None else labels[:n], n, self.reference, held
+        ):
             say_once(empty)
         if n > num_samples:
             raise UsageError(f"n={n} needs as many images: num_samples={num_samples} is less")
