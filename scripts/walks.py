@@ -3,7 +3,8 @@
     python scripts/walks.py RUN      # the folder of a run, as `diffgen train` prints it
 
 Function calls inside the package are recorded by a profiler while `diffgen sample` draws a few
-images; imports do not count. A move is a call in another file than the call before it.
+images; imports do not count, nor do comprehensions, which are no functions from Python 3.12 on.
+A move is a call in another file than the call before it.
 """
 
 import contextlib
@@ -20,6 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 WORDS = ("sampler=ddim", "sampler.eta=0.5", "steps=3", "num_samples=10", "accelerator=cpu")
+COMPREHENSIONS = ("<listcomp>", "<dictcomp>", "<setcomp>", "<genexpr>")
 # From the first call of one function to the first of another; None: from the beginning.
 WALKS = {
     "command line to the sampler's loop": (None, "DDIM.trajectory"),
@@ -38,7 +40,8 @@ def main(run: str) -> None:
         function = code.co_flags & inspect.CO_OPTIMIZED  # not the body of a class or a file
         if event == "call" and function and code.co_filename.startswith(str(package)):
             name = getattr(code, "co_qualname", code.co_name)
-            calls.append((code.co_filename, name))
+            if not name.endswith(COMPREHENSIONS):
+                calls.append((code.co_filename, name))
 
     command: Any = importlib.import_module("diffgen.cli")
     if not callable(getattr(command, "main", None)):  # a room since 0.2.0

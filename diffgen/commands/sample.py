@@ -4,6 +4,7 @@ import json
 import logging
 import platform
 import shlex
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,7 @@ def kept(settings: Sample, folder: Path) -> bool:
     if fabric.world_size > 1:
         return False
     job = Job(settings, fabric)
-    if not job.done():
+    if not job.cell(job.evaluator()).done(job.metrics):
         return False
     put(job.cells(), folder, settings)
     return True
@@ -122,26 +123,21 @@ class Job:
 
     def cells(self) -> list[Cell]:
         """The cell asked for, done, and that of the table's floor where there is one."""
-        run, runs = self.request.checkpoint.run, Path(self.settings.runs)
         evaluator = self.evaluator()
-        cell = Cell.of(run, self.key(evaluator), runs)
+        cell = self.cell(evaluator)
         if self.out:
-            self.out.check(name_of(self.key(None)))
+            self.out.check(name_of(self.drawn_key))
         if self.fabric.global_rank == 0:
-            cell.take_drawn(self.key(None), self.request.guides.classes, {BATCHES})
+            cell.take_drawn(self.drawn_key, self.request.guides.classes, {BATCHES})
         if self.fabric.broadcast(not cell.done(self.metrics)):
             self.fill(cell, evaluator)
         if self.out and self.fabric.global_rank == 0:
-            self.out.write(cell, name_of(self.key(None)), self.request.guides.classes)
+            self.out.write(cell, name_of(self.drawn_key), self.request.guides.classes)
         floor = None
         if evaluator and self.task.scored and self.fabric.global_rank == 0:
+            run, runs = self.request.checkpoint.run, Path(self.settings.runs)
             floor = evaluator.floor(run, runs, self.count(evaluator), self.metrics)
         return [cell] if floor is None else [cell, floor]
-
-    def done(self) -> bool:
-        """Whether nothing is left to draw or to score."""
-        run, runs = self.request.checkpoint.run, Path(self.settings.runs)
-        return Cell.of(run, self.key(self.evaluator()), runs).done(self.metrics)
 
     def telling(self, metrics: list[str]) -> list[str]:
         """Those of the metrics that say something of the task's images.
@@ -151,9 +147,9 @@ class Job:
         if self.task.scored:
             return metrics
         dataset = self.request.checkpoint.recipe["dataset"]["name"]
-        named = features_name(self.settings.features, dataset) == "classifier"
+        sees = features_name(self.settings.features, dataset) == "classifier"
         return [
-            name for name in metrics if name == "accuracy" and named and self.labels is not None
+            each for each in metrics if each == "accuracy" and sees and self.labels is not None
         ]
 
     def evaluator(self) -> Evaluator | None:
@@ -173,8 +169,9 @@ class Job:
         settings = self.settings
         return evaluator.sample_count(settings.num_samples, settings.n, self.metrics, self.labels)
 
-    def key(self, evaluator: Evaluator | None) -> dict[str, Any]:
-        """What this cell's images and figures depend on, plain data."""
+    @cached_property
+    def drawn_key(self) -> dict[str, Any]:
+        """What this cell's images depend on, plain data."""
         settings, content = self.settings, self.task.content
         return {
             "version": __version__,  # another one's samplers may not be the same
@@ -183,8 +180,13 @@ class Job:
             "seed": settings.seed,
             "num_samples": settings.num_samples,
             "deterministic": settings.deterministic,
-            **({"n": self.count(evaluator), **evaluator.identity()} if evaluator else {}),
         }
+
+    def cell(self, evaluator: Evaluator | None) -> Cell:
+        """The place of these images and of their figures by this evaluator."""
+        scored = {"n": self.count(evaluator), **evaluator.identity()} if evaluator else {}
+        runs = Path(self.settings.runs)
+        return Cell.of(self.request.checkpoint.run, self.drawn_key | scored, runs)
 
     def fill(self, cell: Cell, evaluator: Evaluator | None) -> None:
         """Draw the images that are missing, keep them, score them, and write the cell."""
@@ -221,7 +223,7 @@ class Job:
             cell.keep_row(row)  # before the images: without them it marks nothing as done
             cell.keep_images(images, self.labels, self.request.guides.classes)
             keep(self.task.files(images), cell.folder)
-            cell.tell_drawn(self.key(None))
+            cell.tell_drawn(self.drawn_key)
             batches.remove()
         return row, (images, self.labels)
 

@@ -229,19 +229,22 @@ class Tune(Sampling):
     candidates: Count
 
 
-def identity_keys() -> list[str]:
-    """The keys of a sampling command that tell two ways of sampling apart."""
-    return [key for key, field in Sampling.model_fields.items() if Identity in field.metadata]
-
-
 SETTINGS: dict[str, type[Settings]] = {
     "train": Train,
     "explain": Explain,
     "sample": Sample,
     "tune": Tune,
 }
+_LAST: dict[tuple[str, str], Settings] = {}
 
 
 def check(command: str, config: DictConfig) -> Any:
-    """The tree of a command; UsageError with the first wrong value and what fits."""
-    return SETTINGS[command].of(plain(config))
+    """The tree of a command; UsageError with the first wrong value and what fits.
+
+    The last one stays, since a job asks again for what was checked before it began.
+    """
+    given = plain(config)
+    if (key := (command, repr(given))) not in _LAST:
+        _LAST.clear()
+        _LAST[key] = SETTINGS[command].of(given)
+    return _LAST[key]

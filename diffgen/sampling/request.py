@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from diffgen.config.build import changed
 from diffgen.config.parts import SamplerSettings
 from diffgen.config.recipe import ModelSettings
-from diffgen.config.schema import Sampling, identity_keys
+from diffgen.config.schema import Identity, Sampling
 from diffgen.dataset.random_choices import in_shares
 from diffgen.denoiser.base import Preconditioned
 from diffgen.denoiser.evaluations import FixedShape, RowCount
@@ -79,8 +79,9 @@ class Request:
             "precision": {"numeric_precision": self.settings.precision},
             "labels": {"labels": self._named_labels()},
         }
-        for key in identity_keys():
-            found |= resolved.get(key, {key: getattr(self.settings, key)})
+        for key, field in Sampling.model_fields.items():
+            if Identity in field.metadata:
+                found |= resolved.get(key, {key: getattr(self.settings, key)})
         return found
 
     def _named_labels(self) -> str | list[str]:
