@@ -369,14 +369,13 @@ def test_the_data_set_to_add_gives_all_images_once(tmp_path, monkeypatch):
     )
 
 
-def test_a_key_to_add_tells_two_ways_of_sampling_apart(monkeypatch):
+def test_a_key_to_add_tells_two_ways_of_sampling_apart():
     """CONTRIBUTING's field, in a copy of the typed tree."""
     text = block("CONTRIBUTING.md", "python", "Identity")
     names = {"Annotated": Annotated, "Field": Field, "Identity": schema.Identity}
     body = f"class Longer(Sample):\n{text}"
     found: dict[str, Any] = {}
     exec(body, names | {"Sample": schema.Sample, "__name__": __name__}, found)
-    monkeypatch.setattr(schema, "Sampling", found["Longer"])
     line = yaml.safe_load(block("CONTRIBUTING.md", "yaml", "quantile"))
     plain = tree("sample", f"checkpoint={OLD / 'ddpm.ckpt'}").plain
     one, other = (

@@ -12,7 +12,7 @@ from PIL import Image
 from running import TINY, contents, here, tree, worked
 
 from diffgen.commands.explain.own_sampler import own_sampler
-from diffgen.commands.sample import Job
+from diffgen.commands.sampling_job import SamplingJob
 from diffgen.commands.train import Run
 from diffgen.commands.train_callbacks import Watched
 from diffgen.config.recipe import DenoiserRecipe
@@ -54,12 +54,12 @@ def request(run: Path, *words: str) -> Request:
     return request_of(tree("sample", f"checkpoint={run}", *words))
 
 
-def job(run: Path, *words: str) -> Job:
+def job(run: Path, *words: str) -> SamplingJob:
     settings = tree("sample", f"checkpoint={run}", "accelerator=cpu", *words)
-    return Job(settings, fabric_of(settings.plain))
+    return SamplingJob(settings, fabric_of(settings.plain))
 
 
-def folder_of(made: Job) -> Path:
+def folder_of(made: SamplingJob) -> Path:
     run, runs = made.request.checkpoint.run, Path(made.settings.runs)
     return Cell.of(run, made.drawn_key, runs).folder
 

@@ -39,6 +39,7 @@ PRINTED_BY = {
     "commands/explain": TRAINING,
     "commands/tune": {"tune"},
     "commands/sample": {"sample"},
+    "commands/sampling_job": {"sample"},
     "commands/import_": {"import"},
     "commands/exported": {"export"},
     "commands/evaluate": {"evaluate"},

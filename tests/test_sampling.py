@@ -233,7 +233,7 @@ def test_a_repeated_sweep_does_what_is_missing(sweep, ddpm, tmp_path):
 def test_another_version_of_the_program_draws_its_own(ddpm, tmp_path, monkeypatch):
     words = ("sampler=ddim", "steps=2", "num_samples=3", *ONLY_IMAGES)
     first = sample(tmp_path, ddpm, *words)
-    monkeypatch.setattr("diffgen.commands.sample.__version__", "99.0")
+    monkeypatch.setattr("diffgen.commands.sampling_job.__version__", "99.0")
     second = sample(tmp_path, ddpm, *words)
     assert (first / "cells.json").read_text() != (second / "cells.json").read_text()
 

@@ -239,10 +239,7 @@ _LAST: dict[tuple[str, str], Settings] = {}
 
 
 def check(command: str, config: DictConfig) -> Any:
-    """The tree of a command; UsageError with the first wrong value and what fits.
-
-    The last one stays, since a job asks again for what was checked before it began.
-    """
+    """The tree of a command, the last one kept; UsageError with the first wrong value."""
     given = plain(config)
     if (key := (command, repr(given))) not in _LAST:
         _LAST.clear()

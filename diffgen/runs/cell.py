@@ -30,7 +30,7 @@ class Cell:
 
     @classmethod
     def of(cls, run: Path, key: dict[str, Any], runs: Path) -> "Cell":
-        """The cell of a key (commands/sample.py makes it) under the run of its checkpoint.
+        """The cell of a key (commands/sampling_job.py makes it) under the run of its checkpoint.
 
         Under `runs` where the run may only be read, with what the run's own cell holds.
         """

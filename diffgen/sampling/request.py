@@ -79,7 +79,7 @@ class Request:
             "precision": {"numeric_precision": self.settings.precision},
             "labels": {"labels": self._named_labels()},
         }
-        for key, field in Sampling.model_fields.items():
+        for key, field in type(self.settings).model_fields.items():
             if Identity in field.metadata:
                 found |= resolved.get(key, {key: getattr(self.settings, key)})
         return found
