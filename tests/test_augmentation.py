@@ -7,7 +7,7 @@ import torch
 from running import TINY, contents, here, worked
 from torch import Tensor
 
-from diffgen.dataset.augmentation import DRAWS, TOLD, changed, drawn
+from diffgen.dataset.augmentation import AUGMENT_DIM, DRAWS, changed, drawn
 
 STEADY = ("logger=none", "optimizer.warmup=0", "optimizer.decay=constant")
 SIZE = 16
@@ -52,50 +52,50 @@ def near(found: Tensor, expected: Tensor, margin: int = 4) -> None:
 
 def made(**parts: tuple[float, ...]) -> tuple[Tensor, list[float]]:
     changes = drawn(uniforms(**parts), 0.5, SIZE)
-    return changed(picture(), changes, torch.arange(1)), changes.told[0].tolist()
+    return changed(picture(), changes, torch.arange(1)), changes.augment_labels[0].tolist()
 
 
 def test_nothing_is_done_and_nothing_told():
-    found, told = made()
+    found, labels = made()
     near(found, picture(), 0)
-    assert told == [0] * TOLD
+    assert labels == [0] * AUGMENT_DIM
 
 
 def test_flips_are_to_the_pixel():
-    found, told = made(mirror=(0.1,))
+    found, labels = made(mirror=(0.1,))
     near(found, picture().flip(-1), 0)
-    assert told[:2] == [1, 0]
-    found, told = made(turn=(0.1, 0.1))
+    assert labels[:2] == [1, 0]
+    found, labels = made(turn=(0.1, 0.1))
     near(found, picture().flip(-2), 0)
-    assert told[:2] == [0, 1]
-    assert made(turn=(0.6, 0.1))[1] == [0] * TOLD  # not this time
-    assert made(turn=(0.1, 0.6))[1] == [0] * TOLD  # the coin says no
+    assert labels[:2] == [0, 1]
+    assert made(turn=(0.6, 0.1))[1] == [0] * AUGMENT_DIM  # not this time
+    assert made(turn=(0.1, 0.6))[1] == [0] * AUGMENT_DIM  # the coin says no
 
 
 def test_a_quarter_turn_is_a_quarter_turn():
     """Against the clock: what lay to the right lies above."""
-    found, told = made(rotate=(0.1, 0.75))
+    found, labels = made(rotate=(0.1, 0.75))
     near(found, picture().rot90(1, (-2, -1)))
-    assert told[3:5] == pytest.approx([-1, 1])
+    assert labels[3:5] == pytest.approx([-1, 1])
 
 
 def test_a_move_is_of_an_eighth_of_the_width_a_deviation():
     one = 0.5 * (1 + math.erf(1 / math.sqrt(2)))  # the uniform number of one deviation
-    found, told = made(move=(0.1, one, MIDDLE))
+    found, labels = made(move=(0.1, one, MIDDLE))
     near(found, picture().roll(2, -1))
-    assert told[7:] == pytest.approx([1, 0], abs=1e-9)
+    assert labels[7:] == pytest.approx([1, 0], abs=1e-9)
 
 
 def test_scale_and_stretch_have_their_factor():
     """2^(0.2 w) for a normal w; a stretch widens x and narrows y."""
     one = 0.5 * (1 + math.erf(1 / math.sqrt(2)))
     factor = 2**0.2
-    found, told = made(scale=(0.1, one))
+    found, labels = made(scale=(0.1, one))
     near(found, picture(torch.eye(2) / factor))
-    assert told[2] == pytest.approx(1)
-    found, told = made(stretch=(0.1, one, 0.9, MIDDLE))
+    assert labels[2] == pytest.approx(1)
+    found, labels = made(stretch=(0.1, one, 0.9, MIDDLE))
     near(found, picture(torch.diag(torch.tensor([1 / factor, factor]))))
-    assert told[5:7] == pytest.approx([1, 0])
+    assert labels[5:7] == pytest.approx([1, 0])
 
 
 def test_an_image_does_not_depend_on_its_company():
@@ -105,7 +105,7 @@ def test_an_image_does_not_depend_on_its_company():
     for rows in (torch.tensor([7]), torch.arange(4, 9)):
         part = changed(x[rows], changes, rows)
         torch.testing.assert_close(part, whole[rows], rtol=0, atol=1e-6)
-    assert changes.told.shape == (12, TOLD)
+    assert changes.augment_labels.shape == (12, AUGMENT_DIM)
 
 
 def test_autocast_rounds_nothing():
@@ -121,11 +121,11 @@ def test_autocast_rounds_nothing():
 
 def test_how_often():
     u = torch.rand(4000, DRAWS, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    told = drawn(u, 0.12, SIZE).told
-    rates = (told != 0).double().mean(0).tolist()
+    labels = drawn(u, 0.12, SIZE).augment_labels
+    rates = (labels != 0).double().mean(0).tolist()
     assert rates[:3] == pytest.approx([0.5, 0.06, 0.12], abs=0.03)
     assert rates[3:] == pytest.approx([0.12] * 2 + [0.12, 0.06] + [0.12] * 2, abs=0.03)
-    kept = (told[:, 1:] == 0).all(1).double().mean().item()
+    kept = (labels[:, 1:] == 0).all(1).double().mean().item()
     assert kept == pytest.approx(0.94 * 0.88**4, abs=0.03)
 
 
@@ -139,9 +139,9 @@ def test_a_run_of_it_goes_on_to_the_bit_and_is_told(cache, tmp_path):
         for run in (whole, half)
     )
     assert all(torch.equal(first[key], again[key]) for key in first)
-    (told,) = (value for key, value in first.items() if "augment" in key)
-    assert told.shape[1] == TOLD
-    assert (told != 0).all(0).any()
+    (labels,) = (value for key, value in first.items() if "augment" in key)
+    assert labels.shape[1] == AUGMENT_DIM
+    assert (labels != 0).all(0).any()
 
 
 def test_a_network_that_is_not_told_is_refused(tmp_path):

@@ -121,7 +121,7 @@ def test_keys_in_a_message_are_keys_of_the_command_that_prints_it(where, parts):
     for name in commands_that_print(where):
         if name not in SETTINGS:
             continue
-        line = COMMANDS[name].told(UsageError(*parts[:2]))
+        line = COMMANDS[name].message(UsageError(*parts[:2]))
         remedy = REMEDY.split(line, maxsplit=1)[1:]
         for key, value in KEY.findall(" ".join(remedy)):
             known = keys_of(name)
@@ -141,7 +141,7 @@ def test_remedies_for_other_programs_words_name_keys_and_choices_that_are_there(
             assert values_fit(key, value), word
 
 
-TOLD = {
+AUGMENT_DIM = {
     ("train", "take fewer, or spacing=linspace"): "it is bad; take fewer steps: preview.sampler.",
     ("explain", "set steps=null"): "it is bad; set sampler.steps=null",
     ("tune", "set steps=null"): "it is bad; set steps=null",
@@ -154,7 +154,7 @@ TOLD = {
 }
 
 
-@pytest.mark.parametrize(("printed", "answer"), TOLD.items(), ids=str)
+@pytest.mark.parametrize(("printed", "answer"), AUGMENT_DIM.items(), ids=str)
 def test_each_command_writes_a_remedy_in_its_own_words(printed, answer):
     command, remedy = printed
     assert COMMANDS[command].told(UsageError("it is bad", remedy)).startswith(answer)

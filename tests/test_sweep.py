@@ -150,11 +150,11 @@ def test_another_process_refuses_content_that_was_replaced(run, ncsnv2):
     path = run / "checkpoints" / "last.ckpt"
     name = pinned.pinned(str(run), Path("runs"))
     assert pinned.pinned(name, Path("runs")) == name
-    assert pinned.asked(name, Path("runs")).hash == checkpoints.load(path).hash
+    assert pinned.open_checkpoint(name, Path("runs")).hash == checkpoints.load(path).hash
     shutil.copy(ncsnv2 / "checkpoints" / "last.ckpt", path)
     pinned._of_content.cache_clear()
     with pytest.raises(UsageError, match="was replaced"):
-        pinned.asked(name, Path("runs"))
+        pinned.open_checkpoint(name, Path("runs"))
 
 
 def test_sweeps_of_a_configuration_are_planned(run, tmp_path):

@@ -22,7 +22,7 @@ def explain(error: Exception, command: Command, args: Namespace) -> tuple[int, s
         case UnknownKey(key=key):
             return 2, Line(command.name, args).no_key(key)
         case UsageError():
-            return error.status, command.told(error)
+            return error.status, command.message(error)
         case JobFailed():
             return 1, str(error)
         case MissingConfigException(options=[*options], missing_cfg_file=str(name)):

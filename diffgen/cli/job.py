@@ -86,7 +86,7 @@ class Job:
             remove_job_dir()
         if HydraConfig.get().mode != RunMode.MULTIRUN:
             raise PastHydra from error
-        line = self.command.told(error) if isinstance(error, UsageError) else str(error)
+        line = self.command.message(error) if isinstance(error, UsageError) else str(error)
         note = {"settings": " ".join(HydraConfig.get().overrides.task), "reason": line}
         with contextlib.suppress(OSError):
             _failure().write_text(json.dumps(note))

@@ -74,9 +74,9 @@ def run(command: Command, words: list[str]) -> int:
         try:
             return resolve_name(command.task)(words) or 0
         except UsageError as error:
-            told = UsageError(command.told(error))
-            told.status = error.status
-            raise told from error
+            shown = UsageError(command.message(error))
+            shown.status = error.status
+            raise shown from error
     from diffgen.cli import hydra_app
 
     return hydra_app.run(command, words)

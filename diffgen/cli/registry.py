@@ -38,7 +38,7 @@ class Command:
     keys: Mapping[str, str] = field(default_factory=dict)
     instead: Mapping[str, str] = field(default_factory=dict)
 
-    def told(self, error: UsageError) -> str:
+    def message(self, error: UsageError) -> str:
         """The line of an error, its remedy as one that can be typed in this command."""
         remedy = error.remedy
         for theirs, ours in self.keys.items():

@@ -27,7 +27,7 @@ def main(words: Sequence[str]) -> int:
         raise UsageError(f"{options.out}: name a folder, which will hold the file and its card")
     from diffgen.commands import exported
 
-    exported.write(options)
+    exported.export(options)
     return 0
 
 

@@ -22,7 +22,7 @@ PROGRAM = "model.pt2"
 OWN = ("runs", "cache", "logger", "resume", "init", "preview", "evaluate", "compile")
 
 
-def write(options: Namespace) -> None:
+def export(options: Namespace) -> None:
     """Write what the options of `diffgen export` name; print what it holds, and its folder."""
     found = opened(locate(options.checkpoint, options.runs), options.trust)
     denoiser = found.denoiser(options.ema)

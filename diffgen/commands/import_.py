@@ -39,7 +39,7 @@ def main(words: Sequence[str]) -> int:
     config = read_settings(options.kind, options.path, options.config)
     from diffgen.commands import imported
 
-    imported.write(options, config)
+    imported.convert_files(options, config)
     return 0
 
 

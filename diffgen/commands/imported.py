@@ -22,7 +22,7 @@ from diffgen.runs.checkpoint import load
 from diffgen.runs.checkpoint_format import PREFIX, header, seal
 
 
-def write(options: Namespace, config: Config) -> None:
+def convert_files(options: Namespace, config: Config) -> None:
     """Convert what the options of `diffgen import` name; print what was read and its folder."""
     series = snapshots(options.path) if _is_series(options) else None
     found = (

@@ -15,7 +15,7 @@ from diffgen import __version__
 from diffgen.config.schema import Tune
 from diffgen.errors import UsageError
 from diffgen.runs import tuned_times
-from diffgen.runs.pinned import asked
+from diffgen.runs.pinned import open_checkpoint
 from diffgen.runtime.devices import fabric_of
 from diffgen.runtime.launch import quiet
 from diffgen.sampler import tuned
@@ -127,7 +127,7 @@ class Tuning:
 
 def _spacing(settings: Tune) -> str:
     """One that a sampler of any number of steps goes by, whatever the levels."""
-    checkpoint = asked(settings.checkpoint, Path(settings.runs), settings.trust)
+    checkpoint = open_checkpoint(settings.checkpoint, Path(settings.runs), settings.trust)
     sampler = settings.sampler.resolved(checkpoint.recipe, checkpoint.trust).build()
     return "log_snr" if sampler.takes_steps else "auto"
 

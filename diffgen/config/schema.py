@@ -171,14 +171,14 @@ class Train(Settings):
     def _read_recipe(self) -> Self:
         parts = ("model", "prediction", "times", "weighting", "schedule", "network")
         from diffgen.config.recipe import recipe_of
-        from diffgen.dataset.augmentation import check_told
+        from diffgen.dataset.augmentation import check_augment_dim
 
         if self.sampler and self.sampler.choice is None:
             raise UsageError("sampler=own is a checkpoint's: a training names the sampler itself")
         self._recipe = recipe_of({key: getattr(self, key) for key in parts}, self.trust)
         if not self.init:  # else the parts are those of its checkpoint
             self._recipe.check()
-        check_told(self.augment, self.network.get("augment_dim"))
+        check_augment_dim(self.augment, self.network.get("augment_dim"))
         return self
 
 

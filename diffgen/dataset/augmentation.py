@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from diffgen.errors import UsageError
 
-TOLD = 9  # numbers about each image
+AUGMENT_DIM = 9  # numbers about each image
 DRAWS = 14  # uniform numbers for each image
 
 SCALE = STRETCH = 0.2  # standard deviation of log2
@@ -29,12 +29,12 @@ SYMLET = (
 REACH = len(SYMLET) // 4
 
 
-def check_told(probability: float | None, numbers: int | None) -> None:
-    """UsageError where images are augmented and the network takes not TOLD numbers about it."""
-    if probability and numbers != TOLD:
+def check_augment_dim(probability: float | None, numbers: int | None) -> None:
+    """UsageError where images are augmented and the network takes not AUGMENT_DIM labels."""
+    if probability and numbers != AUGMENT_DIM:
         raise UsageError(
             f"augment={probability:g}: the network must be told of it, or samples will look "
-            f"augmented, too: give network.augment_dim={TOLD} (of unet and song_unet)"
+            f"augmented, too: give network.augment_dim={AUGMENT_DIM} (of unet and song_unet)"
         )
 
 
@@ -43,13 +43,13 @@ class Changes:
     """What is done to each of B images: mirrored, turned over (B,), and `inverse` (B, 3, 3).
 
     `inverse` leads from a pixel of the result to one of the image, both in pixels from the middle.
-    `told` (B, 9) is what the network gets.
+    `augment_labels` (B, 9) is what the network gets.
     """
 
     mirrored: Tensor
     turned: Tensor
     inverse: Tensor
-    told: Tensor
+    augment_labels: Tensor
 
 
 def drawn(u: Tensor, probability: float, width: int) -> Changes:

@@ -122,5 +122,5 @@ def opened(store: Store, name: str) -> Iterator[Picture]:
 def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return f"it is none of {', '.join(FORMATS)}"
-    told = getattr(error, "strerror", None) or str(error)
-    return " ".join(told.split()) or type(error).__name__
+    text = getattr(error, "strerror", None) or str(error)
+    return " ".join(text.split()) or type(error).__name__

@@ -82,8 +82,8 @@ class Preconditioned(Denoiser):
         """
         c_noise = self.noise_input(self.schedule, t.expand(scaled.shape[0]))
         c_noise = None if c_noise is None else c_noise.to(scaled)
-        told = () if augment is None else (augment.to(scaled),)
-        return self.network(scaled, c_noise, label, *told).to(scaled)
+        extra = () if augment is None else (augment.to(scaled),)
+        return self.network(scaled, c_noise, label, *extra).to(scaled)
 
     def log_variance(self, t: Tensor, like: Tensor) -> Tensor | None:
         """ln of the error that a network expects of itself at t (b,); None where it has no say.

@@ -107,6 +107,6 @@ def positions(side: int, width: int) -> Tensor:
     place = torch.arange(side, dtype=torch.float64, device="cpu")
     exponents = torch.arange(width // 4, dtype=torch.float64, device="cpu") / (width // 4)
     angles = place[:, None] * 10_000.0**-exponents
-    told = torch.cat((angles.sin(), angles.cos()), dim=1)
-    column = told.expand(side, side, -1)
+    waves = torch.cat((angles.sin(), angles.cos()), dim=1)
+    column = waves.expand(side, side, -1)
     return torch.cat((column, column.transpose(0, 1)), dim=2).flatten(0, 1).float()

@@ -12,7 +12,7 @@ from diffgen.runs.locate import locate
 PIN = re.compile(r"(.+)@([0-9a-f]{8,64})")  # PATH@HASH
 
 
-def asked(name: str, runs: Path, trust: Collection[str] = ()) -> Checkpoint:
+def open_checkpoint(name: str, runs: Path, trust: Collection[str] = ()) -> Checkpoint:
     """The checkpoint meant by `checkpoint=`: as `locate` finds it, or PATH@HASH.
 
     A file whose content hash does not begin with HASH is refused; content that this process has

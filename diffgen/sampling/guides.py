@@ -16,7 +16,7 @@ from diffgen.denoiser.noise_input import nothing
 from diffgen.errors import UsageError
 from diffgen.guidance import checks
 from diffgen.runs.checkpoint import Checkpoint
-from diffgen.runs.pinned import asked
+from diffgen.runs.pinned import open_checkpoint
 from diffgen.schedule import Schedule
 
 Prepare = Callable[[nn.Module], nn.Module]
@@ -47,7 +47,7 @@ class Guides:
         if self.role:
             if settings.checkpoint is None:
                 raise UsageError(f"guidance={settings.name} needs guidance.checkpoint=PATH")
-            self.other = asked(settings.checkpoint, runs, checkpoint.trust)
+            self.other = open_checkpoint(settings.checkpoint, runs, checkpoint.trust)
 
     @property
     def classes(self) -> tuple[str, ...]:

@@ -20,7 +20,7 @@ from diffgen.errors import UsageError
 from diffgen.guidance import checks
 from diffgen.runs import tuned_times
 from diffgen.runs.checkpoint import Checkpoint
-from diffgen.runs.pinned import asked
+from diffgen.runs.pinned import open_checkpoint
 from diffgen.sampler import Sampler
 from diffgen.sampler.tuned import check_tunable
 from diffgen.sampling.guides import Guides, as_float
@@ -147,7 +147,7 @@ class Request:
 def request_of(settings: Sampling) -> Request:
     """The request of a command's settings; UsageError where they do not fit the checkpoint."""
     runs = Path(settings.runs)
-    checkpoint = asked(settings.checkpoint, runs, settings.trust)
+    checkpoint = open_checkpoint(settings.checkpoint, runs, settings.trust)
     recipe = checkpoint.denoiser_recipe()
     model, schedule = recipe.model, recipe.built_schedule
     ema = checkpoint.average(settings.ema)

@@ -102,8 +102,8 @@ class Module(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         random = RandomNumbers(self.seed, batch["step"], self.batch_size, batch["position"])
         random.seed_dropout(self.global_rank, self.device)
-        x0, told = self.augmented(self.images(batch["pixels"], random), random)
-        errors, t, *correct = self.loss(x0, self.labels(batch, random), random, told)
+        x0, augment = self.augmented(self.images(batch["pixels"], random), random)
+        errors, t, *correct = self.loss(x0, self.labels(batch, random), random, augment)
         self.loss_by_time.add(t, errors.detach())
         for each in correct:
             self.loss_by_time.add(t, each, "accuracy")
@@ -124,7 +124,9 @@ class Module(L.LightningModule):
             return x0, None
         changes = drawn(random.uniforms("augment", DRAWS), self.augment, x0.shape[-1])
         x0 = changed(x0, changes, random.position)
-        return x0.contiguous(memory_format=self.format), random.local(changes.told).to(x0)
+        return x0.contiguous(memory_format=self.format), random.local(changes.augment_labels).to(
+            x0
+        )
 
     def labels(self, batch: Batch, random: RandomNumbers) -> Tensor | None:
         """Labels (b,), each replaced by the null label with probability `label_dropout`."""

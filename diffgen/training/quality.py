@@ -98,8 +98,8 @@ class Quality(L.Callback):
         for logger in trainer.loggers:
             logger.log_metrics(dict(figures), step)
         if trainer.is_global_zero:
-            told = ", ".join(f"{k} {v:.4g}" for k, v in figures.items() if "/" not in k)
-            pl_module.quality = told + (" (best)" if better else "")
+            text = ", ".join(f"{k} {v:.4g}" for k, v in figures.items() if "/" not in k)
+            pl_module.quality = text + (" (best)" if better else "")
 
     @torch.no_grad()
     def _measured(self, module: Module) -> dict[str, float]:
