@@ -2,6 +2,8 @@
 
 import importlib.util
 import random
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -54,4 +56,21 @@ def test_numbers_and_shapes_are_those_that_torch_reads(tmp_path):
         torch.save(data, tmp_path / "x", _use_new_zipfile_serialization=zipped)
         found = read(tmp_path / "x")
         assert list(found) == list(data)
+        assert read(tmp_path / "x", None)["part"].stride == whole[:, 1:, ::2].stride()
         assert_same(found, torch.load(tmp_path / "x", weights_only=True))
+
+
+def test_a_checkpoint_that_asks_for_too_much_is_refused_before_torch_is_imported(tmp_path):
+    nested = ["lol"] * 10
+    for _ in range(12):
+        nested = [nested] * 10
+    torch.save({"diffgen": nested, "weights": torch.ones(2)}, tmp_path / "x.ckpt")
+    script = (
+        "import sys; from diffgen.cli.main import main; status = main(sys.argv[1:]); "
+        "sys.exit(status if 'torch' not in sys.modules else 'torch was imported')"
+    )
+    for words in ("sample checkpoint", "train resume"):
+        command = [sys.executable, "-c", script, *f"{words}={tmp_path / 'x.ckpt'}".split()]
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 2, done.stderr
+        assert "x.ckpt is not read: it nests its values deeper than 64" in done.stderr

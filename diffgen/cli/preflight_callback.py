@@ -1,6 +1,7 @@
 """A Hydra callback that refuses bad values before a job starts or even its folder is made."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from pkgutil import resolve_name
 from string import Formatter
@@ -17,7 +18,11 @@ from diffgen.cli.recipe_choice import job_with_recipe, needs_own_sweeper, parse
 from diffgen.cli.registry import COMMANDS
 from diffgen.config.schema import check
 from diffgen.errors import UsageError, did_you_mean
+from diffgen.runs.locate import locate
+from diffgen.runs.torch_file import read
 from diffgen.runtime.launch import rank, restarted
+
+CHECKPOINTS = ("checkpoint", "guidance.checkpoint", "model.guides", "resume", "init")
 
 SWEEPS: list[Path] = []
 
@@ -42,6 +47,7 @@ class Preflight(Callback):
         with errors_past_hydra():
             if begin := COMMANDS[self.command].begin:
                 print(WholeNumbers().format(begin, config, threads=threads()), flush=True)
+            bound_checkpoints(config)
             check(self.command, config)
             if "resume" in config:
                 refuse_occupied(Path(config.hydra.run.dir), config.resume)
@@ -52,6 +58,7 @@ class Preflight(Callback):
         own = "BasicSweeper" in config.hydra.sweeper._target_
         HydraConfig.instance().set_config(config)
         with errors_past_hydra():
+            bound_checkpoints(config)
             plan = sweep.planned(command, config, loader) if own else None
             if plan is None:
                 self.check_values(config, loader)
@@ -92,6 +99,19 @@ def of_hydra(path: str) -> Any:
 def threads() -> str:
     """How many threads compute on processors, as far as it is known before torch is imported."""
     return os.environ.get("OMP_NUM_THREADS") or str(len(os.sched_getaffinity(0)))
+
+
+def bound_checkpoints(config: DictConfig) -> None:
+    """UsageError where a checkpoint asks for more than its size allows, or for code to run.
+
+    It is asked before torch and lightning are imported, which takes seconds.
+    """
+    for key in CHECKPOINTS:
+        path = None
+        with suppress(UsageError):  # what is no checkpoint is told with the other values
+            path = locate(str(OmegaConf.select(config, key)), Path(config.runs))
+        if path and path.is_file() and path.suffix == ".ckpt":
+            read(path, numbers=None)
 
 
 def refuse_occupied(folder: Path, resume: str | None) -> None:

@@ -8,23 +8,30 @@ import math
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import IO, Any
-
-import torch
+from typing import IO, Any, NamedTuple
 
 PICKLED = 2**23  # bytes of a file besides its tensors
 LARGEST_INT_KEY = 2**24  # greater ones could all fall into one slot of a dict
+
+
+class Dtype(NamedTuple):
+    """A type of numbers: what torch, which is slow to import, calls it, and its bytes."""
+
+    name: str
+    itemsize: int
+
+
 DTYPES = {
-    "BFloat16Storage": torch.bfloat16,
-    "BoolStorage": torch.bool,
-    "ByteStorage": torch.uint8,
-    "CharStorage": torch.int8,
-    "DoubleStorage": torch.float64,
-    "FloatStorage": torch.float32,
-    "HalfStorage": torch.float16,
-    "IntStorage": torch.int32,
-    "LongStorage": torch.int64,
-    "ShortStorage": torch.int16,
+    "BFloat16Storage": Dtype("bfloat16", 2),
+    "BoolStorage": Dtype("bool", 1),
+    "ByteStorage": Dtype("uint8", 1),
+    "CharStorage": Dtype("int8", 1),
+    "DoubleStorage": Dtype("float64", 8),
+    "FloatStorage": Dtype("float32", 4),
+    "HalfStorage": Dtype("float16", 2),
+    "IntStorage": Dtype("int32", 4),
+    "LongStorage": Dtype("int64", 8),
+    "ShortStorage": Dtype("int16", 2),
 }
 OPERATIONS = (
     "PROTO FRAME STOP MARK POP POP_MARK NONE NEWTRUE NEWFALSE BININT BININT1 BININT2 LONG1 "
@@ -42,7 +49,7 @@ class Refused(Exception):
 class Storage:
     """Numbers of a file by the key of its member; what of them a tensor shows is a View."""
 
-    dtype: torch.dtype
+    dtype: Dtype
     key: str
     count: int
 
@@ -152,7 +159,7 @@ class Unpickler(DataUnpickler, operations=f"{OPERATIONS} BINPERSID"):
 
     def persistent_load(self, pid: Any) -> Storage:
         kind, dtype, key, _, count, *view = pid
-        known = kind == "storage" and isinstance(dtype, torch.dtype) and view in ([], [None])
+        known = kind == "storage" and isinstance(dtype, Dtype) and view in ([], [None])
         if not known or type(key) is not str or type(count) is not int or count < 0:
             raise ValueError
         self.storages.append(Storage(dtype, key, count))
