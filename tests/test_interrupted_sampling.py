@@ -201,11 +201,14 @@ def test_a_note_of_a_lost_cell_hides_no_others(run, tmp_path, monkeypatch):
     assert "torn" in told[1]
 
 
-def test_the_other_processes_of_a_job_end_with_it():
+def test_the_other_processes_of_a_job_end_with_it(monkeypatch):
     others = [subprocess.Popen(["sleep", "60"]) for _ in range(2)]
 
     def job():
         with launch.isolated():
+            for rank in "12":
+                monkeypatch.setenv("LOCAL_RANK", rank)
+                launch.say_ready()
             launch._ended_together(others)
             raise KeyboardInterrupt
 
@@ -238,6 +241,20 @@ def test_all_processes_of_a_job_end_when_one_dies(script, told, monkeypatch):
         job()
     assert re.fullmatch(told or "143", str(raised.value))
     watch.join()
+    assert others[0].wait() == -signal.SIGTERM
+
+
+def test_a_process_that_dies_before_it_is_ready_fails_its_job_alone():
+    """The first one does not yet wait for it where no signal is heard, and goes on to live."""
+    others = [subprocess.Popen(words) for words in (["sleep", "60"], ["sh", "-c", "kill -9 $$"])]
+
+    def job():
+        with launch.isolated():
+            launch._ended_together(others)
+            pytest.fail("it connects to a process that is dead")
+
+    with sigterm_exits(), pytest.raises(launch.ProcessLost, match=r"process 2 .*SIGKILL"):
+        job()
     assert others[0].wait() == -signal.SIGTERM
 
 

@@ -16,7 +16,7 @@ from diffgen.files import place, write_text
 from diffgen.runs.cell import Cell
 from diffgen.runs.plain_images import plain_images
 from diffgen.runtime.devices import fabric_of, fabric_to_ask
-from diffgen.runtime.launch import quiet
+from diffgen.runtime.launch import quiet, say_ready
 from diffgen.runtime.logger import ready
 from diffgen.sampling.evaluator import check_features
 from diffgen.sampling.report import NOTE, named_from, publish
@@ -33,6 +33,7 @@ def sample(settings: Sample) -> None:
     if job.mode != RunMode.MULTIRUN:  # of a sweep it is known
         ready(settings.logger)
     fabric = fabric_of(settings.plain)
+    say_ready()
     fabric.launch()
     job_on_devices = SamplingJob(settings, fabric)
     try:

@@ -26,7 +26,7 @@ from diffgen.files import WriteError, write_atomically
 from diffgen.runs.checkpoint import Checkpoint, contents, load
 from diffgen.runs.checkpoint_format import header, seal
 from diffgen.runtime.devices import fabric_of, strategy_of
-from diffgen.runtime.launch import quiet
+from diffgen.runtime.launch import quiet, say_ready
 from diffgen.runtime.logger import finish, logger_of
 from diffgen.runtime.run_lock import sole_writer
 from diffgen.training.ema import Ema
@@ -112,6 +112,7 @@ class Run:
         seed, flip = self.settings.seed, source.flip
         batches = Batches(images, settings.batch_size, seed, settings.accumulate, flip=flip)
         data = DataModule(batches, settings.max_steps, settings.workers)
+        say_ready()
         try:
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
         except Diverged as error:

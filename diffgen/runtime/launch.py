@@ -11,12 +11,15 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from omegaconf import OmegaConf
 
 GRACE = 10  # seconds in which a process may end in order before it is killed
 ASKED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
-RANKS = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+MEETING = "DIFFGEN_MEETING"  # the folder in which the processes of a job say that they are ready
+RANKS = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", MEETING)
 IGNORED_WARNINGS = (
     "Experiment logs directory",  # the run's folder, which Hydra made
     ".*LeafSpec",
@@ -105,9 +108,21 @@ class ProcessLost(RuntimeError):
 
 
 def _ended_together(children: "list[subprocess.Popen[bytes]]") -> None:
-    """Ends all processes of a job when one of them dies, in order if they can, and says which."""
+    """Ends all processes of a job when one of them dies, in order if they can, and says which.
+
+    It returns when all are ready: no signal ends a process that waits to be connected to others.
+    """
     _started[:] = children
     threading.Thread(target=_watch, args=(children,), daemon=True).start()
+    ready = [Path(os.environ[MEETING], str(n)) for n in range(1, 1 + len(children))]
+    while any(not p.exists() and c.poll() != 0 for p, c in zip(ready, children, strict=True)):
+        time.sleep(0.05)
+
+
+def say_ready() -> None:
+    """Lets the first process of a job know that this one is about to connect to it."""
+    if folder := os.environ.get(MEETING):
+        Path(folder, str(rank())).touch()
 
 
 def _watch(children: "list[subprocess.Popen[bytes]]") -> None:
@@ -163,6 +178,8 @@ def isolated() -> Iterator[None]:
     before = {name: os.environ.get(name) for name in RANKS}
     _started.clear()
     _lost.clear()
+    meeting = TemporaryDirectory(prefix="diffgen-", ignore_cleanup_errors=True)
+    os.environ.setdefault(MEETING, meeting.name)  # another process's, beyond the first
     try:
         yield
     except BaseException as error:
@@ -176,6 +193,7 @@ def isolated() -> Iterator[None]:
         raise
     finally:
         _started.clear()
+        meeting.cleanup()
         distributed = sys.modules.get("torch.distributed")
         if distributed and distributed.is_available() and distributed.is_initialized():
             distributed.destroy_process_group()
