@@ -167,11 +167,7 @@ class Run:
             pixel_range,
             settings.optimizer,
             header(
-                __version__,
-                settings.plain,
-                pixel_range,
-                shape_of(images),
-                self.classes(images),
+                __version__, settings.plain, pixel_range, shape_of(images), self.classes(images)
             ),
             seed=settings.seed,
             batch_size=settings.trainer.batch_size,

@@ -70,11 +70,7 @@ class Preconditioned(Denoiser):
         return self.call_network(c_in * x_t, t, label)
 
     def call_network(
-        self,
-        scaled: Tensor,
-        t: Tensor,
-        label: Tensor | None = None,
-        augment: Tensor | None = None,
+        self, scaled: Tensor, t: Tensor, label: Tensor | None = None, augment: Tensor | None = None
     ) -> Tensor:
         """As `outputs`, of what the network itself is given: `scaled` = c_in x_t (B, C, H, W).
 

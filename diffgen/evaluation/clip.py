@@ -24,11 +24,7 @@ class ClipExtractor(Extractor):
     batch = 32
 
     def __init__(
-        self,
-        *,
-        network: str = "clip-vit-b-32",
-        weights: str | None = None,
-        device: str = "cpu",
+        self, *, network: str = "clip-vit-b-32", weights: str | None = None, device: str = "cpu"
     ) -> None:
         if network not in MODEL_METADATA:
             raise UsageError(

@@ -28,11 +28,7 @@ class InceptionExtractor(Extractor):
     batch = 50
 
     def __init__(
-        self,
-        *,
-        weights: str | None = None,
-        antialias: bool = False,
-        device: str = "cpu",
+        self, *, weights: str | None = None, antialias: bool = False, device: str = "cpu"
     ) -> None:
         published = Published("inception", URL_INCEPTION_V3, FILE, SHA256)
         path, digest = published.located(weights)

@@ -7,17 +7,7 @@ from typing import Any
 
 from diffgen.errors import UsageError, did_you_mean
 from diffgen.evaluation.influence import best_rows
-from diffgen.evaluation.rows import (
-    FLOOR,
-    Block,
-    Row,
-    number,
-    rank,
-    setting,
-    text,
-    title,
-    value_of,
-)
+from diffgen.evaluation.rows import FLOOR, Block, Row, number, rank, setting, text, title, value_of
 from diffgen.evaluation.table import NOVELTY
 from diffgen.evaluation.table_csv import UNLISTED
 from diffgen.evaluation.table_formats import BEST, Part

@@ -27,11 +27,7 @@ class RandomExtractor(Extractor):
     batch = 250
 
     def __init__(
-        self,
-        *,
-        dim: PositiveInt = 128,
-        seed: NonNegativeInt = 0,
-        device: str = "cpu",
+        self, *, dim: PositiveInt = 128, seed: NonNegativeInt = 0, device: str = "cpu"
     ) -> None:
         if dim % 4:
             raise UsageError(f"features.dim={dim}: four scales share them: a multiple of 4")

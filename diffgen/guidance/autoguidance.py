@@ -18,11 +18,7 @@ class Autoguidance(Wrapper):
     """
 
     def __init__(
-        self,
-        denoiser: Denoiser,
-        weak: Denoiser,
-        weight: float = 1.0,
-        interval: Interval = None,
+        self, denoiser: Denoiser, weak: Denoiser, weight: float = 1.0, interval: Interval = None
     ) -> None:
         super().__init__(denoiser)
         self.weak, self.weight = weak, Weight(weight, interval)

@@ -24,11 +24,7 @@ BLOCK = {
     "last": "out_layers.3",
     "shortcut": "skip_connection",
 }
-POOL = {
-    "norm": "out.0",
-    "pool.qkv": "out.2.qkv_proj",
-    "pool.out": "out.2.c_proj",
-}
+POOL = {"norm": "out.0", "pool.qkv": "out.2.qkv_proj", "pool.out": "out.2.c_proj"}
 ATTENTION = {"attend.norm": "norm", "attend.qkv": "qkv", "attend.out": "proj_out"}
 
 # The sizes of images of released networks, by their multipliers.

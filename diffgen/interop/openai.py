@@ -10,14 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from diffgen.errors import UsageError
-from diffgen.interop.adm import (
-    SIZES,
-    adm_names,
-    adm_state,
-    known_size,
-    network_of,
-    shapes_of,
-)
+from diffgen.interop.adm import SIZES, adm_names, adm_state, known_size, network_of, shapes_of
 from diffgen.interop.adm_classifier import read_classifier
 from diffgen.interop.files import Release, Settings, State, read_weights, unwrapped
 from diffgen.interop.recipes import ddpm_recipe

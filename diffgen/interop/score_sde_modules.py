@@ -58,11 +58,7 @@ def outline_of(state: Mapping[str, Tensor], settings: Mapping[str, Any], path: P
 
 
 def _check_fir(
-    state: Mapping[str, Tensor],
-    aside: str,
-    kinds: list[str],
-    model: Mapping[str, Any],
-    path: Path,
+    state: Mapping[str, Tensor], aside: str, kinds: list[str], model: Mapping[str, Any], path: Path
 ) -> None:
     """UsageError where the image on the way down is not halved as the setting model.fir has it.
 

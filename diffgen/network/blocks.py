@@ -37,11 +37,7 @@ class BlockStyle:
     attend_last: bool = False
 
     def block(
-        self,
-        inputs: int,
-        outputs: int,
-        attend: bool = False,
-        resample: nn.Module | None = None,
+        self, inputs: int, outputs: int, attend: bool = False, resample: nn.Module | None = None
     ) -> "Block":
         attention = self.attention(outputs) if attend else nn.Identity()
         return Block(inputs, outputs, self, attention, resample)

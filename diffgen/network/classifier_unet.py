@@ -15,14 +15,7 @@ from diffgen.errors import UsageError
 from diffgen.network.blocks import BlockStyle, Descent, Middle, levels
 from diffgen.network.embedding import Condition, cosines
 from diffgen.network.layers import Blocks, conv3, group_norm, initialised
-from diffgen.network.unet import (
-    Multipliers,
-    check_unet,
-    down,
-    emb_norm_of,
-    set_groups,
-    widths_of,
-)
+from diffgen.network.unet import Multipliers, check_unet, down, emb_norm_of, set_groups, widths_of
 
 
 class ClassifierUNet(nn.Module):

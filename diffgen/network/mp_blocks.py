@@ -8,14 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from diffgen.network.embedding import known_label, known_level
-from diffgen.network.mp_layers import (
-    MPAttention,
-    MPFourier,
-    MPLayer,
-    mp_silu,
-    mp_sum,
-    normalise,
-)
+from diffgen.network.mp_layers import MPAttention, MPFourier, MPLayer, mp_silu, mp_sum, normalise
 
 
 class MPCondition(nn.Module):

@@ -52,11 +52,7 @@ class PngFolder:
         """
         self.check(drawn)
         images, labels = _held(cell)
-        mark: dict[str, Any] = {
-            "drawn": drawn,
-            "images": len(images),
-            "classes": list(classes),
-        }
+        mark: dict[str, Any] = {"drawn": drawn, "images": len(images), "classes": list(classes)}
         done = self._mark().get("done", False)
         self._put(MARK, {**mark, "done": done, "row": cell.row})
         for number, image in enumerate(images):
