@@ -11,6 +11,7 @@ from torch import nn
 from diffgen.commands.resume import flat_settings, key_of
 from diffgen.config.recipe import Recipe, Shape
 from diffgen.config.schema import Train
+from diffgen.dataset.images import listed
 from diffgen.errors import UsageError
 from diffgen.runs.checkpoint import Checkpoint, opened
 from diffgen.runs.locate import locate
@@ -18,8 +19,6 @@ from diffgen.runs.locate import locate
 # What gives the weights their meaning, and all of a recipe that comes with them unless typed.
 MEANING = ("network", "prediction", "model.noise_input", "model.range", "model.variance")
 BROUGHT = ("network", "prediction", "model", "schedule", "times", "weighting")
-
-MOST = 10  # names of classes in a line of the log
 
 T = TypeVar("T", bound=Train)
 
@@ -125,13 +124,9 @@ def fill(
     if tuple(classes) != found.classes:
         log.info(
             "the embedding of labels begins anew: the weights know the classes %s, these are %s",
-            _listed(found.classes),
-            _listed(classes),
+            listed(found.classes) or "(none)",
+            listed(classes) or "(none)",
         )
-
-
-def _listed(classes: Sequence[str]) -> str:
-    return ", ".join([*classes[:MOST], *(["..."] if len(classes) > MOST else [])]) or "(none)"
 
 
 def _labels(recipe: Recipe, shape: Shape, count: int) -> set[str]:

@@ -89,7 +89,9 @@ def render(
     if not rows and not trained and not failed:
         raise UsageError("no rows for a report: run `diffgen sample` with metrics first")
     told = named(trained)
-    sections = [*(_sections(rows) if rows else []), *_trainings(told)]
+    sections = _sections(rows) if rows else []
+    for part, alike in zip(training_parts(told), of_kinds(told), strict=True):
+        sections.append(_listed(part.text, part.grid, [flat(row["recipe"]) for row in alike]))
     sections += [_listed(FAILED, part.grid, [{}] * len(failed)) for part in failed_parts(failed)]
     titles = {str(cell.parent.parent): cell.parent.parent.name for cell in cells}
     titles |= {
@@ -132,14 +134,6 @@ def _section(block: Block, pictures: int) -> Section:
         figures=[(f"{title(first)} {name}", _svg(figure)) for name, figure in figures if figure],
         texts=text_columns((heads, lines)),
     )
-
-
-def _trainings(trained: Sequence[Row]) -> list[Section]:
-    """The tables of trainings; a row opens to the recipe."""
-    return [
-        _listed(part.text, part.grid, [flat(row["recipe"]) for row in rows])
-        for part, rows in zip(training_parts(trained), of_kinds(trained), strict=True)
-    ]
 
 
 def _listed(about: str, grid: Grid, details: Sequence[Mapping[str, Any]]) -> Section:

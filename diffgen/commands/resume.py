@@ -201,19 +201,17 @@ def _carried(
         if key == "dataset" and path != "dataset.name":
             continue  # it is named so that its root can be given; the rest is the recipe's
         if within and kept.get(path) != value:
+            reason = (
+                "repeats the unbroken one to the bit, and its rate follows from all its steps"
+                if path.startswith("optimizer.")
+                else "keeps its recipe"
+            )
             raise UsageError(
                 f"{path}={value} contradicts the checkpoint's {kept.get(path)}; a "
-                f"resumed run {_reason(path)}: leave it out, or begin a new run from the weights "
+                f"resumed run {reason}: leave it out, or begin a new run from the weights "
                 f"by init={run} in place of resume="
             )
     return recipe
-
-
-def _reason(path: str) -> str:
-    """Why a resumed run keeps the value under a key."""
-    if path.startswith("optimizer."):
-        return "repeats the unbroken one to the bit, and its rate follows from all its steps"
-    return "keeps its recipe"
 
 
 def _carried_inside(recipe: Any, config: Any, rest: str) -> Any:

@@ -59,7 +59,9 @@ class Batches(Dataset[Batch]):
 
     def __getitem__(self, index: int) -> Batch:
         step, part = divmod(index, self.accumulate)
-        position = self._positions(part)
+        share = self.batch_size // (self.world_size * self.accumulate)
+        start = (part * self.world_size + self.rank) * share
+        position = np.arange(start, start + share)
         chosen = self._images_at(step * self.batch_size + position)
         pixels = self.images.at(chosen)
         if self.flip:
@@ -69,11 +71,6 @@ class Batches(Dataset[Batch]):
         if self.images.labels is not None:
             batch["label"] = self.images.labels[chosen]
         return batch
-
-    def _positions(self, part: int) -> NDArray[np.int64]:
-        share = self.batch_size // (self.world_size * self.accumulate)
-        start = (part * self.world_size + self.rank) * share
-        return np.arange(start, start + share)
 
     def _images_at(self, number: NDArray[np.int64]) -> Tensor:
         """The indices (b,) of the images that stand at these numbers of the whole training."""

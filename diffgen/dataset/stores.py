@@ -130,7 +130,7 @@ class Directory(Store):
         return Files(sorted(names), left_out)
 
     def open(self, name: str) -> BinaryIO:
-        file = open(self.path / name, "rb", opener=_at_once)  # noqa: SIM115
+        file = os.fdopen(os.open(self.path / name, os.O_RDONLY | AT_ONCE), "rb")
         status = os.fstat(file.fileno())
         try:
             if not stat.S_ISREG(status.st_mode):
@@ -172,10 +172,6 @@ def _kind(entry: os.DirEntry[str]) -> str:
     except OSError:
         return "broken links"
     return "pipes, sockets or devices"
-
-
-def _at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | AT_ONCE)
 
 
 def open_store(root: str) -> Store:

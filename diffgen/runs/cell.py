@@ -83,14 +83,12 @@ class Cell:
             arrays = {name: file[name] for name in file.files}
         pixels, labels = arrays["arr_0"], arrays.get("arr_1", np.zeros(0, np.int64))
         seal = str(arrays.pop("seal", ""))
-        if seal != self._seal(arrays) and (seal or not self._of_0_1_0()):
+        earlier = ((self.row or {}).get("versions") or {}).get("diffgen") == "0.1.0"
+        if seal != self._seal(arrays) and (seal or not earlier):
             raise ValueError("it was changed after it was written")
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or labels.dtype != np.int64:
             raise ValueError("it holds no images")
         return arrays
-
-    def _of_0_1_0(self) -> bool:
-        return ((self.row or {}).get("versions") or {}).get("diffgen") == "0.1.0"
 
     def _seal(self, arrays: Mapping[str, NDArray[Any]]) -> str:
         """What tells that these arrays are as they were written, and of this cell."""

@@ -63,9 +63,10 @@ def coefficients(kept: Sequence[Profile], wanted: Profile) -> NDArray[np.float64
     found = np.linalg.lstsq(system, np.append(towards, gram.mean()), rcond=1e-14)[0][:-1]
     miss = max(0.0, (found @ gram @ found - 2 * found @ towards + norm) / norm) ** 0.5
     if miss > LARGEST_MISS:
+        widths = " and ".join(f"{width:g}" for width in sorted({one.width for one in kept}))
         raise UsageError(
             f"ema={wanted.width:g} cannot be made of what this run kept ({len(kept)} averages of "
-            f"width {_listed(kept)}): the nearest sum misses its profile by {miss:.0%}; take a "
+            f"width {widths}): the nearest sum misses its profile by {miss:.0%}; take a "
             "wider one, or train with more trainer.ema_snapshots"
         )
     return found
@@ -110,7 +111,3 @@ def combined(kept: Iterable[tuple[float, Weights]]) -> dict[str, Tensor]:
             so_far = total.setdefault(key, torch.zeros(value.shape, dtype=torch.float64))
             so_far.add_(value.double(), alpha=factor)
     return {key: value.to(types[key]) for key, value in total.items()}
-
-
-def _listed(kept: Sequence[Profile]) -> str:
-    return " and ".join(f"{width:g}" for width in sorted({one.width for one in kept}))

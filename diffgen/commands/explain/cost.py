@@ -40,7 +40,8 @@ class Cost:
 
 def cost_of(module: Module, settings: TrainerSettings) -> Cost:
     """Measure a training step of a module on one image and on many, and then its denoiser."""
-    device = _device(settings.accelerator)
+    on_gpu = settings.accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+    device = torch.device("cuda" if on_gpu else "cpu")
     module = module.to(device)
     each = settings.batch_size // settings.accumulate
     _step(module, 1, settings)  # what comes first takes longer
@@ -90,11 +91,6 @@ def _timed(action: Callable[[], object], device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - start
-
-
-def _device(accelerator: str) -> torch.device:
-    wanted = accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
-    return torch.device("cuda" if wanted else "cpu")
 
 
 def _autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -16,7 +16,7 @@ from diffgen.config.schema import Train
 from diffgen.dataset.diameter import Distance
 from diffgen.dataset.download import offline
 from diffgen.dataset.images import Images, shape_of
-from diffgen.dataset.pixels import RANGES, Range
+from diffgen.dataset.pixels import RANGES
 from diffgen.errors import UsageError
 from diffgen.schedule import Schedule
 
@@ -58,8 +58,11 @@ def data_of(settings: Train, needed: bool) -> Data:
         images = dataset.build().split("train")
     if images is not None:
         shape, classes = shape_of(images), len(images.classes)
+    elif dataset.name in PLAIN:
+        shape, classes = PLAIN[dataset.name]
     else:
-        shape, classes = _known(dataset)
+        size = dataset.settings["size"]
+        shape, classes = (3, size, size), 0
     name = images.name if images else dataset.name
     return Data(name, shape, classes if labels else 0, images)
 
@@ -73,13 +76,6 @@ def _images(dataset: Choice) -> Images | None:
             raise
         dataset.build()  # a wrong setting is a mistake, a missing file is not
         return None
-
-
-def _known(dataset: Choice) -> tuple[Shape, int]:
-    if dataset.name in PLAIN:
-        return PLAIN[dataset.name]
-    size = dataset.settings["size"]
-    return (3, size, size), 0
 
 
 @dataclass(frozen=True)
@@ -109,7 +105,8 @@ def explained(settings: Train, data: Data, recipe: str | None) -> Explanation:
     parts = settings.recipe
     schedule: Schedule = parts.schedule.build()
     ladder = ladder_of(schedule, data.dimension)
-    of = _range(parts.model.range, data)
+    name = parts.model.range
+    of = RANGES[name] if data.images is None else range_of(name, data.images)
     distance = measured(data.images, settings.cache) if data.images else None
     sampler = None
     if isinstance(parts, DenoiserRecipe) and settings.sampler:
@@ -139,7 +136,3 @@ def parameters(recipe: Recipe, data: Data) -> int:
     with torch.device("meta"):
         network = recipe.raw_network(data.shape, data.num_classes)
     return sum(parameter.numel() for parameter in network.parameters())
-
-
-def _range(name: str, data: Data) -> Range:
-    return RANGES[name] if data.images is None else range_of(name, data.images)

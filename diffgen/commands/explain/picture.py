@@ -23,8 +23,10 @@ def draw(
     panels = figure.subplots(1, count)
     _scales(panels[0], ladder)
     _noise(panels[1], ladder, grey, distance)
-    if sampler:
-        _sampling(panels[2], sampler, ladder)
+    if sampler and sampler.langevin and ladder.levels:
+        _langevin(panels[2], sampler.langevin, ladder)
+    elif sampler:
+        _times(panels[2], sampler)
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="0.92", lw=0.6)
@@ -47,13 +49,6 @@ def _noise(axes: Axes, ladder: Ladder, grey: float, distance: float | None) -> N
         axes.axhline(distance, color=RED, ls="--", lw=1, label="the images farthest apart")
     axes.set(title="noise over signal", xlabel="t", ylabel="sigma / alpha", yscale="log")
     axes.legend(frameon=False, loc="center right")
-
-
-def _sampling(axes: Axes, sampler: OwnSampler, ladder: Ladder) -> None:
-    if sampler.langevin and ladder.levels:
-        _langevin(axes, sampler.langevin, ladder)
-    else:
-        _times(axes, sampler)
 
 
 def _langevin(axes: Axes, langevin: LangevinSteps, ladder: Ladder) -> None:

@@ -100,10 +100,10 @@ def sampling(sampler: OwnSampler) -> Rows:
             ("epsilon", f"{m.epsilon:.4g}, {m.inner} steps a level"),
             ("technique 4", f"a level leaves {m.left:.4f} of its variance; {best}"),
         ]
-    words = [
-        f"sampler={sampler.name}",
-        *(f"sampler.{k}={_word(v)}" for k, v in _changed(sampler).items()),
-    ]
+    chosen = {k: v for k, v in sampler.settings.items() if v not in (None, "auto")}
+    if chosen.get("convention") == "code":
+        del chosen["convention"]
+    words = [f"sampler={sampler.name}", *(f"sampler.{k}={_word(v)}" for k, v in chosen.items())]
     rows.append(("from a checkpoint", "diffgen sample sampler=own"))
     return [*rows, ("the same by hand", " ".join(["diffgen sample", *words]))]
 
@@ -172,11 +172,6 @@ def _neighbours(ladder: Ladder) -> Rows:
 
 def _span(low: float, high: float, form: str) -> str:
     return f"{low:{form}}" if high - low < 1e-6 * high else f"{low:{form}} to {high:{form}}"
-
-
-def _changed(sampler: OwnSampler) -> dict[str, Any]:
-    auto = {k: v for k, v in sampler.settings.items() if v not in (None, "auto")}
-    return {k: v for k, v in auto.items() if not (k == "convention" and v == "code")}
 
 
 def settings_text(settings: Mapping[str, object]) -> str:
