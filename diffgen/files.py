@@ -125,10 +125,10 @@ def place(source: Path, target: Path, leave: Set[str] = frozenset()) -> None:
 
 
 def _place(path: Path, new: Path) -> None:
-    for way in (os.link, os.symlink, shutil.copyfile):
+    for link in (os.link, os.symlink, shutil.copyfile):
         try:
             new.unlink(missing_ok=True)
-            way(path, new)
+            link(path, new)
             return
         except OSError as error:
             failed = error

@@ -9,7 +9,7 @@ from PIL import Image
 from running import TINY, here, worked
 
 from diffgen.dataset.random_choices import in_shares, stratified_subset
-from diffgen.evaluation.class_shares import described, differ, rows_in_shares
+from diffgen.evaluation.class_shares import differ, rows_in_shares, shares_of
 from diffgen.evaluation.frechet import FeatureStats, frechet
 from diffgen.evaluation.reference import Reference
 from diffgen.evaluation.stored import InMemory
@@ -166,10 +166,10 @@ def test_rows_in_shares_are_as_many_as_there_can_be():
 
 
 def test_few_classes_are_named_with_their_shares():
-    assert described(labels_of(1, 3), ("cat", "dog")) == "cat: 25 %, dog: 75 %"
+    assert shares_of(labels_of(1, 3), ("cat", "dog")) == "cat: 25 %, dog: 75 %"
     names = tuple("abcdefg")
-    assert described(labels_of(*[4] * 7), names) == "7 classes in equal shares"
-    assert described(labels_of(*range(1, 8)), names) == "7 classes in the shares of the samples"
+    assert shares_of(labels_of(*[4] * 7), names) == "7 classes in equal shares"
+    assert shares_of(labels_of(*range(1, 8)), names) == "7 classes in the shares of the samples"
 
 
 def test_a_class_that_the_reference_lacks_is_named():

@@ -35,7 +35,7 @@ from diffgen.evaluation.metrics import (
     GROUPS,
     METRICS,
     evaluate,
-    named,
+    metric_names,
     needs,
 )
 from diffgen.evaluation.reference import Reference
@@ -59,11 +59,11 @@ def scored(features, labels=None, logits=None):
 
 
 def test_groups_are_their_metrics_once_each():
-    assert named("all") == list(METRICS)
-    assert named(["kid", "standard", "fid", "kid"])[:3] == ["kid", "fid", "fid_test"]
+    assert metric_names("all") == list(METRICS)
+    assert metric_names(["kid", "standard", "fid", "kid"])[:3] == ["kid", "fid", "fid_test"]
     assert set(GROUPS["standard"]) < set(METRICS)
     with pytest.raises(UsageError, match="no metric standrd; did you mean standard"):
-        named("standrd")
+        metric_names("standrd")
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5, 6, 40, 50])

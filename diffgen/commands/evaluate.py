@@ -23,7 +23,7 @@ from diffgen.evaluation import table
 from diffgen.evaluation.features import Extractor, batches
 from diffgen.evaluation.frechet import FeatureStats
 from diffgen.evaluation.left_empty import HELD_OUT, left_empty
-from diffgen.evaluation.metrics import named
+from diffgen.evaluation.metrics import metric_names
 from diffgen.evaluation.reference import reference
 from diffgen.evaluation.rows import Row, blocks
 from diffgen.evaluation.scoring import floor, score
@@ -66,7 +66,7 @@ def main(words: Sequence[str]) -> int:
     place = expanded(options.images)
     if not (place.is_dir() or place.is_file()):
         raise UsageError(f"no images at {options.images}: a folder, a zip or an .npz")
-    metrics = named(settings["metrics"])
+    metrics = metric_names(settings["metrics"])
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if (name := features_name(features, dataset_named(options.against))) != CLASSIFIER:

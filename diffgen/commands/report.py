@@ -26,7 +26,7 @@ from diffgen.evaluation.rows import Block, Row, blocks, caption, setting, title
 from diffgen.evaluation.table import FAILED, failed_parts, main_cells
 from diffgen.evaluation.table_formats import Grid, text_columns
 from diffgen.evaluation.table_header import header, legend
-from diffgen.evaluation.training_table import named, of_kinds, training_parts
+from diffgen.evaluation.training_table import of_kinds, told_apart, training_parts
 from diffgen.evaluation.trainings import TRAINING, flat
 from diffgen.files import write_text
 from diffgen.runs.cell import Cell
@@ -88,7 +88,7 @@ def render(
     rows = [{**row, "folder": str(cell)} for cell in cells for row in collect([cell])]
     if not rows and not trained and not failed:
         raise UsageError("no rows for a report: run `diffgen sample` with metrics first")
-    told = named(trained)
+    told = told_apart(trained)
     sections = _sections(rows) if rows else []
     for part, alike in zip(training_parts(told), of_kinds(told), strict=True):
         sections.append(_listed(part.text, part.grid, [flat(row["recipe"]) for row in alike]))

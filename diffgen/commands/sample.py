@@ -11,7 +11,7 @@ from hydra.types import RunMode
 
 from diffgen.commands.sampling_job import BATCHES, SamplingJob
 from diffgen.config.schema import Sample
-from diffgen.evaluation.metrics import named
+from diffgen.evaluation.metrics import metric_names
 from diffgen.files import place, write_text
 from diffgen.runs.cell import Cell
 from diffgen.runs.plain_images import plain_images
@@ -82,7 +82,7 @@ def command(checkpoint: Path) -> str:
 
 def preflight(settings: Sample) -> None:
     """Make all that a job of sampling calls; UsageError where something does not fit."""
-    metrics = named(settings.metrics)
+    metrics = metric_names(settings.metrics)
     ready(settings.logger)
     if settings.out is not None:
         plain_images(settings.out, settings.format).check()

@@ -13,8 +13,8 @@ from torch import Tensor
 from diffgen import __version__
 from diffgen.commands.drawing import Drawing
 from diffgen.config.schema import Sample
-from diffgen.dataset.pixels import keep
-from diffgen.evaluation.metrics import named
+from diffgen.dataset.pixels import save_pictures
+from diffgen.evaluation.metrics import metric_names
 from diffgen.runs.cell import Cell, name_of
 from diffgen.runs.drawn_batches import DrawnBatches
 from diffgen.runs.locate import name_under
@@ -35,7 +35,7 @@ class SamplingJob:
         self.settings, self.fabric, self.request = settings, fabric, request_of(settings)
         self.task, self.counters = self.request.task(fabric.device)
         self.labels = self.task.classes()
-        self.metrics = self.telling(named(settings.metrics))
+        self.metrics = self.telling(metric_names(settings.metrics))
         out = settings.out
         self.out = None if out is None else plain_images(out, settings.format)
 
@@ -140,7 +140,7 @@ class SamplingJob:
         if self.fabric.global_rank == 0:
             cell.keep_row(row)  # before the images: without them it marks nothing as done
             cell.keep_images(images, self.labels, self.request.guides.classes)
-            keep(self.task.files(images), cell.folder)
+            save_pictures(self.task.files(images), cell.folder)
             cell.tell_drawn(self.drawn_key)
             batches.remove()
         return row, (images, self.labels)

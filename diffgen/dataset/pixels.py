@@ -101,7 +101,7 @@ def by_class(images: Tensor, labels: Tensor | None, classes: int, rows: int) -> 
 PACE = 120  # milliseconds a frame
 
 
-def keep(files: Mapping[str, Tensor], folder: Path) -> None:
+def save_pictures(files: Mapping[str, Tensor], folder: Path) -> None:
     """Write uint8 pictures (C, H, W) as PNGs and animations (F, C, H, W) as GIFs, by name."""
     for name, shown in files.items():
         (save_png if shown.ndim == 3 else save_gif)(shown, folder / name)

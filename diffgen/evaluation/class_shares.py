@@ -44,7 +44,7 @@ def rows_in_shares(labels: Tensor, like: Tensor) -> Tensor:
     return torch.cat(taken).sort().values
 
 
-def described(labels: Tensor, classes: Sequence[str]) -> str:
+def shares_of(labels: Tensor, classes: Sequence[str]) -> str:
     """The shares of labels as a title names them: `cat: 50 %, dog: 50 %`."""
     counts = labels.bincount(minlength=len(classes))
     found = [k for k, count in enumerate(counts.tolist()) if count]

@@ -35,7 +35,7 @@ SPLITS = 10  # of the Inception Score
 
 def evaluate(names: Sequence[str], scored: Scored, reference: Reference) -> Row:
     """The columns of the metrics `names`; None where a metric does not apply."""
-    names = named(names)
+    names = metric_names(names)
     empty = needing_more(names, len(scored), reference)
     columns: Row = {}
     for name in names:
@@ -51,7 +51,7 @@ def needs(names: Sequence[str]) -> dict[str, bool]:
     }
 
 
-def named(asked: Sequence[str] | str) -> list[str]:
+def metric_names(asked: Sequence[str] | str) -> list[str]:
     """The metrics asked for, each once, groups replaced; UsageError for a name that is none."""
     found: list[str] = []
     for name in [asked] if isinstance(asked, str) else asked:

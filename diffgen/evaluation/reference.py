@@ -12,11 +12,10 @@ from diffgen.dataset.images import Chosen, Images, Pixels
 from diffgen.dataset.random_choices import subset
 from diffgen.errors import UsageError
 from diffgen.evaluation.cache import Damaged, found_or_made, keep
-from diffgen.evaluation.class_shares import described as shares_of
-from diffgen.evaluation.class_shares import rows_in_shares
+from diffgen.evaluation.class_shares import rows_in_shares, shares_of
 from diffgen.evaluation.features import Extractor, batches
 from diffgen.evaluation.frechet import FeatureStats
-from diffgen.evaluation.stored import FeatureRows, Inexact, read, write
+from diffgen.evaluation.stored import FeatureRows, Inexact, read_features, write_features
 from diffgen.files import expanded, sha256_of_json
 
 
@@ -119,7 +118,7 @@ def reference(
 
         def write_as(dtype: torch.dtype) -> None:
             parts = (part.features for part in batches(extractor, images.pixels, rows))
-            keep(path, lambda file: write(file, parts, shape, dtype, labels, identity))
+            keep(path, lambda file: write_features(file, parts, shape, dtype, labels, identity))
 
         try:
             write_as(torch.float32)
@@ -172,7 +171,7 @@ def _read(path: Path, stamp: int) -> Reference:
 
     Damaged where the file cannot be read or its checksum differs.
     """
-    rows, tensors, identity = read(path)
+    rows, tensors, identity = read_features(path)
     _check({"features": rows, **tensors}, identity)
     stats = FeatureStats(tensors["total"], tensors["second"], rows.shape[0])
     return Reference(rows, tensors.get("labels"), stats, identity)

@@ -12,7 +12,7 @@ from diffgen.dataset.pixels import enlarge
 from diffgen.dataset.random_choices import stratified_subset, subset
 from diffgen.errors import UsageError
 from diffgen.evaluation.features import Extractor, batches
-from diffgen.evaluation.metrics import evaluate, named, needs
+from diffgen.evaluation.metrics import evaluate, metric_names, needs
 from diffgen.evaluation.novelty import SPACES, Space
 from diffgen.evaluation.reference import Reference
 from diffgen.evaluation.rows import FLOOR, Row
@@ -63,7 +63,7 @@ def score(
     if torch.Size(images.shape).numel() <= IN_MEMORY:  # decoded once for all metrics
         images = images[torch.arange(images.shape[0])]
     parts = batches(extractor, images)
-    scored = Scored.of(images, parts, labels, extractor.knows_labels, **needs(named(names)))
+    scored = Scored.of(images, parts, labels, extractor.knows_labels, **needs(metric_names(names)))
     columns = evaluate(names, scored, reference)
     if folder and reference.pixels is not None:
         save_nearest(folder / "nearest.png", scored, reference)

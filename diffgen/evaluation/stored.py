@@ -91,7 +91,7 @@ class InFile:
 FeatureRows = InMemory | InFile
 
 
-def read(path: Path) -> tuple[InFile, dict[str, Tensor], dict[str, str]]:
+def read_features(path: Path) -> tuple[InFile, dict[str, Tensor], dict[str, str]]:
     """The features in a file, its other tensors, and what its header says.
 
     Damaged where the file cannot be read, its checksum differs, or a feature is not finite.
@@ -100,7 +100,7 @@ def read(path: Path) -> tuple[InFile, dict[str, Tensor], dict[str, str]]:
         with safe_open(path, "pt") as opened:
             names = set(opened.keys())
             rest = {name: opened.get_tensor(name).clone() for name in names - {LARGE}}
-            told = dict(opened.metadata() or {})
+            said = dict(opened.metadata() or {})
         file = path.open("rb")
         features = _in(file)
         digest = hashlib.sha256(_title(features.dtype, *features.shape))
@@ -112,30 +112,30 @@ def read(path: Path) -> tuple[InFile, dict[str, Tensor], dict[str, str]]:
         raise Damaged(str(error)) from error
     if not all(bool(tensor.isfinite().all()) for tensor in rest.values()):
         raise Damaged("its numbers are not finite")
-    if told.pop("checksum", None) != _checksum(digest, rest):
+    if said.pop("checksum", None) != _checksum(digest, rest):
         raise Damaged("its checksum differs")
-    return features, rest, told
+    return features, rest, said
 
 
 class Inexact(Exception):
     """Features that the type of the file cannot hold."""
 
 
-def write(
+def write_features(
     file: BinaryIO,
     parts: Iterable[Tensor],
     shape: tuple[int, int],
     dtype: torch.dtype,
     labels: Tensor | None,
-    told: Mapping[str, str],
+    said: Mapping[str, str],
 ) -> None:
     """Write features (N, d) float64 that come in parts, their sums and labels; none is kept.
 
-    told: what the header says. Inexact where a feature is none of `dtype`.
+    said: what the header says. Inexact where a feature is none of `dtype`.
     """
     count, dim = shape
     sums = FeatureStats(torch.zeros(dim).double(), torch.zeros(dim, dim).double(), count)
-    file.write(_header(_beside(sums, labels), shape, dtype, {**told, "checksum": "0" * 64}))
+    file.write(_header(_beside(sums, labels), shape, dtype, {**said, "checksum": "0" * 64}))
     start = file.seek(sum(tensor.nbytes for tensor in _beside(sums, labels).values()), 1)
     digest = hashlib.sha256(_title(dtype, *shape))
 
@@ -154,7 +154,7 @@ def write(
         raise ValueError(f"features are not {shape}")
     rest = _beside(sums, labels)
     file.seek(0)
-    file.write(_header(rest, shape, dtype, {**told, "checksum": _checksum(digest, rest)}))
+    file.write(_header(rest, shape, dtype, {**said, "checksum": _checksum(digest, rest)}))
     for tensor in rest.values():
         file.write(tensor.contiguous().numpy().data)
 
@@ -165,12 +165,12 @@ def _beside(sums: FeatureStats, labels: Tensor | None) -> dict[str, Tensor]:
 
 
 def _header(
-    rest: Mapping[str, Tensor], shape: tuple[int, int], dtype: torch.dtype, told: Mapping[str, str]
+    rest: Mapping[str, Tensor], shape: tuple[int, int], dtype: torch.dtype, said: Mapping[str, str]
 ) -> bytes:
     """The front of the file: the number of bytes of a JSON object, and that object."""
     sizes = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in rest.items()}
     names, at = {dtype: name for name, dtype in TYPES.items()}, 0
-    header: dict[str, Any] = {"__metadata__": dict(told)}
+    header: dict[str, Any] = {"__metadata__": dict(said)}
     for name, (kind, size) in {**sizes, LARGE: (dtype, shape)}.items():
         end = at + kind.itemsize * torch.Size(size).numel()
         header[name] = {"dtype": names[kind], "shape": size, "data_offsets": [at, end]}
@@ -183,9 +183,9 @@ def _header(
 def _in(file: BinaryIO) -> InFile:
     """The features in a file that safetensors takes for one of its own."""
     size = int.from_bytes(file.read(8), "little")
-    told = json.loads(file.read(size))[LARGE]
-    count, dim = told["shape"]
-    return InFile(file, 8 + size + told["data_offsets"][0], TYPES[told["dtype"]], count, dim)
+    said = json.loads(file.read(size))[LARGE]
+    count, dim = said["shape"]
+    return InFile(file, 8 + size + said["data_offsets"][0], TYPES[said["dtype"]], count, dim)
 
 
 def _title(dtype: torch.dtype, count: int, dim: int) -> bytes:

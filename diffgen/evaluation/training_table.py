@@ -21,13 +21,13 @@ BESIDE = (
 )
 
 
-def named(rows: Sequence[Row]) -> list[Row]:
+def told_apart(rows: Sequence[Row]) -> list[Row]:
     """The rows with what tells them apart in `training`, and `run` as short as that allows."""
-    told = trainings(rows)
+    differing = trainings(rows)
     runs = short_paths([row["run"] for row in rows])
     return [
         {**row, TRAINING: {k: v for k, v in each.items() if k != "run"}, "run": run}
-        for row, each, run in zip(rows, told, runs, strict=True)
+        for row, each, run in zip(rows, differing, runs, strict=True)
     ]
 
 

@@ -34,16 +34,16 @@ def with_trainings(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def trainings(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """What tells these checkpoints apart, one a row: of their recipes, else of their runs."""
     recipes = [row.get("recipe") or {} for row in rows]
-    told = differences(recipes) if all(recipes) else [{} for _ in rows]
-    places = [_typed([each, row.get("step")]) for each, row in zip(told, rows, strict=True)]
+    found = differences(recipes) if all(recipes) else [{} for _ in rows]
+    places = [_typed([each, row.get("step")]) for each, row in zip(found, rows, strict=True)]
     if len(set(places)) == len(places):
-        return told
+        return found
     runs = short_paths([row.get("run") or row["checkpoint"] for row in rows])
     if len({_typed([run, row.get("step")]) for run, row in zip(runs, rows, strict=True)}) < len(
         rows
     ):
         runs = [f"{run} [{_content(row)}]" for run, row in zip(runs, rows, strict=True)]
-    return [{**each, "run": run} for each, run in zip(told, runs, strict=True)]
+    return [{**each, "run": run} for each, run in zip(found, runs, strict=True)]
 
 
 def short_paths(paths: Sequence[str]) -> list[str]:
@@ -77,25 +77,25 @@ def differences(recipes: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     What follows from the choice of a model, a data set or the same group is left out, so that
     recipes of two models differ in `model` alone.
     """
-    told = [flat(recipe) for recipe in recipes]
-    keys = dict.fromkeys(key for each in told for key in each if not _beside(key))
-    differing = [key for key in keys if len({_typed(each.get(key)) for each in told}) > 1]
-    kept = [key for key in differing if not _follows(key, differing, told)]
+    flattened = [flat(recipe) for recipe in recipes]
+    keys = dict.fromkeys(key for each in flattened for key in each if not _beside(key))
+    differing = [key for key in keys if len({_typed(each.get(key)) for each in flattened}) > 1]
+    kept = [key for key in differing if not _follows(key, differing, flattened)]
     kept.sort(key=lambda key: ((*BRINGING, key).index(key), key))
-    return [{key: _shown(each.get(key)) for key in kept} for each in told]
+    return [{key: _shown(each.get(key)) for key in kept} for each in flattened]
 
 
 def _beside(key: str) -> bool:
     return any(key == each or key.startswith(f"{each}.") for each in BESIDE)
 
 
-def _follows(key: str, differing: Sequence[str], told: Sequence[Mapping[str, Any]]) -> bool:
+def _follows(key: str, differing: Sequence[str], recipes: Sequence[Mapping[str, Any]]) -> bool:
     """Whether the names that differ leave one value for this key."""
     names = [k for k in (*BRINGING, key.partition(".")[0]) if k in differing and k != key]
     if not names or key in BRINGING:
         return False
     values: dict[str, set[str]] = {}
-    for each in told:
+    for each in recipes:
         chosen = _typed([each.get(name) for name in names])
         values.setdefault(chosen, set()).add(_typed(each.get(key)))
     return all(len(found) == 1 for found in values.values())

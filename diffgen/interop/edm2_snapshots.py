@@ -40,10 +40,11 @@ class Snapshots:
         assert found
         kept = {f"width_{width:g}": {"width": width} for width in self.files[step]}
         recipe = {**found.recipe, "ema": kept}
-        told = (self._told(), *found.assumed[1:])
-        return replace(found, recipe=recipe, raw={}, averages=states, step=step, assumed=told)
+        assumed = (self._summary(), *found.assumed[1:])
+        changed = {"recipe": recipe, "raw": {}, "averages": states, "step": step}
+        return replace(found, **changed, assumed=assumed)
 
-    def _told(self) -> str:
+    def _summary(self) -> str:
         widths = " and ".join(f"{width:g}" for width in self.files[self.steps[-1]])
         count, without = len(self.files), f"; {self.left_out} without all widths are left out"
         return (

@@ -104,8 +104,8 @@ def _together(unet: Config, scheduler: Config) -> list[str]:
     order, groups = (unet["flip_sin_to_cos"], unet["freq_shift"]), unet["norm_num_groups"]
     size = unet["sample_size"]
     if order not in ((False, 1), (True, 0)):
-        told = f"flip_sin_to_cos={order[0]} with freq_shift={order[1]}"
-        wrong.append(f"{told} (only false with 1, true with 0)")
+        stated = f"flip_sin_to_cos={order[0]} with freq_shift={order[1]}"
+        wrong.append(f"{stated} (only false with 1, true with 0)")
     kinds = {"DownBlock2D": "UpBlock2D", "AttnDownBlock2D": "AttnUpBlock2D"}
     if not widths or len(downs) != len(widths) or not all(down in kinds for down in downs):
         wrong.append(f"down_block_types={downs} (only {' and '.join(kinds)}, one for each width)")
@@ -122,10 +122,9 @@ def _together(unet: Config, scheduler: Config) -> list[str]:
         wrong.append(f"{NULL}={unet[NULL]} (only the last of the labels)")
     learned = scheduler.get("variance_type") == "learned_range"
     if unet["out_channels"] != (2 if learned else 1) * unet["in_channels"]:
-        told = (
-            "twice those of the image, of a learned variance" if learned else "those of the image"
-        )
-        wrong.append(f"out_channels={unet['out_channels']} (not {told})")
+        image = "those of the image"
+        right = f"twice {image}, of a learned variance" if learned else image
+        wrong.append(f"out_channels={unet['out_channels']} (not {right})")
     if isinstance(size, list) and (
         len(size) != 2 or size[0] != size[1] or type(size[0]) is not int
     ):

@@ -92,8 +92,8 @@ class Cell:
 
     def _seal(self, arrays: Mapping[str, NDArray[Any]]) -> str:
         """What tells that these arrays are as they were written, and of this cell."""
-        told = {name: [str(array.dtype), *array.shape] for name, array in arrays.items()}
-        parts = [self.folder.name, json.dumps(told, sort_keys=True)]
+        shapes = {name: [str(array.dtype), *array.shape] for name, array in arrays.items()}
+        parts = [self.folder.name, json.dumps(shapes, sort_keys=True)]
         return sha256([*parts, *(arrays[name].tobytes() for name in sorted(arrays))])
 
     def keep_images(
