@@ -15,8 +15,7 @@ from diffgen.dataset.pixels import RANGES
 from diffgen.errors import UsageError
 from diffgen.files import write_atomically
 from diffgen.interop.config_files import Config
-from diffgen.interop.convert import Imported, convert
-from diffgen.interop.edm2_snapshots import Snapshots, snapshots
+from diffgen.interop.convert import Imported, Snapshots, convert, snapshots
 from diffgen.interop.settings import assumed
 from diffgen.runs.checkpoint import load
 from diffgen.runs.checkpoint_format import PREFIX, header, seal

@@ -1,7 +1,13 @@
-"""Released checkpoints of other programs, turned into ours. Nothing that a file says is run."""
+"""Released checkpoints of other programs, turned into ours. Nothing that a file says is run.
 
+Of EDM2 also a folder of snapshots, NAME-0134217-0.050.pkl: averages of several relative widths at
+several times, in thousands of images (Karras et al. 2024, section 3), of which averages of other
+widths are made.
+"""
+
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -18,6 +24,7 @@ from diffgen.interop.nvlabs import read_edm, read_edm2
 from diffgen.interop.openai import read_adm, read_improved
 from diffgen.interop.score_sde import read_score_sde
 from diffgen.interop.settings import read_settings
+from diffgen.runs.posthoc import width_of
 
 
 @dataclass(frozen=True)
@@ -85,3 +92,64 @@ def convert(
 def _ours(found: Release, state: State, network: nn.Module) -> State:
     """Weights or their average as those of our network."""
     return adopt(found.rewrite(state, network), found.names(network), network)
+
+
+FILE = re.compile(r"(.*)-(\d{1,12})-(\d+\.\d+)\.pkl")
+
+
+@dataclass(frozen=True)
+class Snapshots:
+    """Files by thousands of images and by width; each time has all the widths of the last one."""
+
+    files: Mapping[int, Mapping[float, Path]]
+    left_out: int
+
+    @property
+    def steps(self) -> list[int]:
+        return sorted(self.files)
+
+    def at(self, step: int) -> Imported:
+        """The averages at a time; UsageError where they are of several networks."""
+        states: dict[str, State] = {}
+        found: Imported | None = None
+        for width, path in self.files[step].items():
+            one = convert("edm2", path)
+            if found and (one.recipe, one.classes) != (found.recipe, found.classes):
+                raise UsageError(f"{path} is of another network than the snapshots beside it")
+            found, states[f"width_{width:g}"] = one, one.raw
+        assert found
+        kept = {f"width_{width:g}": {"width": width} for width in self.files[step]}
+        recipe = {**found.recipe, "ema": kept}
+        assumed = (self._summary(), *found.assumed[1:])
+        changed = {"recipe": recipe, "raw": {}, "averages": states, "step": step}
+        return replace(found, **changed, assumed=assumed)
+
+    def _summary(self) -> str:
+        widths = " and ".join(f"{width:g}" for width in self.files[self.steps[-1]])
+        count, without = len(self.files), f"; {self.left_out} without all widths are left out"
+        return (
+            f"averages of width {widths} at {count} times in thousands of images, its steps "
+            f"(ema=0.15 takes another width){without if self.left_out else ''}"
+        )
+
+
+def snapshots(folder: Path) -> Snapshots:
+    """The snapshots in a folder; UsageError without any, and for those of several trainings."""
+    found: dict[int, dict[float, Path]] = {}
+    names: set[str] = set()
+    for path in sorted(folder.iterdir()):
+        if (parts := FILE.fullmatch(path.name)) and path.is_file() and int(parts[2]):
+            width = width_of(parts[3])
+            assert width
+            found.setdefault(int(parts[2]), {})[width] = path
+            names.add(parts[1])
+    if not found:
+        raise UsageError(f"no snapshots in {folder}, such as network-snapshot-0134217-0.050.pkl")
+    if len(names) > 1:
+        raise UsageError(
+            f"{folder} holds snapshots of {' and '.join(sorted(names))}: give a folder to each"
+        )
+    widths = found[max(found)].keys()
+    whole = {at: files for at, files in found.items() if widths <= files.keys()}
+    kept = {at: {width: files[width] for width in widths} for at, files in whole.items()}
+    return Snapshots(kept, len(found) - len(kept))

@@ -9,7 +9,6 @@
 
 A `Task` makes images by number, the same ones in any batch; an `Edit` starts from pictures, which
 `InputImages` loads. Inpainting and colorization share the settings of `conditioning` and its two
-rules: `repaint` replaces the known pixels by noised ones (RePaint), `mmps` conditions the estimate
-of x0 on them. `interpolation` mixes noises, images and labels; `times` has the times of a task
-that starts between noise and image.
+rules: one replaces the known pixels by noised ones (RePaint), `mmps` conditions the estimate of x0
+on them. `times` has the times of a task that starts between noise and image.
 """

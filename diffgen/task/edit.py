@@ -75,10 +75,10 @@ def beside(images: Tensor, *columns: Tensor) -> dict[str, Tensor]:
         for row, images in enumerate(several)
         for column, image in enumerate(images)
     }
-    return {"samples.png": sheet_of(torch.cat([*before, several], 1)[:ROWS]), **single}
+    return {"samples.png": joined(torch.cat([*before, several], 1)[:ROWS]), **single}
 
 
-def sheet_of(sheet: Tensor) -> Tensor:
+def joined(sheet: Tensor) -> Tensor:
     """Images uint8 (rows, columns, C, H, W) as one enlarged picture."""
     return enlarge(grid(sheet.flatten(0, 1), columns=sheet.shape[1]))
 

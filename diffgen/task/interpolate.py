@@ -15,7 +15,7 @@ from diffgen.sampler import SeededNoise
 from diffgen.sampler.likelihood import encode, noiseless
 from diffgen.schedule.base import match
 from diffgen.task.base import Task, by_turns, on
-from diffgen.task.edit import ROWS, at_least, check_takes_steps, sheet_of
+from diffgen.task.edit import ROWS, at_least, check_takes_steps, joined
 from diffgen.task.inputs import InputImages, LoadedImages, Names, digest
 from diffgen.task.times import check_strength, from_strength
 
@@ -197,9 +197,9 @@ class Interpolate(Task):
     def files(self, images: Tensor) -> dict[str, Tensor]:
         strips, shown = images.unflatten(0, (-1, self.frames)), {}
         for k, strip in enumerate(strips):
-            shown[f"strip_{k:03}.png"] = sheet_of(strip[None])
+            shown[f"strip_{k:03}.png"] = joined(strip[None])
             shown[f"strip_{k:03}.gif"] = enlarge(strip, 256)
         if self.given:
             ends = self.given.pixels[:-1, None], self.given.pixels[1:, None]
             strips = torch.cat([ends[0], strips, ends[1]], 1)
-        return {"samples.png": sheet_of(strips[:ROWS]), **shown}
+        return {"samples.png": joined(strips[:ROWS]), **shown}

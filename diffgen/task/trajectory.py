@@ -10,7 +10,7 @@ from torch import Tensor
 from diffgen.dataset.pixels import enlarge
 from diffgen.schedule import Schedule
 from diffgen.task.base import Task, on
-from diffgen.task.edit import at_least, check_takes_steps, sheet_of
+from diffgen.task.edit import at_least, check_takes_steps, joined
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,9 +71,9 @@ class Trajectory(Task):
 
     def files(self, images: Tensor) -> dict[str, Tensor]:
         rows = images.unflatten(0, (2 * self.ways, self.frames))
-        found = {"samples.png": sheet_of(rows)}
+        found = {"samples.png": joined(rows)}
         for k, (seen, estimates) in enumerate(rows.unflatten(0, (self.ways, 2))):
-            found[f"way_{k:03}.png"] = sheet_of(torch.stack([seen, estimates]))
+            found[f"way_{k:03}.png"] = joined(torch.stack([seen, estimates]))
             above, below = enlarge(seen, 256), enlarge(estimates, 256)
             gap = torch.full_like(above[..., :8, :], 255)
             found[f"way_{k:03}.gif"] = torch.cat([above, gap, below], -2)
