@@ -133,7 +133,6 @@ def _code(form: str, subject: Subject) -> str:
 
 
 def _notes(form: str, subject: Subject) -> Iterator[str]:
-    """What a reader of the code must know."""
     count, dropout = len(subject.found.classes), subject.recipe["model"].get("label_dropout", 0.1)
     if form == "safetensors":
         yield "`diffgen sample checkpoint=FOLDER` draws from it, with the folder of this file."
@@ -150,7 +149,6 @@ def _notes(form: str, subject: Subject) -> Iterator[str]:
 
 
 def _figures(subject: Subject) -> str:
-    """The run's tables of these weights."""
     found = subject.found
     rows = [row for row in collect(cells_of(found.run)) if _is_of(row, subject)]
     mine = [block for block in (blocks(rows) if rows else []) if block.rows]

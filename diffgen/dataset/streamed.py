@@ -75,5 +75,4 @@ class Streamed:
 
 
 def size_text(height: int, width: int) -> str:
-    """Width and height, as a person reads them."""
     return f"{width}x{height}"

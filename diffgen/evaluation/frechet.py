@@ -126,7 +126,6 @@ def blocks_of(count: int, labels: Tensor | None = None, blocks: int = BLOCKS) ->
 
 
 def block_stats(features: Tensor, block: Tensor) -> list[FeatureStats]:
-    """The statistics of the images of each block."""
     return [FeatureStats.of(features[block == number]) for number in range(BLOCKS)]
 
 

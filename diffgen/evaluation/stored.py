@@ -61,7 +61,6 @@ class InFile:
 
     @cached_property
     def whole(self) -> Tensor:
-        """All of them in memory."""
         return torch.cat(list(self.parts()))
 
     def parts(self) -> Iterator[Tensor]:

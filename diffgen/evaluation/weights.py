@@ -64,7 +64,6 @@ class Published:
 
 
 def sha256_of_file(path: Path) -> str:
-    """The SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

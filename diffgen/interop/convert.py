@@ -90,7 +90,6 @@ def convert(
 
 
 def _ours(found: Release, state: State, network: nn.Module) -> State:
-    """Weights or their average as those of our network."""
     return adopt(found.rewrite(state, network), found.names(network), network)
 
 

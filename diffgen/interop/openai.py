@@ -56,7 +56,6 @@ def read_adm(path: Path, size: int | None, settings: Settings) -> Release:
 
 
 def read_improved(path: Path, size: int | None, settings: Settings) -> Release:
-    """A network of improved-diffusion."""
     state = _weights(path)
     if not _upward(state):
         raise UsageError(f"no import of {path}: it is a classifier, take `diffgen import adm`")

@@ -33,7 +33,6 @@ class Drawn:
 
 
 def joined(parts: "list[Drawn]") -> Drawn:
-    """Several parts as one."""
     return Drawn(
         *(torch.cat([getattr(part, name) for part in parts]) for name in Drawn.__annotations__)
     )

@@ -99,5 +99,4 @@ def by_turns(labels: Sequence[int] | None, images: Sequence[int]) -> Tensor | No
 
 
 def on(label: Tensor | None, device: torch.device) -> Tensor | None:
-    """A label where the images are."""
     return None if label is None else label.to(device)

@@ -36,7 +36,6 @@ class Edit(Task, abc.ABC):
 
     @cached_property
     def given(self) -> LoadedImages:
-        """The pictures to edit."""
         return self.inputs.load(self.image, self.resize)
 
     @property

@@ -144,7 +144,6 @@ class Interpolate(Task):
 
     @cached_property
     def path_times(self) -> Tensor:
-        """The times from the noised ends to the images."""
         if self.strength is None:
             return self.times
         return from_strength(self.denoiser.schedule, self.times, self.strength)

@@ -30,12 +30,10 @@ class Variations(Edit):
 
     @property
     def strengths(self) -> list[float]:
-        """The strengths, as a list."""
         return self.strength if isinstance(self.strength, list) else [self.strength]
 
     @cached_property
     def path_times(self) -> list[Tensor]:
-        """The times of each strength."""
         schedule = self.denoiser.schedule
         return [from_strength(schedule, self.times, strength) for strength in self.strengths]
 

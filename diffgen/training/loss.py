@@ -46,7 +46,6 @@ class Loss:
 
     @property
     def learner(self) -> Preconditioned:
-        """What is trained."""
         return self.denoiser
 
     def __call__(
@@ -109,7 +108,6 @@ class ClassifierLoss:
 
     @property
     def learner(self) -> NoisyClassifier:
-        """What is trained."""
         return self.classifier
 
     def __call__(

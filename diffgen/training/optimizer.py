@@ -77,7 +77,6 @@ class MuonAdamW(torch.optim.Optimizer):
         return {**super().state_dict(), "inner": inner}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """What `state_dict` gave."""
         state = dict(state_dict)
         inner = state.pop("inner")
         self.muon.load_state_dict(inner["muon"])

@@ -80,7 +80,6 @@ class Preview(L.Callback):
                 _log(logger, picture, step)
 
     def _draw(self, trainer: L.Trainer, module: Any) -> Tensor:
-        """The grid as a picture uint8 (C, H, W)."""
         shares = trainer.world_size * trainer.accumulate_grad_batches
         most = max(1, module.batch_size // shares)
         with evaluating(module, self.ema, self.stopping):

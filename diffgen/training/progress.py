@@ -125,11 +125,9 @@ class Reporter(L.Callback):
             say(f"{text}  {int(left // 60)} min {left % 60:02.0f} s left{end}")
 
     def _seconds_per_step(self, step: int) -> float:
-        """Seconds per step since the last row of the log."""
         return (time.monotonic() - self.last_row[0]) / (step - self.last_row[1])
 
     def _seconds_since_shown(self) -> float:
-        """Seconds since progress was last shown."""
         return time.monotonic() - self.shown_at
 
     def _close(self) -> None:

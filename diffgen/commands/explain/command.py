@@ -76,7 +76,6 @@ def show_checkpoint(name: str, runs: Path) -> None:
 
 
 def checkpoint_rows(found: Checkpoint) -> Rows:
-    """A checkpoint's parts, each on a line."""
     recipe, states = found.recipe, found.states
     count = sum(value.numel() for value in (states["raw"] | found.weights()).values())
     shape = " x ".join(map(str, found.shape))

@@ -30,7 +30,6 @@ class Cost:
 
     @property
     def training(self) -> float:
-        """Seconds of the whole training."""
         return self.step * self.max_steps
 
     def sampling(self, nfe: int, images: int) -> float:

@@ -36,14 +36,12 @@ def show(found: Explanation, num_samples: int) -> None:
 
 
 def print_rows(rows: Rows) -> None:
-    """Print texts behind their titles."""
     console = Console(highlight=False, soft_wrap=True)
     for title, text in rows:
         console.print(filled(f"  {title:<20} {text}", 23), markup=False)
 
 
 def configuration(found: Explanation) -> Rows:
-    """Data, network, loss and how long."""
     config, data = found.config, found.data
     model, trainer, optimizer = config["model"], config["trainer"], config["optimizer"]
     count = f", {len(data.images)} images" if data.images else " (not at hand, not measured)"
@@ -64,7 +62,6 @@ def configuration(found: Explanation) -> Rows:
 
 
 def schedule(found: Explanation) -> Rows:
-    """Levels, their ends and how near they stand."""
     ladder = found.ladder
     name = found.config["schedule"]["name"]
     rows = [
@@ -82,7 +79,6 @@ def schedule(found: Explanation) -> Rows:
 
 
 def sampling(sampler: OwnSampler) -> Rows:
-    """The model's own sampler and its cost."""
     settings = settings_text(sampler.settings)
     rows = [
         ("sampler", f"{sampler.name}{', ' + settings if settings else ''}"),
@@ -109,7 +105,6 @@ def sampling(sampler: OwnSampler) -> Rows:
 
 
 def cost(cost: Cost, sampler: OwnSampler | None, num_samples: int) -> Rows:
-    """Measured times and what they come to."""
     measured = f"measured on {cost.rows} images at once, {cost.device}"
     rows = [
         ("a training step", f"{duration(cost.step)} for {cost.batch_size} images ({measured})"),
