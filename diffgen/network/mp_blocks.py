@@ -47,16 +47,6 @@ class MPStyle:
     attention_balance: float
     clip: float | None
 
-    def encoder(
-        self, inputs: int, outputs: int, attend: bool = False, resample: nn.Module | None = None
-    ) -> "MPBlock":
-        return MPBlock(inputs, outputs, self, attend, resample, encodes=True)
-
-    def decoder(
-        self, inputs: int, outputs: int, attend: bool = False, resample: nn.Module | None = None
-    ) -> "MPBlock":
-        return MPBlock(inputs, outputs, self, attend, resample, encodes=False)
-
 
 class MPBlock(nn.Module):
     """swish, conv, times 1 + `emb`, swish, dropout, conv; mixed with the input; attention; clip.
@@ -69,9 +59,9 @@ class MPBlock(nn.Module):
         inputs: int,
         outputs: int,
         style: MPStyle,
-        attend: bool,
-        resample: nn.Module | None,
         encodes: bool,
+        attend: bool = False,
+        resample: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.resample, self.encodes = resample, encodes

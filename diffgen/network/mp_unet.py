@@ -1,5 +1,6 @@
 """EDM2's magnitude-preserving U-Net (Karras et al. 2024, figure 21)."""
 
+from functools import partial
 from typing import Annotated
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 
 from diffgen.network.embedding import known_level
 from diffgen.network.layers import Blocks
-from diffgen.network.mp_blocks import MPCondition, MPStyle
+from diffgen.network.mp_blocks import MPBlock, MPCondition, MPStyle
 from diffgen.network.mp_layers import MPLayer, Uncertainty, mp_cat
 from diffgen.network.resample import BOX, FilterDown, FilterUp
 from diffgen.network.unet import check_unet
@@ -59,22 +60,24 @@ class MPUNet(nn.Module):
         self.condition = MPCondition(own[0], features, num_classes, has_noise_input, label_balance)
         balances = residual_balance, attention_balance
         style = MPStyle(features, head_width, dropout, *balances, clip)
+        encoder = partial(MPBlock, style=style, encodes=True)
+        decoder = partial(MPBlock, style=style, encodes=False)
         attends = [size >> level in attention for level in range(len(own))]
         self.stem = MPLayer(channels + 1, own[0], 3)
         down, up = FilterDown(BOX), FilterUp(BOX)
-        self.halvings = nn.ModuleList(style.encoder(n, n, resample=down) for n in own[:-1])
-        self.doublings = nn.ModuleList(style.decoder(n, n, resample=up) for n in own[1:])
+        self.halvings = nn.ModuleList(encoder(n, n, resample=down) for n in own[:-1])
+        self.doublings = nn.ModuleList(decoder(n, n, resample=up) for n in own[1:])
         self.descents, self.ascents = nn.ModuleList(), nn.ModuleList()
         for level, attend in enumerate(attends):
             above, below = own[max(level - 1, 0)], own[min(level + 1, len(own) - 1)]
             inputs = [above] + [own[level]] * (blocks - 1)
             kept = [own[level]] * blocks + [above]
             joined = [a + b for a, b in zip([below] + [own[level]] * blocks, kept, strict=True)]
-            encoders = (style.encoder(n, own[level], attend) for n in inputs)
+            encoders = (encoder(n, own[level], attend=attend) for n in inputs)
             self.descents.append(nn.ModuleList(encoders))
-            decoders = (style.decoder(n, own[level], attend) for n in joined)
+            decoders = (decoder(n, own[level], attend=attend) for n in joined)
             self.ascents.append(nn.ModuleList(decoders))
-        middle = (style.decoder(own[-1], own[-1], attend) for attend in (True, False))
+        middle = (decoder(own[-1], own[-1], attend=attend) for attend in (True, False))
         self.middle = nn.ModuleList(middle)
         self.head, self.gain = MPLayer(own[0], self.out_channels, 3), nn.Parameter(torch.zeros(()))
         self.uncertainty = Uncertainty(uncertainty) if uncertainty and has_noise_input else None
