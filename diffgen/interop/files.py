@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from diffgen.errors import UsageError
+from diffgen.runs.plain_pickle import reading
 from diffgen.runs.torch_file import read
 
 State = dict[str, Tensor]
@@ -67,11 +67,9 @@ def read_training(path: Path) -> tuple[State, State, int]:
 def read_weights(path: Path) -> Any:
     """What torch.save wrote, if it is tensors and plain data only; safetensors, too."""
     check_file(path)
-    try:
-        if path.suffix == ".safetensors":
+    if path.suffix == ".safetensors":
+        with reading(path, "file of safetensors"):
             return load_file(path)
-    except (RuntimeError, ValueError, OSError, KeyError, SafetensorError):
-        raise UsageError(f"{path} is truncated or no file of safetensors") from None
     data = read(path)
     if isinstance(data, Mapping) and "diffgen" in data:
         raise UsageError(

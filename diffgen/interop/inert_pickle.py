@@ -16,7 +16,7 @@ from torch import Tensor
 
 from diffgen.errors import UsageError
 from diffgen.interop.files import check_file
-from diffgen.runs.plain_pickle import DTYPES, OPERATIONS, DataUnpickler, Refused
+from diffgen.runs.plain_pickle import DTYPES, OPERATIONS, DataUnpickler, Refused, reading
 from diffgen.runs.torch_file import read_storage
 
 MODULES = 10_000  # of a network
@@ -101,14 +101,8 @@ class RecordUnpickler(DataUnpickler, operations=f"{OPERATIONS} {MORE}"):
 def read_records(path: Path) -> Record:
     """The dict in a pickle of NVlabs; UsageError where it is damaged or holds anything else."""
     check_file(path)
-    try:
+    with reading(path, "pickle of a network"):
         data = RecordUnpickler(io.BytesIO(path.read_bytes())).load()
-    except Refused as error:
-        raise UsageError(f"{path} {error}") from None
-    except (MemoryError, PermissionError):
-        raise UsageError(f"{path} cannot be read") from None
-    except Exception:  # damaged bytes fail in every possible way
-        raise UsageError(f"{path} is truncated, damaged or no pickle of a network") from None
     if type(data) is not dict:
         raise UsageError(f"{path} holds no network")
     return data

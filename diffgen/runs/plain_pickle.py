@@ -6,9 +6,13 @@ memory (bytearrays of any length) or all time (keys of nested tuples, whose hash
 
 import math
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any, NamedTuple
+
+from diffgen.errors import UsageError
 
 PICKLED = 2**23  # bytes of a file besides its tensors
 LARGEST_INT_KEY = 2**24  # greater ones could all fall into one slot of a dict
@@ -43,6 +47,23 @@ OPERATIONS = (
 
 class Refused(Exception):
     """What speaks against a file, to be said after its path."""
+
+
+@contextmanager
+def reading(path: Path, kind: str) -> Iterator[None]:
+    """Within it whatever goes wrong with a file of some kind is a UsageError."""
+    try:
+        yield
+    except UsageError:
+        raise
+    except Refused as error:
+        raise UsageError(f"{path} {error}") from None
+    except MemoryError:
+        raise UsageError(f"{path} needs more memory than there is") from None
+    except PermissionError as error:
+        raise UsageError(f"cannot read {path} ({error.strerror})") from None
+    except Exception:  # damaged bytes fail in every possible way
+        raise UsageError(f"{path} is truncated, damaged or no {kind}") from None
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from diffgen.errors import UsageError
 from diffgen.runs.checkpoint_format import PREFIX
+from diffgen.runs.plain_pickle import reading
 
 SUFFIX = ".safetensors"
 KEY = "diffgen"
@@ -47,7 +48,7 @@ def read(path: Path, numbers: bool = True) -> dict[str, Any]:
 
     Without `numbers` the tensors are on the meta device.
     """
-    try:
+    with reading(path, "file of safetensors"):
         _check_size(path)
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
@@ -58,14 +59,6 @@ def read(path: Path, numbers: bool = True) -> dict[str, Any]:
             said = json.loads(metadata[KEY])
             weights = {key: _tensor(file, key, numbers) for key in file.keys()}  # noqa: SIM118
         return content(said["header"], said["step"], said["ema"], weights)
-    except UsageError:
-        raise
-    except PermissionError as error:
-        raise UsageError(f"cannot read {path} ({error.strerror})") from None
-    except MemoryError:
-        raise UsageError(f"{path} needs more memory than there is") from None
-    except Exception:  # damaged bytes fail in every possible way
-        raise UsageError(f"{path} is truncated, damaged or no file of safetensors") from None
 
 
 def _check_size(path: Path) -> None:

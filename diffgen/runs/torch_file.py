@@ -14,8 +14,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
-from diffgen.errors import UsageError
-from diffgen.runs.plain_pickle import Bounded, Refused, Storage, Unpickler, View
+from diffgen.runs.plain_pickle import Bounded, Refused, Storage, Unpickler, View, reading
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,19 +33,10 @@ def read(path: Path, numbers: bool | None = True) -> Any:
     Without `numbers` the tensors are on the meta device: names and shapes, found at once. None
     leaves Views in their place and does without torch.
     """
-    try:
-        with path.open("rb") as file:
-            size, zipped = path.stat().st_size, file.read(4) == b"PK\x03\x04"
-            file.seek(0)
-            return _read_zip(file, size, numbers) if zipped else _read_legacy(file, size, numbers)
-    except Refused as error:
-        raise UsageError(f"{path} {error}") from None
-    except MemoryError:
-        raise UsageError(f"{path} needs more memory than there is") from None
-    except PermissionError as error:
-        raise UsageError(f"cannot read {path} ({error.strerror})") from None
-    except Exception:  # damaged bytes fail in every possible way
-        raise UsageError(f"{path} is truncated, damaged or no file of torch.save") from None
+    with reading(path, "file of torch.save"), path.open("rb") as file:
+        size, zipped = path.stat().st_size, file.read(4) == b"PK\x03\x04"
+        file.seek(0)
+        return _read_zip(file, size, numbers) if zipped else _read_legacy(file, size, numbers)
 
 
 def check_stored(archive: zipfile.ZipFile, size: int) -> None:
