@@ -7,22 +7,9 @@ from typing import Any
 
 from diffgen.evaluation.influence import best_rows
 from diffgen.evaluation.plot import draw
-from diffgen.evaluation.rows import (
-    Block,
-    Row,
-    number,
-    pooled,
-    setting,
-    text,
-    title,
-    varying,
-)
+from diffgen.evaluation.rows import Block, Row, number, pooled, setting, text, title, varying
 from diffgen.evaluation.table_csv import as_csv
-from diffgen.evaluation.table_formats import (
-    Grid,
-    Part,
-    formatted,
-)
+from diffgen.evaluation.table_formats import Grid, Part, formatted
 from diffgen.evaluation.table_header import header, legend
 from diffgen.evaluation.training_table import training_parts
 from diffgen.evaluation.trainings import TRAINING

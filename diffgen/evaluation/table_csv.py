@@ -12,9 +12,7 @@ KEYS = {"guidance.weight": "weight", "precision": "numeric_precision"}  # typed,
 
 
 def as_csv(
-    found: Sequence[Block],
-    failed: Sequence[Mapping[str, str]] = (),
-    trained: Sequence[Row] = (),
+    found: Sequence[Block], failed: Sequence[Mapping[str, str]] = (), trained: Sequence[Row] = ()
 ) -> str:
     """Every row in full precision; of a job that failed its settings and its `reason`."""
     measured = (row for block in found for row in block.all)

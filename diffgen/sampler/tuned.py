@@ -169,10 +169,7 @@ def shortest(errors: Tensor, steps: int) -> list[int]:
 
 
 def refined(
-    schedule: Schedule,
-    times: Tensor,
-    error: Callable[[Tensor], float],
-    shares: Sequence[float],
+    schedule: Schedule, times: Tensor, error: Callable[[Tensor], float], shares: Sequence[float]
 ) -> Tensor:
     """Times (n,) nearby of no greater error; the first and the last stay."""
     least, lowest = error(times), times.new_tensor([schedule.t_min])
