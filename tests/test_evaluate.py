@@ -14,7 +14,6 @@ from sklearn.datasets import load_digits
 from torch_fidelity import metric_fid
 
 from diffgen.dataset.digits import Digits
-from diffgen.evaluation.features import extract
 from diffgen.evaluation.frechet import FeatureStats, frechet
 from diffgen.evaluation.metrics import METRICS, evaluate
 from diffgen.evaluation.random_network import RandomExtractor
@@ -59,7 +58,7 @@ def test_a_folder_a_zip_and_an_array_have_the_same_figures(containers, cache):
     figures = [{k: v for k, v in row.items() if k != "fingerprint"} for row in rows]
     assert figures[0] == figures[1] == figures[2]
     extractor = RandomExtractor(dim=16)
-    train = extract(extractor, Digits().split("train").pixels).features
+    train = extractor(Digits().split("train").pixels).features
     truth = frechet(FeatureStats.of(extractor(pixels).features), FeatureStats.of(train))
     assert float(rows[0]["fid"]) == pytest.approx(truth, rel=1e-9)
     assert float(rows[0]["fid"]) > float(found[0]["fid"])

@@ -29,7 +29,7 @@ from diffgen.dataset.random_choices import stratified_subset, subset
 from diffgen.errors import UsageError
 from diffgen.evaluation import cache, kernel_distance, neighbours, table
 from diffgen.evaluation.class_shares import rows_in_shares
-from diffgen.evaluation.features import Features, described, extract
+from diffgen.evaluation.features import Features, batches, described, joined
 from diffgen.evaluation.features_classifier import (
     ClassifierExtractor,
     FeaturesClassifier,
@@ -285,7 +285,7 @@ def test_features_of_an_image_do_not_depend_on_its_company(size):
     whole, order = extractor(images), torch.randperm(64)
     parts = torch.cat([extractor(part).features for part in images[order].split(size)])
     assert torch.equal(parts, whole.features[order])
-    assert torch.equal(extract(extractor, images, order).features, parts)
+    assert torch.equal(joined(list(batches(extractor, images, order))).features, parts)
 
 
 def test_extractor_stays_in_evaluation_mode_and_full_precision():

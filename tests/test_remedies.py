@@ -157,4 +157,4 @@ AUGMENT_DIM = {
 @pytest.mark.parametrize(("printed", "answer"), AUGMENT_DIM.items(), ids=str)
 def test_each_command_writes_a_remedy_in_its_own_words(printed, answer):
     command, remedy = printed
-    assert COMMANDS[command].told(UsageError("it is bad", remedy)).startswith(answer)
+    assert COMMANDS[command].message(UsageError("it is bad", remedy)).startswith(answer)

@@ -80,11 +80,6 @@ def batches(
         yield extractor(pixels[part])
 
 
-def extract(extractor: Extractor, pixels: Pixels, rows: Tensor | None = None) -> Features:
-    """The features of the images at `rows` (n,) int64, by default all."""
-    return joined(list(batches(extractor, pixels, rows)))
-
-
 IMAGENET_MEAN, IMAGENET_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
