@@ -4,7 +4,7 @@ from collections.abc import Collection
 from difflib import get_close_matches
 from typing import NoReturn
 
-FAILURE = "failed.json"  # in the folder of a job of a sweep: its settings and why it failed
+FAILURE_FILE = "failed.json"  # in the folder of a job of a sweep: its settings and why it failed
 
 
 class UsageError(ValueError):

@@ -3,7 +3,7 @@
 torch's CPU build has no device but the CPU, so a tensor that was forgotten there is found only on
 a GPU. Tensors `Elsewhere` say that they are on "meta", hold ordinary numbers, and follow torch's
 rules: operands share a device, but for numbers of no dimension, and a CPU tensor may index another
-device's tensor but not the other way round.
+device's tensor but not the other way round. Like Apple's devices it has no float64.
 """
 
 import contextlib
@@ -79,6 +79,9 @@ class SecondDevice(TorchDispatchMode):
         if name in NUMBERS:
             return found
         there = bool(ours) if wanted is None else torch.device(wanted).type == NAME
+        cast = name == "aten::_to_copy" and found.dtype == torch.float64
+        if there and cast and found.numel() > 1:  # torch's own quantile casts its rank
+            raise TypeError("Apple's MPS has no float64")
         if name == "aten::copy_":
             there = isinstance(args[0], Elsewhere)
         same = {id(t.here): t for t in ours}  # what an operation in place returns

@@ -147,7 +147,8 @@ def test_features_and_colours_are_the_same_on_another_device(monkeypatch):
     with second_device(monkeypatch) as device:
         extractor.module.to(device)
         found = extractor(images).features
-        there = rotate(RANGES["symmetric"].to_model(images.to(device)), axes.to(device))
+        axes = axes.to(device, torch.float32)
+        there = rotate(RANGES["symmetric"].to_model(images.to(device)), axes)
     torch.testing.assert_close(found, here)
     torch.testing.assert_close(there.here, turned)
 

@@ -265,10 +265,13 @@ def test_after_a_loss_that_is_not_finite_the_line_names_what_is_good(tmp_path, m
     monkeypatch.setattr(Module, "training_step", at_step(4, explode))
     done = here(tmp_path, "train", *SIX, "trainer.save_every=2")
     assert done.status == 1
-    assert "lower optimizer.lr; step 2 is saved; go on with: diffgen train resume=" in done.line()
+    remedy = f"init={run_in(tmp_path)}"
+    assert f"lower optimizer.lr; step 2 is saved; {remedy} begins a new run" in done.line()
     kept = contents(run_in(tmp_path) / "checkpoints/last.ckpt")
     assert kept["global_step"] == 2
     assert all(bool(w.isfinite().all()) for w in kept["state_dict"].values())
+    monkeypatch.undo()
+    worked(here(tmp_path, "train", *SIX, remedy, "optimizer.lr=1e-4"))
 
 
 def test_a_reader_that_goes_away_ends_no_progress(monkeypatch):

@@ -25,7 +25,7 @@ from diffgen.sampler.noise import SeededNoise
 from diffgen.schedule.base import match
 from diffgen.schedule.geometric import Geometric
 from diffgen.schedule.linear import Linear
-from diffgen.training.loss import Bound, Loss
+from diffgen.training.loss import Loss, VariationalBound
 from diffgen.training.times import Uniform
 from diffgen.training.weighting import Simple
 
@@ -112,7 +112,7 @@ def test_a_weak_model_alone_has_no_variance_to_say():
 @BOTH
 def test_the_bound_is_the_divergence_of_the_two_posteriors(schedule):
     """Against torch's, with means and variances of the steps themselves."""
-    bound, denoiser = Bound(schedule, -1.0, 1.0), denoiser_of(schedule)
+    bound, denoiser = VariationalBound(schedule, -1.0, 1.0), denoiser_of(schedule)
     x0, levels = images().clamp(-1, 1), schedule.levels
     t = torch.tensor([2, 3, 5, 7, 9, levels], dtype=torch.float64) / levels
     s = t - 1 / levels
@@ -131,7 +131,7 @@ def test_the_bound_is_the_divergence_of_the_two_posteriors(schedule):
 @pytest.mark.parametrize("mean", [-1.1, -0.2, 0.9999])
 def test_the_last_term_is_a_law_over_bytes(mean):
     """Its probabilities sum to 1, and each is the normal law's share of its bin."""
-    bound = Bound(Linear(), -1.0, 1.0)
+    bound = VariationalBound(Linear(), -1.0, 1.0)
     x0 = (torch.arange(256, dtype=torch.float64) / 127.5 - 1).reshape(1, 1, 16, 16)
     deviation = 0.02
     log_variance = torch.tensor(deviation).log() * 2
@@ -146,7 +146,7 @@ def test_the_last_term_is_a_law_over_bytes(mean):
 def test_the_first_level_takes_the_variance_of_the_second():
     """As the posterior's is 0 there; and its term is the bytes' log-likelihood."""
     schedule = Linear()
-    bound = Bound(schedule, -1.0, 1.0)
+    bound = VariationalBound(schedule, -1.0, 1.0)
     t = torch.tensor([1 / 1000], dtype=torch.float64)
     small, large, c_x0 = bound.coefficients(t)
     second = posterior_variance(schedule, scalar(2 / 1000), scalar(1 / 1000))
@@ -169,7 +169,7 @@ def gradients(bound):
 
 def test_the_bound_teaches_the_variance_and_not_the_mean():
     plain, of_plain = gradients(None)
-    hybrid, of_hybrid = gradients(Bound(Linear(), -1.0, 1.0))
+    hybrid, of_hybrid = gradients(VariationalBound(Linear(), -1.0, 1.0))
     assert of_plain[1] == 0
     assert of_hybrid[1] != 0
     assert of_hybrid[0] == of_plain[0]
@@ -181,7 +181,9 @@ def test_its_gradient_is_finite_at_black_and_white():
     outputs = torch.zeros(2, 2, 1, 1, requires_grad=True)
     for mean in (-3.0, 0.0, 3.0):
         t = torch.full((2,), 1e-3, dtype=torch.float64)
-        Bound(Linear(), -1.0, 1.0)(x0, torch.full_like(x0, mean), outputs, t).sum().backward()
+        VariationalBound(Linear(), -1.0, 1.0)(
+            x0, torch.full_like(x0, mean), outputs, t
+        ).sum().backward()
     assert outputs.grad.isfinite().all()
 
 

@@ -114,7 +114,7 @@ def test_a_network_equals_the_original(name: str) -> None:
     assert out["out"].std() > 0.05
     torch.testing.assert_close(answer(network, name), out["out"], rtol=1e-5, atol=1e-5)
     if "log_variance" in out:
-        found = network.log_variance(inputs(CASES[name])[1])
+        found = network.log_uncertainty(inputs(CASES[name])[1])
         torch.testing.assert_close(found, out["log_variance"], rtol=1e-5, atol=1e-5)
 
 

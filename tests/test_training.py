@@ -92,7 +92,7 @@ def test_on_eps_it_is_ddpms_l_simple():
 
 
 def test_on_the_score_it_is_ncsns_weighted_score_matching():
-    loss, x0 = loss_of(LADDER, "score", total=True), images()
+    loss, x0 = loss_of(LADDER, "score", sum_pixels=True), images()
     errors, t = loss(x0, None, draws())
     sigmas = torch.logspace(math.log10(0.01), math.log10(5), 10, dtype=torch.float64)
     sigma = sigmas[(t * 10).round().long() - 1].reshape(-1, 1, 1, 1)
@@ -114,7 +114,7 @@ class Rounded(nn.Module):
 @pytest.mark.parametrize("prediction", ["score", "raw_score", "eps", "v"])
 def test_only_the_network_is_rounded_under_autocast(prediction):
     """Noise, noisy images and errors stay in float32, also where sigma is least."""
-    loss, x0 = loss_of(LADDER, prediction, network=Rounded(), total=True), images().float()
+    loss, x0 = loss_of(LADDER, prediction, network=Rounded(), sum_pixels=True), images().float()
     plain, _ = loss(x0, None, draws())
     given = loss.denoiser.network.x
     with torch.autocast("cpu", torch.bfloat16):
@@ -290,7 +290,7 @@ def test_edms_weight_makes_the_error_of_its_network_plain():
 class Doubtful(Wave):
     """A network that expects the more error the higher the level."""
 
-    def log_variance(self, told):
+    def log_uncertainty(self, told):
         return told / 500 - 1
 
 

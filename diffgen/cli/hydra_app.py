@@ -45,7 +45,7 @@ def run(command: Command, words: list[str]) -> int:
             refuse(f"{key}= takes one choice; -m {key}=A,B runs both")
     args.overrides, words = found.added(named), [*words, *found.of(named)]
     asked = os.environ.get("HYDRA_FULL_ERROR")
-    logging.raiseExceptions = False  # a log that cannot be written to says so nowhere
+    logging.raiseExceptions = False  # do not report a log that cannot be written
     job = Job(command, config_flags(args), asked)
     try:
         # With it, Hydra raises what went wrong instead of printing pages and exiting.
@@ -60,7 +60,7 @@ def run(command: Command, words: list[str]) -> int:
                 print(text(command, args))
             else:
                 with recipe_per_job(found, named), own_sweeper():
-                    compose(command, job)
+                    run_with_hydra(command, job)
     except SystemExit as stop:
         # Lightning answers Ctrl-C with an exit status of its own.
         if isinstance(stop.__context__, KeyboardInterrupt):
@@ -80,10 +80,10 @@ def run(command: Command, words: list[str]) -> int:
     return 0
 
 
-def compose(command: Command, job: Job) -> None:
+def run_with_hydra(command: Command, job: Job) -> None:
     """Lets Hydra compose the config and run the job or the sweep, then finishes the sweep.
 
-    A sweep that failed is finished, too, and its own error goes before one of the finishing.
+    A sweep that failed is finished, too; its own error takes priority over one from finishing.
     """
     register()
     decorate = hydra.main(version_base="1.3", config_path=config_dir(), config_name=command.name)
@@ -92,18 +92,19 @@ def compose(command: Command, job: Job) -> None:
         decorate(job)()
     except BaseException as stop:
         try:
-            finish(command)
+            finish_sweeps(command)
         except Exception as error:
             complain(f"nothing collected of the sweep: {error}")
-        if preflight_callback.SWEEPS and isinstance(stop, KeyboardInterrupt | SystemExit):
+        stopped = isinstance(stop, KeyboardInterrupt | SystemExit)
+        if stopped and preflight_callback.SWEEPS and rank() == 0:
             words = shlex.join(["diffgen", command.name, *sys.argv[1:]])
             with suppress(OSError):
                 print(f"diffgen: what is done is kept; go on with: {words}", file=sys.stderr)
         raise
-    finish(command)
+    finish_sweeps(command)
 
 
-def finish(command: Command) -> None:
+def finish_sweeps(command: Command) -> None:
     """Hands the folders of the sweeps that ran to the command, on one rank."""
     if command.finish and rank() == 0:
         for folder in preflight_callback.SWEEPS:

@@ -22,10 +22,10 @@ from diffgen.cli.argv import literal, quote
 from diffgen.cli.output import complain
 from diffgen.cli.registry import Command
 from diffgen.config.schema import check
-from diffgen.errors import FAILURE, UsageError
-from diffgen.runtime.launch import register
+from diffgen.errors import FAILURE_FILE, UsageError
+from diffgen.runtime.launch import isolated, register, relaunch
 
-FAILURES = logging.getLogger("diffgen.failure")  # goes to the run's log file only
+FAILURE_LOG = logging.getLogger("diffgen.failure")  # goes to the run's log file only
 
 
 OWN = re.compile(  # overrides of Hydra that hold for the first process of a job alone
@@ -79,7 +79,7 @@ class Job:
     def fail(self, error: Exception) -> NoReturn:
         """Ends a single run at once, and a sweep's job so that the other jobs go on."""
         if not isinstance(error, UsageError):
-            FAILURES.error("the job failed", exc_info=error)
+            FAILURE_LOG.error("the job failed", exc_info=error)
             cause, error = error, JobFailed(describe(error))
             error.__cause__ = cause
         else:
@@ -96,11 +96,9 @@ class Job:
     def work(self, config: DictConfig) -> Any:
         _failure().unlink(missing_ok=True)  # of an earlier call in this folder
         settings = check(self.command.name, config)
-        from diffgen.runtime.launch import isolated, relaunch
-
-        if several(config):
+        if may_use_several_devices(config):
             pins = pinned(self.command, config)
-            settings = check(self.command.name, config)
+            settings = check(self.command.name, config)  # its checkpoints are PATH@HASH now
             relaunch(WorkerCommand(self.command.name, self.flags, pins))
         with isolated():
             return resolve_name(self.command.task)(settings)
@@ -131,7 +129,7 @@ class WorkerCommand:
 
 
 def pinned(command: Command, config: DictConfig) -> dict[str, str]:
-    """The checkpoints that a config names, by key, put into it with their contents."""
+    """The checkpoints that a config names, by key, as PATH@HASH; it names them so from now on."""
     pin = resolve_name("diffgen.runs.pinned:pinned")
     pins = {}
     for key in command.pins:
@@ -148,11 +146,11 @@ def with_pins(overrides: Sequence[str], pins: Mapping[str, str]) -> list[str]:
 
 
 def _failure() -> Path:
-    return Path(HydraConfig.get().runtime.output_dir) / FAILURE
+    return Path(HydraConfig.get().runtime.output_dir) / FAILURE_FILE
 
 
-def several(config: DictConfig) -> bool:
-    """Whether a config asks for more than one device."""
+def may_use_several_devices(config: DictConfig) -> bool:
+    """Whether a job may start processes of its own: of all devices there may be one."""
     devices = OmegaConf.select(config, "trainer.devices", default=config.get("devices", 1))
     return devices != 1
 

@@ -37,7 +37,7 @@ def sample(settings: Sample) -> None:
     fabric.launch()
     job_on_devices = SamplingJob(settings, fabric)
     try:
-        cells = job_on_devices.cells()
+        cells = job_on_devices.run()
     except (KeyboardInterrupt, SystemExit):
         if job.mode != RunMode.MULTIRUN and fabric.global_rank == 0:
             log.warning("go on with: %s", command(job_on_devices.request.checkpoint.path))
@@ -70,7 +70,7 @@ def kept(settings: Sample, folder: Path) -> bool:
     job = SamplingJob(settings, fabric)
     if not job.cell(job.evaluator()).done(job.metrics):
         return False
-    put(job.cells(), folder, settings)
+    put(job.run(), folder, settings)
     return True
 
 

@@ -35,12 +35,12 @@ class SamplingJob:
         self.settings, self.fabric, self.request = settings, fabric, request_of(settings)
         self.task, self.counters = self.request.task(fabric.device)
         self.labels = self.task.classes()
-        self.metrics = self.telling(metric_names(settings.metrics))
+        self.metrics = self.applicable(metric_names(settings.metrics))
         out = settings.out
         self.out = None if out is None else plain_images(out, settings.format)
 
-    def cells(self) -> list[Cell]:
-        """The cell asked for, done, and that of the table's floor where there is one."""
+    def run(self) -> list[Cell]:
+        """Draw and score what is missing; the cell, and that of the row of real images if any."""
         evaluator = self.evaluator()
         cell = self.cell(evaluator)
         if self.out:
@@ -48,7 +48,7 @@ class SamplingJob:
         if self.fabric.global_rank == 0:
             cell.take_drawn(self.drawn_key, self.request.guides.classes, {BATCHES})
         if self.fabric.broadcast(not cell.done(self.metrics)):
-            self.fill(cell, evaluator)
+            self.draw_and_score(cell, evaluator)
         if self.out and self.fabric.global_rank == 0:
             self.out.write(cell, name_of(self.drawn_key), self.request.guides.classes)
         floor = None
@@ -57,8 +57,8 @@ class SamplingJob:
             floor = evaluator.floor(run, runs, self.count(evaluator), self.metrics)
         return [cell] if floor is None else [cell, floor]
 
-    def telling(self, metrics: list[str]) -> list[str]:
-        """Those of the metrics that say something of the task's images.
+    def applicable(self, metrics: list[str]) -> list[str]:
+        """Those of the metrics that apply to the task.
 
         Of an edit that is whether a classifier still sees the picture's class.
         """
@@ -92,7 +92,7 @@ class SamplingJob:
         """What this cell's images depend on, plain data."""
         settings, content = self.settings, self.task.content
         return {
-            "version": __version__,  # another one's samplers may not be the same
+            "version": __version__,  # another version may sample differently
             **self.request.exact(),
             "task": {**settings.task.plain(), **({"content": content} if content else {})},
             "seed": settings.seed,
@@ -106,7 +106,7 @@ class SamplingJob:
         runs = Path(self.settings.runs)
         return Cell.of(self.request.checkpoint.run, self.drawn_key | scored, runs)
 
-    def fill(self, cell: Cell, evaluator: Evaluator | None) -> None:
+    def draw_and_score(self, cell: Cell, evaluator: Evaluator | None) -> None:
         """Draw the images that are missing, keep them, score them, and write the cell."""
         row, kept = cell.row, cell.images()
         drawn = row is not None and kept is not None
@@ -114,14 +114,14 @@ class SamplingJob:
             row, kept = self.draw(cell)
         if self.fabric.global_rank or row is None or kept is None:
             return
-        images, counted = kept
+        images, labels = kept
         if not cell.sheet.is_file():
-            cell.keep_images(images, counted, self.request.guides.classes)
+            cell.keep_images(images, labels, self.request.guides.classes)
         scores: dict[str, Any] = {}
         if evaluator:
             n = self.count(evaluator)
-            counted = None if counted is None else counted[:n]
-            scores = evaluator.row(images[:n], counted, self.metrics, cell.folder)
+            labels = None if labels is None else labels[:n]
+            scores = evaluator.row(images[:n], labels, self.metrics, cell.folder)
         cost = {key: row[key] for key in COST}
         cell.keep_row({**self.columns(), **cost, **scores, "metrics": self.metrics})
 

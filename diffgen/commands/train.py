@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 def train(settings: Train) -> None:
     """Train what the configuration describes; the run's folder is printed last."""
     quiet()
-    job, checkpoint, images, initial = HydraConfig.get(), None, None, None
+    job, images, initial = HydraConfig.get(), None, None
     settings = followed(settings)
     if settings.resume in (None, "auto"):
         settings, initial = begun(settings, job.overrides.task)
@@ -116,7 +116,7 @@ class Run:
         try:
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
         except Diverged as error:
-            raise Diverged(f"{error}; {self.saved(saver)}") from error
+            raise Diverged(f"{error}; {self.saved(saver, diverged=True)}") from error
         except BaseException:
             if trainer.is_global_zero:
                 log.warning(self.saved(saver))
@@ -137,14 +137,19 @@ class Run:
         if trainer.is_global_zero:
             count = sum(p.numel() for p in module.denoiser.network.parameters())
             device, threads = trainer.strategy.root_device, torch.get_num_threads()
-            on = f"{threads} threads" if device.type == "cpu" else torch.cuda.get_device_name()
+            on = torch.cuda.get_device_name() if device.type == "cuda" else f"{threads} threads"
             log.info("%s parameters on %s (%s), in %s", f"{count:,}", device, on, self.folder)
 
-    def saved(self, saver: CheckpointSaver) -> str:
-        """What of the run is on the disk, and the command that goes on with it."""
+    def saved(self, saver: CheckpointSaver, diverged: bool = False) -> str:
+        """What of the run is on the disk, and what goes on with it.
+
+        A run that diverged would do so again, to the bit, if it were resumed.
+        """
         if not saver.last.is_file():
             return "nothing of it is saved"
         name = shlex.quote(str(self.folder))
+        if diverged:
+            return f"step {saver.saved} is saved; init={name} begins a new run with its weights"
         return f"step {saver.saved} is saved; go on with: diffgen train resume={name}"
 
     def module(self, images: Images) -> Module:

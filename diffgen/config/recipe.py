@@ -20,7 +20,7 @@ from diffgen.denoiser.noise_input import NOISE_INPUTS, level, nothing
 from diffgen.errors import UsageError
 from diffgen.schedule import Schedule
 from diffgen.training.coupling import COUPLINGS
-from diffgen.training.loss import Bound, ClassifierLoss, Loss
+from diffgen.training.loss import ClassifierLoss, Loss, VariationalBound
 from diffgen.training.module import Objective
 from diffgen.training.times import clean
 
@@ -181,19 +181,19 @@ class DenoiserRecipe(Recipe):
             self.times.build(),
             self.weighting.build(),
             per_batch=self.model.level_per == "batch",
-            total=self.model.reduction == "sum",
+            sum_pixels=self.model.reduction == "sum",
             bound=self._bound(denoiser.schedule) if denoiser.learns_variance else None,
             coupling=COUPLINGS[self.model.coupling],
         )
 
-    def _bound(self, schedule: Schedule) -> Bound:
+    def _bound(self, schedule: Schedule) -> VariationalBound:
         if self.model.range not in RANGES:
             raise UsageError(
                 f"model.variance=learned needs bytes evenly on a known range, not model.range="
                 f"{self.model.range}: take symmetric or unit"
             )
         pixels = RANGES[self.model.range]
-        return Bound(schedule, pixels.low, pixels.high)
+        return VariationalBound(schedule, pixels.low, pixels.high)
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ class Folder:
         names, shape = self._training_files
         labels, classes = self._labels
         if which == "train" and self.test_root is not None:
-            open_store(self.test_root)  # what is missing is said before the work
+            open_store(self.test_root)  # fails now, not after the training, where it is missing
         elif which == "train" and splits.test and classes:
             find_labels(store, splits.test, classes, splits.within)
         chosen = torch.arange(len(names))
@@ -139,7 +139,8 @@ class Folder:
     def _gathered(
         self, store: Store, names: list[str], shape: tuple[int, int, int], labels: Labels
     ) -> Images:
-        decoder, name = Decoder(shape[0], self.size, window=self.window), Path(self.root).stem
+        decoder = Decoder(shape[0], self.size, window=self.window)
+        name = Path(self.root).absolute().name.removesuffix(".zip")
         return gather(
             store, names, decoder, shape, name, self.memory_limit, *labels, self.on_error
         )

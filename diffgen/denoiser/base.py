@@ -81,12 +81,12 @@ class Preconditioned(Denoiser):
         extra = () if augment is None else (augment.to(scaled),)
         return self.network(scaled, c_noise, label, *extra).to(scaled)
 
-    def log_variance(self, t: Tensor, like: Tensor) -> Tensor | None:
+    def log_uncertainty(self, t: Tensor, like: Tensor) -> Tensor | None:
         """ln of the error that a network expects of itself at t (b,); None where it has no say.
 
         On the device of `like`, in full float32.
         """
-        said = getattr(self.network, "log_variance", None)
+        said = getattr(self.network, "log_uncertainty", None)
         c_noise = self.noise_input(self.schedule, t)
         if said is None or c_noise is None:
             return None

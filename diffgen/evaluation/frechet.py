@@ -1,7 +1,7 @@
 """The Fréchet distance between Gaussians fitted to two sets of features, from sums over them.
 
 Heusel et al., GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium
-(2017), equation 6. It is biased upward by about 1 / n: only equal n compare.
+(2017), equation 6. It is biased upward by about 1 / n: compare distances of equal n only.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,7 +16,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from diffgen.errors import UsageError
 
-BLOCKS = 10  # of images, for what is found from parts of a set
+BLOCKS = 10  # of images, from which extrapolation and errors are found
 
 
 @dataclass(frozen=True, eq=False)

@@ -66,7 +66,7 @@ def failed_parts(failed: Sequence[Mapping[str, str]]) -> list[Part]:
 
 
 def main_cells(block: Block) -> Grid:
-    """Headers and rows of the block, without columns that are empty or alike in all rows."""
+    """Headers and rows of the block, without empty columns."""
     floor, best = (block.floor or {}).get("fid"), best_rows(block.rows)
     columns: list[Column] = [
         *_methods(block),

@@ -24,7 +24,7 @@ class MPUNet(nn.Module):
     weights, which training sets anew in every step, and no bias; every sum keeps the magnitude of
     its terms. The balances are shares of the second term: the label beside the level, what is kept
     from the way down beside the way up, the residual branch and attention beside their inputs.
-    `log_variance` (B,) of c_noise (B,) is the learned uncertainty of a noise level, of so many
+    `log_uncertainty` (B,) of c_noise (B,) is the learned uncertainty of a noise level, of so many
     Fourier features as `uncertainty` says, 0 for none. No label is the zero vector. UsageError for
     a size that cannot be halved often enough.
     """
@@ -104,6 +104,6 @@ class MPUNet(nn.Module):
                 x = self.doublings[level - 1](x, emb)
         return self.head(x, self.gain)
 
-    def log_variance(self, c_noise: Tensor | None) -> Tensor | None:
+    def log_uncertainty(self, c_noise: Tensor | None) -> Tensor | None:
         """u (B,) of the loss error / exp(u) + u (equation 21); None where it is not learned."""
         return self.uncertainty(known_level(c_noise)) if self.uncertainty else None

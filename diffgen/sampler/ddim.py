@@ -14,9 +14,9 @@ from diffgen.sampler.base import Noise, Sampler, check_range, posterior_variance
 class DDIM(Sampler):
     """x_s = alpha_s x0 + sqrt(sigma_s^2 - std^2) eps + std z: image, direction and noise.
 
-    eps is the noise that x_t holds if x0 is right, and z is new. `eta` scales std: 0 is
-    deterministic, 1 the posterior's standard deviation, hence DDPM's ancestral sampling with the
-    smaller variance.
+    eps is the noise that x_t holds if x0 is right, and z is new. `eta` scales std (equation 16): 0
+    is deterministic, 1 the posterior's standard deviation, hence DDPM's ancestral sampling with
+    the smaller variance. The clamps undo rounding below 0.
     """
 
     eta: float = 0.0

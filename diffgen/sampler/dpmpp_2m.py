@@ -14,8 +14,8 @@ from diffgen.sampler.base import Noise, Sampler, first_order, log_snrs
 class DPMpp2M(Sampler):
     """Second order from one evaluation a step: x0 is extrapolated in ln(alpha / sigma).
 
-    The first step and the step to the image are of first order; the last one is what is left of
-    the error at spacing=trailing.
+    The first step and the step to the image are of first order; with trailing spacing the last
+    step makes most of the error that remains.
     """
 
     spacing = "trailing"
@@ -25,10 +25,12 @@ class DPMpp2M(Sampler):
         self, denoiser: Denoiser, x: Tensor, times: Tensor, label: Tensor | None, noise: Noise
     ) -> Iterator[Tensor]:
         schedule, h = denoiser.schedule, log_snrs(denoiser.schedule, times).diff()
-        previous = x
+        previous = None  # the x0 of the step before
         for k, (t, s) in enumerate(pairwise(times)):
             x0 = denoiser(x, t, label)
-            extrapolation = h[k] / (2 * h[k - 1]) if k > 0 and s > 0 else 0.0
-            x = first_order(schedule, x, x0 + extrapolation * (x0 - previous), t, s)
+            extrapolated = x0
+            if previous is not None and s > 0:
+                extrapolated = x0 + h[k] / (2 * h[k - 1]) * (x0 - previous)
+            x = first_order(schedule, x, extrapolated, t, s)
             previous = x0
             yield x

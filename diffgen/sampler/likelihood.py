@@ -97,11 +97,11 @@ def log_density(
             z_stage = z + part * step * ks[-1] if ks else z
             k, trace = divergence(lambda z, at=at: slope(denoiser, z, at, label), z_stage)
             ks.append(k)
-            traces.append(trace.double().cpu())
+            traces.append(trace.cpu().double())
         z = z + step / 6 * (ks[0] + 2 * ks[1] + 2 * ks[2] + ks[3])
         log_det = log_det + step / 6 * (traces[0] + 2 * traces[1] + 2 * traces[2] + traces[3])
     deviation = float(angle(schedule, rising[-1]).sin())
-    squares = z.double().square().flatten(1).sum(1).cpu()
+    squares = z.cpu().double().square().flatten(1).sum(1)
     count = x[0].numel()
     prior = -squares / (2 * deviation**2) - count * math.log(deviation * (2 * math.pi) ** 0.5)
     return prior + log_det - count * float(norm(schedule, rising[0]).log())

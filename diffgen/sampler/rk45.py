@@ -62,7 +62,7 @@ class RK45(Sampler):
             z_next, k_next, error = runge_kutta(field, z[i], k[i], a[active], step)
             # The root mean square over an image of the error, 1 being the tolerance.
             scale = self.tolerance * (1 + torch.maximum(z[i].abs(), z_next.abs()))
-            error = (error / scale).double().square().flatten(1).mean(1).sqrt().cpu()
+            error = (error / scale).cpu().double().square().flatten(1).mean(1).sqrt()
             if not error.isfinite().all():
                 raise FloatingPointError("the network's estimate is not finite")
             # Accept what is within it; the next step follows the fifth root of the error.

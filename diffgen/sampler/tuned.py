@@ -128,7 +128,7 @@ def local_errors(sampler: Sampler, schedule: Schedule, path: Path) -> Tensor:
     """
     count = len(path.times)
     sigma, alpha = schedule.sigma(path.times), schedule.alpha(path.times)
-    spread = path.states[-1].double().var().cpu()
+    spread = path.states[-1].cpu().double().var()
     survives = (spread / (alpha**2 * spread + sigma**2)).sqrt()
     errors = torch.full((count,) * 3, torch.inf, dtype=torch.float64)
     recorded = Recorded(schedule, path)

@@ -72,7 +72,7 @@ def plan_of(
     UsageError where sampler, spacing, number of steps and model do not go together.
     """
     if spacing == "auto":
-        spacing = _spacing(sampler, steps, model, schedule)
+        spacing = _default_spacing(sampler, steps, model, schedule)
     if spacing == "tuned" and tuned:
         found = tuned()
     else:
@@ -84,7 +84,7 @@ def plan_of(
             "churn would go; take sampler.churn=0"
         )
     if start == "auto":
-        start = _start(sampler, model)
+        start = _default_start(sampler, model)
     if start not in STARTS:
         raise UsageError(f"no start={start}{did_you_mean(start, STARTS)}")
     if clip == "auto":
@@ -92,14 +92,16 @@ def plan_of(
     return SamplingPlan(sampler, found, spacing, start, clip)
 
 
-def _start(sampler: Sampler, model: ModelSettings) -> str:
+def _default_start(sampler: Sampler, model: ModelSettings) -> str:
     """The sampler's own, on a shell where the network does not know the level."""
     if sampler.start == "prior" and model.noise_input == "nothing":
         return "shell"
     return sampler.start
 
 
-def _spacing(sampler: Sampler, steps: int | None, model: ModelSettings, schedule: Schedule) -> str:
+def _default_spacing(
+    sampler: Sampler, steps: int | None, model: ModelSettings, schedule: Schedule
+) -> str:
     """The sampler's own, or between levels where steps are more.
 
     Not for a network that knows nothing between them.

@@ -13,7 +13,7 @@ import torch
 
 from diffgen.config.parts import Named
 from diffgen.dataset.pixels import save_sheet
-from diffgen.errors import FAILURE, UsageError
+from diffgen.errors import FAILURE_FILE, UsageError
 from diffgen.evaluation import table
 from diffgen.evaluation.rows import blocks, caption, identity_of, setting, text, varying
 from diffgen.evaluation.table_csv import failed_row
@@ -60,7 +60,7 @@ def publish(folder: Path, jobs: Sequence[Path]) -> None:
 
 def failures(sweep: Path) -> list[dict[str, Any]]:
     """The jobs of a sweep that failed, {"job", "settings", "reason"}, in their order."""
-    notes = sorted(sweep.rglob(FAILURE), key=lambda path: (len(str(path)), str(path)))
+    notes = sorted(sweep.rglob(FAILURE_FILE), key=lambda path: (len(str(path)), str(path)))
     return [
         {"job": str(note.parent.relative_to(sweep)), **json.loads(note.read_text())}
         for note in notes

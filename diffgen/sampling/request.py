@@ -1,6 +1,7 @@
 """A request of `diffgen sample` or `diffgen tune`: a checkpoint and settings made into objects."""
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -86,10 +87,10 @@ class Request:
 
     def _named_labels(self) -> str | list[str]:
         """The classes asked for by their names, whichever way they were typed."""
-        asked, classes = self.settings.labels, self.guides.classes
-        if asked in ("balanced", "data") and asked not in classes:
-            return str(asked)
-        return [classes[label] for label in labels_of(asked, classes) or ()]
+        labels, classes = self.settings.labels, self.guides.classes
+        if labels in ("balanced", "data") and labels not in classes:
+            return str(labels)
+        return [classes[label] for label in labels_of(labels, classes) or ()]
 
     def exact(self) -> dict[str, Any]:
         """The same to the last bit, for the key of a cell: contents in the place of names."""
@@ -112,10 +113,10 @@ class Request:
         return Preconditioned(network, *rules).eval()
 
     def labels(self) -> tuple[int, ...] | None:
-        """The labels asked for, which images take by turns; None where nobody asked."""
-        asked, classes = self.settings.labels, self.guides.classes
-        if asked != "data" or "data" in classes:
-            return labels_of(asked, classes)
+        """The labels that images take by turns; None for all classes alike."""
+        labels, classes = self.settings.labels, self.guides.classes
+        if labels != "data" or "data" in classes:
+            return labels_of(labels, classes)
         checks.find_labels([], classes)
         found = training_labels(self.checkpoint, self.settings.root)
         return tuple(in_shares(found, self.settings.num_samples).tolist())
@@ -156,25 +157,24 @@ def request_of(settings: Sampling) -> Request:
     _check_tolerance(sampler, settings.precision)
     prepare = partial(prepared, deterministic=settings.deterministic)
     guides = Guides(settings.guidance, checkpoint, model.label_dropout, prepare, runs)
-    plan = partial(
-        plan_of,
-        sampler,
-        chosen.steps,
-        model,
-        schedule,
-        start=settings.start,
-        clip=settings.clip,
-    )
-    make = partial(Request, settings, checkpoint, model, schedule, ema, chosen, guides)
+
+    def with_spacing(spacing: str, tuned: Callable[[], Tensor] | None = None) -> Request:
+        plan = plan_of(
+            *(sampler, chosen.steps, model, schedule),
+            spacing=spacing,
+            start=settings.start,
+            clip=settings.clip,
+            tuned=tuned,
+        )
+        return Request(settings, checkpoint, model, schedule, ema, chosen, guides, plan)
 
     def tuned() -> Tensor:
         check_tunable(sampler.deterministic(), schedule, times_of(model, schedule, "log_snr", 3))
-        key = tuned_key(make(plan(spacing="auto")))
         remedy = tuned_times.command(settings, chosen, changed(sampler.deterministic()))
-        return tuned_times.read(checkpoint, key, runs, remedy)
+        return tuned_times.read(checkpoint, tuned_key(with_spacing("auto")), runs, remedy)
 
     spacing = chosen.spacing if settings.spacing == "auto" else settings.spacing
-    return make(plan(spacing=spacing, tuned=tuned))
+    return with_spacing(spacing, tuned)
 
 
 def tuned_key(request: Request) -> dict[str, Any]:
@@ -193,12 +193,12 @@ def tuned_key(request: Request) -> dict[str, Any]:
 
 
 def labels_of(
-    asked: str | int | list[str | int], classes: tuple[str, ...]
+    labels: str | int | list[str | int], classes: tuple[str, ...]
 ) -> tuple[int, ...] | None:
-    """The labels asked for, which images take by turns; None where nobody asked."""
-    if asked == "balanced":
+    """The labels that images take by turns, by number; None for all classes alike."""
+    if labels == "balanced" and labels not in classes:
         return None
-    return tuple(checks.find_labels(asked if isinstance(asked, list) else [asked], classes))
+    return tuple(checks.find_labels(labels if isinstance(labels, list) else [labels], classes))
 
 
 def prepared(network: nn.Module, deterministic: bool) -> nn.Module:
@@ -217,9 +217,9 @@ def _shared(checkpoint: Checkpoint, ema: str, compiled: bool) -> Preconditioned:
 
 def _check_tolerance(sampler: Sampler, precision: str) -> None:
     """UsageError where rounding would keep an adaptive sampler from ever arriving."""
-    asked, rounding = getattr(sampler, "tolerance", math.inf), ROUNDING.get(precision, 0.0)
-    if asked < rounding:
+    tolerance, rounding = getattr(sampler, "tolerance", math.inf), ROUNDING.get(precision, 0.0)
+    if tolerance < rounding:
         raise UsageError(
-            f"sampler.tolerance={asked:g} is finer than precision={precision} resolves: take "
+            f"sampler.tolerance={tolerance:g} is finer than precision={precision} resolves: take "
             f"precision=32-true, or a tolerance of at least {rounding:g}"
         )

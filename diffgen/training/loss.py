@@ -31,17 +31,17 @@ INFINITE = 1e4  # the outermost bins have no end beyond black and white
 class Loss:
     """Errors of a denoiser on noised images, `coupling` choosing the noise of each.
 
-    `per_batch` gives a whole batch one time; `total` sums over pixels instead of averaging (and
-    halves, as NCSN does), which matters to gradient clipping and to Adam's epsilon. `bound` is
-    added where the network learns its variance (Nichol and Dhariwal 2021, equation 16).
+    `per_batch` gives a whole batch one time; `sum_pixels` sums over pixels instead of averaging
+    (and halves, as NCSN does), which matters to gradient clipping and to Adam's epsilon. `bound`
+    is added where the network learns its variance (Nichol and Dhariwal 2021, equation 16).
     """
 
     denoiser: Preconditioned
     times: Times
     weighting: Weighting
     per_batch: bool = False
-    total: bool = False
-    bound: "Bound | None" = None
+    sum_pixels: bool = False
+    bound: "VariationalBound | None" = None
     coupling: Coupling = independent
 
     @property
@@ -72,21 +72,22 @@ class Loss:
         target = match(a, x0) * x0 + match(b, x0) * eps
         error = self.reduced((raw - target).square())
 
-        # An error of F is c_out times smaller than one of x0, which is alpha / sigma that of eps.
+        # An error of F makes one of x0 that is c_out times it, and one of eps that is c_out
+        # alpha / sigma times it; the weights are those of errors of eps.
         snr = snr_of(alpha, sigma)
         weight = self.weighting(snr, t, schedule) * torch.square(c_out) * snr
         error = weight.to(error) * error
-        expected = self.denoiser.log_variance(t, x0)
-        if expected is not None:  # learned uncertainty (Karras et al. 2024, equation 21)
-            error = error / expected.exp() + expected
+        uncertainty = self.denoiser.log_uncertainty(t, x0)
+        if uncertainty is not None:  # Karras et al. 2024, equation 21
+            error = error / uncertainty.exp() + uncertainty
         if self.bound:
-            mean = match(c_skip, x0) * x_t + match(c_out, x0) * raw
-            error = error + self.reduced(self.bound(x0, mean, outputs, t))
+            estimate = match(c_skip, x0) * x_t + match(c_out, x0) * raw
+            error = error + self.reduced(self.bound(x0, estimate, outputs, t))
         return error, t
 
     def reduced(self, values: Tensor) -> Tensor:
         """One number (b,) for the pixels of each image."""
-        return values.flatten(1).sum(1) / 2 if self.total else values.flatten(1).mean(1)
+        return values.flatten(1).sum(1) / 2 if self.sum_pixels else values.flatten(1).mean(1)
 
     def draw_times(self, random: RandomNumbers) -> Tensor:
         """The times (b,) of this part of the batch."""
@@ -127,8 +128,8 @@ class ClassifierLoss:
 
 
 @dataclass(frozen=True)
-class Bound:
-    """One term of the bound, in bits: L_(t-1) of Ho et al. 2020, equation 5.
+class VariationalBound:
+    """One term of the bound, in bits: Ho et al. 2020, equation 5: L_(t-1), L_0 at the first level.
 
     It teaches the variance alone: the mean is taken as given (Nichol and Dhariwal 2021, section
     3.1). `low` and `high` are a black and a white pixel, 255 steps apart. UsageError on a schedule
@@ -146,18 +147,18 @@ class Bound:
                 "model.variance=learned needs a schedule of levels, such as linear or cosine"
             )
 
-    def __call__(self, x0: Tensor, mean: Tensor, outputs: Tensor, t: Tensor) -> Tensor:
-        """weight x levels x bits (b, C, H, W) of images x0, with estimates `mean` of them.
+    def __call__(self, x0: Tensor, estimate: Tensor, outputs: Tensor, t: Tensor) -> Tensor:
+        """weight x levels x bits (b, C, H, W) of images x0, with estimates of them.
 
         outputs (b, 2 C, H, W) are the network's at times t (b,).
         """
         levels = self.schedule.levels or 1
-        mean, first = mean.detach(), t * levels < 1.5
+        estimate, at_first_level = estimate.detach(), t * levels < 1.5
         log_small, log_large, c_x0 = (match(value, x0) for value in self.coefficients(t))
         log_variance = between(outputs, log_small, log_large)
-        kl = gaussian_kl((c_x0 * (x0 - mean)).square(), log_small, log_variance)
-        nll = self.negative_log_likelihood(x0, mean, log_variance)
-        nats = torch.where(match(first, x0).bool(), nll, kl)
+        kl = gaussian_kl((c_x0 * (x0 - estimate)).square(), log_small, log_variance)
+        nll = self.negative_log_likelihood(x0, estimate, log_variance)
+        nats = torch.where(match(at_first_level, x0).bool(), nll, kl)
         return self.weight * levels / math.log(2) * nats
 
     def coefficients(self, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
