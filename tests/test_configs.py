@@ -15,8 +15,8 @@ from omegaconf import DictConfig
 from running import here, worked
 
 from diffgen.cli.config_files import config_dir
-from diffgen.cli.explained import Explanations
 from diffgen.cli.help import Shown, leaves
+from diffgen.cli.help_texts import Explanations
 from diffgen.cli.recipe_choice import recipes
 from diffgen.cli.registry import COMMANDS as REGISTERED
 from diffgen.config.build import find

@@ -25,7 +25,7 @@ from diffgen.runs import cell as cells_room
 from diffgen.runs.drawn_batches import Drawn, DrawnBatches
 from diffgen.runtime import launch
 from diffgen.sampling import report
-from diffgen.sampling.report import cells_of
+from diffgen.sampling.publishing import cells_of
 from diffgen.task.generate import Generate
 
 pytestmark = pytest.mark.usefixtures("cache")

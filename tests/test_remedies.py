@@ -26,7 +26,7 @@ PRINTED_BY = {
     **dict.fromkeys(("sampler", "guidance", "task", "sampling", "runs"), SAMPLING),
     **{
         key: {"sample"}
-        for key in ("evaluation", "sampling/evaluator", "sampling/foreign", "sampling/report")
+        for key in ("evaluation", "sampling/evaluator", "sampling/foreign", "sampling/publishing")
     },
     **dict.fromkeys(("dataset/batches", "dataset/pixels"), TRAINING),
     **{key: {"train", "sample"} for key in ("dataset", "runtime")},

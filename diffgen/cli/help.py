@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from diffgen.cli.config_files import config_dir, folders, searched
-from diffgen.cli.explained import Explanations
+from diffgen.cli.help_texts import Explanations
 from diffgen.cli.registry import Command
 from diffgen.errors import UsageError, did_you_mean
 

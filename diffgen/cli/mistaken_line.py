@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from diffgen.cli.argv import quoted, sets_nothing
 from diffgen.cli.config_files import config_dir, defaults, folders, searched
-from diffgen.cli.explained import Explanations
+from diffgen.cli.help_texts import Explanations
 from diffgen.cli.other_words import choice_for, for_number, remedies
 from diffgen.cli.registry import COMMANDS
 from diffgen.errors import did_you_mean

@@ -15,7 +15,7 @@ from diffgen.evaluation.table_formats import as_markdown, formatted
 from diffgen.interop.program import largest, smallest
 from diffgen.runs.checkpoint import Checkpoint
 from diffgen.runs.result_file import collect
-from diffgen.sampling.report import cells_of
+from diffgen.sampling.publishing import cells_of
 
 PARTS = ("model", "schedule", "prediction", "network", "sampler", "optimizer")
 

@@ -31,7 +31,7 @@ from diffgen.evaluation.trainings import TRAINING, flat
 from diffgen.files import write_text
 from diffgen.runs.cell import Cell
 from diffgen.runs.result_file import collect
-from diffgen.sampling.report import cells_in, failures
+from diffgen.sampling.publishing import cells_in, failures
 from diffgen.sampling.training_row import training_rows
 
 BYTES = 12_000_000  # of images, before compression, that a report holds at most

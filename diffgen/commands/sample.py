@@ -19,7 +19,7 @@ from diffgen.runtime.devices import fabric_of, fabric_to_ask
 from diffgen.runtime.launch import quiet, say_ready
 from diffgen.runtime.logger import ready
 from diffgen.sampling.evaluator import check_features
-from diffgen.sampling.report import NOTE, named_from, publish
+from diffgen.sampling.publishing import NOTE, named_from, publish
 from diffgen.sampling.request import request_of
 
 log = logging.getLogger(__name__)

@@ -14,7 +14,7 @@ from diffgen.evaluation.table_formats import ENDINGS, Part, formatted, print_par
 from diffgen.evaluation.training_table import told_apart
 from diffgen.files import write_text
 from diffgen.runs.result_file import collect
-from diffgen.sampling.report import cells_in, failures
+from diffgen.sampling.publishing import cells_in, failures
 from diffgen.sampling.training_row import training_rows
 
 

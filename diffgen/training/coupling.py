@@ -29,8 +29,8 @@ def ot(x0: Tensor, eps: Tensor, label: Tensor | None) -> Tensor:
     order = torch.arange(len(x0), device=x0.device)
     label = torch.zeros_like(order) if label is None else label
     for rows in ((label == k).nonzero()[:, 0] for k in label.unique()):
-        points = (each[rows].flatten(1).cpu().double() for each in (x0, eps))
-        _, chosen = linear_sum_assignment(torch.cdist(*points).square().numpy())
+        one, other = (each[rows].flatten(1).cpu().double() for each in (x0, eps))
+        _, chosen = linear_sum_assignment(torch.cdist(one, other).square().numpy())
         order[rows] = rows[torch.from_numpy(chosen).to(rows.device)]
     return eps[order]
 

@@ -20,7 +20,7 @@ from diffgen.evaluation.table_csv import failed_row
 from diffgen.evaluation.table_formats import print_parts
 from diffgen.runs.cell import Cell
 from diffgen.runs.result_file import collect
-from diffgen.sampling.logged import log_results
+from diffgen.sampling.log_tables import log_results
 
 log = logging.getLogger(__name__)
 
