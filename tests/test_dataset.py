@@ -38,15 +38,13 @@ from torchvision.transforms.functional import crop
 from diffgen.commands.data_dependent import resolved
 from diffgen.config.build import build, find
 from diffgen.dataset.batches import Batches
-from diffgen.dataset.celeba import Celeba
 from diffgen.dataset.datamodule import DataModule, Loader
 from diffgen.dataset.decode import Decoder
 from diffgen.dataset.digits import Digits
-from diffgen.dataset.ffhq import Ffhq
 from diffgen.dataset.folder import Folder
 from diffgen.dataset.gather import in_threads
 from diffgen.dataset.images import described, in_memory, numbered_as
-from diffgen.dataset.lsun import Lsun
+from diffgen.dataset.photographs import Celeba, Ffhq, Lsun
 from diffgen.dataset.random_choices import coins, holdout, permutation
 from diffgen.dataset.torchvision_sets import Cifar10, Cifar100, FashionMnist, Mnist, Svhn
 from diffgen.errors import UsageError
@@ -1118,7 +1116,8 @@ def test_celeba_is_cut_as_the_papers_cut_it(tmp_path, settings, papers):
         expected = [np.asarray(papers(Image.fromarray(made[n]))) for n in chosen]
         assert_close(source.split(which).pixels, channels_first(expected))
     cuts = [
-        Celeba(str(tmp_path), crop, memory_limit=0).split("train") for crop in ("ncsn", "ddim")
+        Celeba(str(tmp_path), crop=crop, memory_limit=0).split("train")
+        for crop in ("ncsn", "ddim")
     ]
     assert cuts[0].fingerprint != cuts[1].fingerprint
 
@@ -1164,7 +1163,7 @@ def test_lsun_from_a_database_and_from_a_folder(tmp_path, monkeypatch, memory_li
     made = [noise(40, 30, 3), noise(20, 50, 3, seed=1)]
     papers = Compose([Resize(16), CenterCrop(16)])
     expected = channels_first([np.asarray(papers(Image.fromarray(pixels))) for pixels in made])
-    source = Lsun(str(tmp_path), "tower", size=16, memory_limit=memory_limit)
+    source = Lsun(str(tmp_path), category="tower", size=16, memory_limit=memory_limit)
 
     write_files(
         tmp_path / "lsun" / "tower_val", {f"{n}.png": picture(p) for n, p in enumerate(made)}

@@ -8,6 +8,7 @@ only change between bytes and the numbers that a model sees.
 """
 
 # Choices of dataset= that share a file; every other one stands in the file of its name.
-SHARED_FILES = dict.fromkeys(
-    ("cifar10", "cifar100", "fashion_mnist", "mnist", "svhn"), "torchvision_sets"
-)
+SHARED_FILES = {
+    **dict.fromkeys(("cifar10", "cifar100", "fashion_mnist", "mnist", "svhn"), "torchvision_sets"),
+    **dict.fromkeys(("celeba", "ffhq", "lsun"), "photographs"),
+}
