@@ -15,6 +15,8 @@ from diffgen.files import expanded
 
 ENCRYPTED = 1  # of a member's flags
 REGULAR = (0, stat.S_IFREG)  # 0 where the archive was not made on Unix
+# A pipe opened so does not wait for a writer; systems without pipes have no such flag.
+AT_ONCE = getattr(os, "O_NONBLOCK", 0)
 
 
 class Zip(Store):
@@ -90,10 +92,6 @@ def plain(name: str) -> str:
     path = re.sub(r"^[A-Za-z]:(?=/)", "", name.replace("\\", "/"))
     *folders, last = path.split("/")
     return "/".join([*(part for part in folders if part not in ("", ".")), last])
-
-
-# A pipe opened so does not wait for a writer; systems without pipes have no such flag.
-AT_ONCE = getattr(os, "O_NONBLOCK", 0)
 
 
 class Directory(Store):

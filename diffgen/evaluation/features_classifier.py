@@ -24,6 +24,9 @@ from diffgen.evaluation.features import Extractor, described
 from diffgen.files import expanded, sha256, sha256_of_json
 from diffgen.network.classifier import Classifier
 
+VERSION = 1  # one more when the network or its fit changes
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
@@ -156,11 +159,6 @@ class ClassifierExtractor(Extractor):
                 f"{tuple(images.shape[1:])}; train one on this data set or use features=inception"
             )
         return self.network.features(images.float() / 127.5 - 1)
-
-
-VERSION = 1  # one more when the network or its fit changes
-
-log = logging.getLogger(__name__)
 
 
 def cached(

@@ -20,6 +20,8 @@ from diffgen.evaluation.scored import Scored
 from diffgen.files import write_atomically
 
 IN_MEMORY = 2**30  # bytes of images that are held at once
+PAIRS = 10  # in nearest.png
+SIDE, GAP, LINE = 96, 6, 18  # of an image, around it, of text, in points
 
 
 def floor(
@@ -78,10 +80,6 @@ def score(
     }
 
 
-COLUMNS = 10
-SIDE, GAP, LINE = 96, 6, 18  # of an image, around it, of text, in points
-
-
 def save_nearest(path: Path, scored: Scored, reference: Reference) -> None:
     """Write the ten closest pairs, by each distance that a metric took: nothing for none.
 
@@ -91,7 +89,7 @@ def save_nearest(path: Path, scored: Scored, reference: Reference) -> None:
     if not known:
         return
     height = 2 * LINE + 2 * (SIDE + GAP)
-    sheet = Image.new("RGB", (GAP + COLUMNS * (SIDE + GAP), GAP + len(known) * height), "white")
+    sheet = Image.new("RGB", (GAP + PAIRS * (SIDE + GAP), GAP + len(known) * height), "white")
     for k, space in enumerate(known):
         _draw(sheet, GAP + k * height, space, scored, reference)
     write_atomically(path, lambda file: sheet.save(file, "png"))
@@ -101,7 +99,7 @@ def _draw(
     sheet: Image.Image, top: int, space: Space, scored: Scored, reference: Reference
 ) -> None:
     apart, numbers = space.near(scored, reference)
-    closest = apart.argsort(stable=True)[:COLUMNS]
+    closest = apart.argsort(stable=True)[:PAIRS]
     pen, held = ImageDraw.Draw(sheet), space.held_out(reference)
     told = f"in {space.name}: images, nearest training images, distance"
     told += "" if held is None else f"; median of held-out images {float(held.median()):.3g}"

@@ -26,6 +26,8 @@ from diffgen.interop.score_sde import read_score_sde
 from diffgen.interop.settings import read_settings
 from diffgen.runs.posthoc import width_of
 
+SNAPSHOT = re.compile(r"(.*)-(\d{1,12})-(\d+\.\d+)\.pkl")
+
 
 @dataclass(frozen=True)
 class Imported:
@@ -93,9 +95,6 @@ def _ours(found: Release, state: State, network: nn.Module) -> State:
     return adopt(found.rewrite(state, network), found.names(network), network)
 
 
-FILE = re.compile(r"(.*)-(\d{1,12})-(\d+\.\d+)\.pkl")
-
-
 @dataclass(frozen=True)
 class Snapshots:
     """Files by thousands of images and by width; each time has all the widths of the last one."""
@@ -137,7 +136,7 @@ def snapshots(folder: Path) -> Snapshots:
     found: dict[int, dict[float, Path]] = {}
     names: set[str] = set()
     for path in sorted(folder.iterdir()):
-        if (parts := FILE.fullmatch(path.name)) and path.is_file() and int(parts[2]):
+        if (parts := SNAPSHOT.fullmatch(path.name)) and path.is_file() and int(parts[2]):
             width = width_of(parts[3])
             assert width
             found.setdefault(int(parts[2]), {})[width] = path

@@ -17,6 +17,8 @@ from diffgen.task.base import Task
 from diffgen.task.edit import at_least, check_takes_steps
 from diffgen.task.mmps import MMPSDenoiser
 
+ROUNDING = 1 / 255 / 12**0.5  # deviation of a byte from what it stands for, in [0, 1]
+
 
 class KnownPixels(Wrapper):
     """A denoiser with the true pixels, as noisy as the others, in place of the known ones.
@@ -38,9 +40,6 @@ class KnownPixels(Wrapper):
         alpha, sigma = self.schedule.at(t, x_t)
         replaced = torch.where(self.known, alpha * self.image + sigma * self.noise, x_t)
         return torch.where(self.known, self.image, self.denoiser(replaced, t, label))
-
-
-ROUNDING = 1 / 255 / 12**0.5  # deviation of a byte from what it stands for, in [0, 1]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,6 +16,7 @@ from diffgen.task.edit import ROWS, Edit, beside
 from diffgen.task.inputs import digest
 
 Stream = np.random.Generator
+LOST = 128  # how a lost pixel is shown
 
 
 def left(height: int, width: int, stream: Stream) -> Tensor:
@@ -86,9 +87,6 @@ def masks(name: str, seed: int, count: int, height: int, width: int) -> Tensor |
         return None
     streams = (np.random.default_rng([seed, k]) for k in range(count))
     return torch.stack([mask(height, width, stream) for stream in streams])
-
-
-LOST = 128  # how a lost pixel is shown
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,6 +18,7 @@ from diffgen.files import remove_leftovers, write_atomically
 from diffgen.training.ema import Ema
 
 Contents = dict[str, Any]
+log = logging.getLogger(__name__)
 
 
 class SealedCheckpointIO(TorchCheckpointIO):
@@ -140,9 +141,6 @@ def _link(path: Path, name: Path) -> None:
     except OSError:  # this file system has none
         with path.open("rb") as source:
             write_atomically(name, lambda file: shutil.copyfileobj(source, file))
-
-
-log = logging.getLogger(__name__)
 
 
 class EmaSnapshots(L.Callback):
