@@ -24,7 +24,7 @@ from diffgen.files import WriteError, place
 from diffgen.runs import cell as cells_room
 from diffgen.runs.drawn_batches import Drawn, DrawnBatches
 from diffgen.runtime import launch
-from diffgen.sampling import report
+from diffgen.sampling import publishing
 from diffgen.sampling.publishing import cells_of
 from diffgen.task.generate import Generate
 
@@ -189,7 +189,7 @@ def test_cells_are_found_after_the_folder_of_runs_was_moved(moved, run, tmp_path
 
 def test_a_note_of_a_lost_cell_hides_no_others(run, tmp_path, monkeypatch):
     told = []
-    monkeypatch.setattr(report.log, "warning", lambda text, *more: told.append(text % more))
+    monkeypatch.setattr(publishing.log, "warning", lambda text, *more: told.append(text % more))
     done = worked(here(tmp_path, "sample", f"checkpoint={run}", *WORDS))
     (done.folder.parent / "lost").mkdir()
     (done.folder.parent / "lost" / "cells.json").write_text('{"cells": ["../../gone"]}')

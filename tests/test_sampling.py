@@ -22,8 +22,8 @@ from diffgen.runs.cell import Cell
 from diffgen.runs.result_file import collect
 from diffgen.sampler.ddim import DDIM
 from diffgen.sampler.unipc import UniPC
-from diffgen.sampling import logged
-from diffgen.sampling import report as publish
+from diffgen.sampling import log_tables
+from diffgen.sampling import publishing as publish
 from diffgen.sampling.evaluator import Evaluator, evaluator_of, say_once
 from diffgen.sampling.plan import plan_of
 from diffgen.sampling.request import Request, request_of
@@ -565,7 +565,7 @@ def shown(monkeypatch):
             finish=lambda: shown.update(finished=True), summary=SimpleNamespace(update=dict)
         ),
     )
-    monkeypatch.setattr(logged, "logger_of", lambda *_: logger)
+    monkeypatch.setattr(log_tables, "logger_of", lambda *_: logger)
     return shown
 
 
@@ -587,7 +587,7 @@ def test_a_logger_gets_no_figure_where_rows_have_no_distance(ddpm, tmp_path, sho
 def test_results_are_named_and_the_logger_ended_also_where_it_fails(
     ddpm, tmp_path, shown, monkeypatch
 ):
-    monkeypatch.setattr(logged.logger_of(), "log_image", lambda *_: 1 / 0)
+    monkeypatch.setattr(log_tables.logger_of(), "log_image", lambda *_: 1 / 0)
     done = here(tmp_path, "sample", f"checkpoint={ddpm}", *ONLY_IMAGES, "num_samples=4")
     assert done.status == 1
     assert (tmp_path / done.folder / "samples.png").is_file()

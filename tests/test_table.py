@@ -18,7 +18,7 @@ from diffgen.evaluation.table_csv import failed_row
 from diffgen.evaluation.table_formats import BEST, Part, formatted
 from diffgen.evaluation.training_table import told_apart, training_parts
 from diffgen.evaluation.trainings import differences, short_paths, trainings
-from diffgen.sampling import logged
+from diffgen.sampling import log_tables
 from diffgen.sampling.training_row import training_rows
 
 RECIPE = {
@@ -374,7 +374,7 @@ def test_wandb_gets_numbers_captions_and_what_the_jobs_share(tmp_path, monkeypat
         configs.append(config)
         return recorder
 
-    monkeypatch.setattr(logged, "logger_of", start)
+    monkeypatch.setattr(log_tables, "logger_of", start)
     rows = [
         *(real(), row(steps=5, fid=2.0, fid_per_class={"cat": 1.0}, labels=["cat"])),
         row(steps=10, fid=1.5, settings={"eta": 1.0}),
@@ -382,7 +382,7 @@ def test_wandb_gets_numbers_captions_and_what_the_jobs_share(tmp_path, monkeypat
     ]
     (tmp_path / "table.png").write_bytes(b"")
     settings = [{"steps": steps, "sampler": {"name": "ddim", "eta": 0}} for steps in (5, 10)]
-    logged.log_results(
+    log_tables.log_results(
         Named("wandb", {}), tmp_path, settings, rows, {tmp_path / "0.png": "ddim, 5 steps"}
     )
     assert configs == [{"sampler": "ddim", "sampler.eta": 0}]
