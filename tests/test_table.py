@@ -16,7 +16,7 @@ from diffgen.evaluation.rows import FLOOR, blocks, pooled
 from diffgen.evaluation.table import main_cells, write
 from diffgen.evaluation.table_csv import failed_row
 from diffgen.evaluation.table_formats import BEST, Part, formatted
-from diffgen.evaluation.training_table import told_apart, training_parts
+from diffgen.evaluation.training_table import training_parts, with_differences
 from diffgen.evaluation.trainings import differences, short_paths, trainings
 from diffgen.sampling import log_tables
 from diffgen.sampling.training_row import training_rows
@@ -341,7 +341,7 @@ def test_trainings_measured_in_different_ways_stand_in_different_tables():
         | {"recipe": recipe(**evaluated, evaluate__num_samples=count, optimizer__lr=float(k))}
         for k, count in enumerate((100, 200, 100))
     ]
-    parts = training_parts(told_apart(rows))
+    parts = training_parts(with_differences(rows))
     assert [len(part.grid[1]) for part in parts] == [2, 1]
     assert "FD of 100 images drawn in 5 steps while training, features random" in parts[0].text
 

@@ -140,8 +140,8 @@ def _assumed(options: Namespace, config: Config, found: Imported) -> Iterator[st
     model, schedule = found.recipe["model"], found.recipe["schedule"]
     low = "0" if model["range"] == "unit" else "-1"
     classifies = "prediction" not in found.recipe
-    told = ", ".join(f"{key}={value}" for key, value in schedule.items() if key != "name")
-    read = f"read as: schedule={schedule['name']} ({told})"
+    settings = ", ".join(f"{key}={value}" for key, value in schedule.items() if key != "name")
+    read = f"read as: schedule={schedule['name']} ({settings})"
     if classifies:
         yield f"{read}, a classifier of noisy images in [{low}, 1], for guidance=classifier"
     else:

@@ -95,14 +95,14 @@ def _facts(subject: Subject, data: str) -> Iterator[str]:
     found, recipe = subject.found, subject.recipe
     count = sum(value.numel() for value in subject.denoiser.network.parameters())
     average = recipe["ema"].get(subject.ema)
-    told = f" ({', '.join(f'{k} {v}' for k, v in average.items() if v)})" if average else ""
+    profile = f" ({', '.join(f'{k} {v}' for k, v in average.items() if v)})" if average else ""
     shape = " x ".join(map(str, found.shape))
     classes = f", classes {', '.join(found.classes)}" if found.classes else ""
     yield "| | |\n|---|---|"
     yield f"| data set | {as_markdown(f'{data}, {shape}{classes}')} |"
     yield f"| step | {found.step:,} |"
     yield f"| parameters | {count:,} |"
-    yield f"| weights | {subject.ema}{told} |"
+    yield f"| weights | {subject.ema}{profile} |"
     for key in PARTS:
         if part := recipe.get(key):
             yield f"| {key} | {as_markdown(part_text(part))} |"

@@ -26,7 +26,7 @@ from diffgen.evaluation.rows import Block, Row, blocks, caption, setting, title
 from diffgen.evaluation.table import FAILED, failed_parts, main_cells
 from diffgen.evaluation.table_formats import Grid, text_columns
 from diffgen.evaluation.table_header import header, legend
-from diffgen.evaluation.training_table import of_kinds, told_apart, training_parts
+from diffgen.evaluation.training_table import of_kinds, training_parts, with_differences
 from diffgen.evaluation.trainings import TRAINING, flat
 from diffgen.files import write_text
 from diffgen.runs.cell import Cell
@@ -88,15 +88,15 @@ def render(
     rows = [{**row, "folder": str(cell)} for cell in cells for row in collect([cell])]
     if not rows and not trained and not failed:
         raise UsageError("no rows for a report: run `diffgen sample` with metrics first")
-    told = told_apart(trained)
+    differing = with_differences(trained)
     sections = _sections(rows) if rows else []
-    for part, alike in zip(training_parts(told), of_kinds(told), strict=True):
+    for part, alike in zip(training_parts(differing), of_kinds(differing), strict=True):
         sections.append(_listed(part.text, part.grid, [flat(row["recipe"]) for row in alike]))
     sections += [_listed(FAILED, part.grid, [{}] * len(failed)) for part in failed_parts(failed)]
     titles = {str(cell.parent.parent): cell.parent.parent.name for cell in cells}
     titles |= {
         row["run"]: ", ".join(filter(None, (setting(each[TRAINING]), each["run"])))
-        for row, each in zip(trained, told, strict=True)
+        for row, each in zip(trained, differing, strict=True)
     }
     logs = ((title, curves(Path(run) / "metrics.csv")) for run, title in sorted(titles.items()))
     pages = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True)
@@ -140,8 +140,8 @@ def _listed(about: str, grid: Grid, details: Sequence[Mapping[str, Any]]) -> Sec
     """A table of rows that are no samples."""
     heads, lines = grid
     entries = [
-        Entry(line, "", "", [(k, setting(v)) for k, v in sorted(told.items())], None, 1)
-        for line, told in zip(lines, details, strict=True)
+        Entry(line, "", "", [(k, setting(v)) for k, v in sorted(settings.items())], None, 1)
+        for line, settings in zip(lines, details, strict=True)
     ]
     first, _, rest = about.partition(". ")
     return Section(first.rstrip(".:"), rest, heads, entries, [], text_columns(grid))

@@ -11,7 +11,7 @@ from diffgen.evaluation.pivot import column_named, pivoted
 from diffgen.evaluation.rows import Block, blocks, by
 from diffgen.evaluation.table_csv import as_csv
 from diffgen.evaluation.table_formats import ENDINGS, Part, formatted, print_parts
-from diffgen.evaluation.training_table import told_apart
+from diffgen.evaluation.training_table import with_differences
 from diffgen.files import write_text
 from diffgen.runs.result_file import collect
 from diffgen.sampling.publishing import cells_in, failures
@@ -21,7 +21,7 @@ from diffgen.sampling.training_row import training_rows
 def main(words: Sequence[str]) -> int:
     """Print the tables of what stands at these paths and write them where --out says."""
     options = _parser().parse_args(words)
-    trained = told_apart(training_rows(options.paths))
+    trained = with_differences(training_rows(options.paths))
     folders = [path for path in options.paths if path.is_dir()]
     rows = collect(cells_in(folders))
     failed = [job for folder in folders for job in failures(folder)]
@@ -50,7 +50,7 @@ def main(words: Sequence[str]) -> int:
 
 def finish_training_sweep(folder: Path) -> None:
     """Write and print the table of a sweep's trainings and of its jobs that failed."""
-    trained, failed = told_apart(training_rows([folder])), failures(folder)
+    trained, failed = with_differences(training_rows([folder])), failures(folder)
     if trained or failed:
         table.write(folder, [], failed, trained)
         print_parts(table.parts([], failed, trained))

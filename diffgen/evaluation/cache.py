@@ -65,5 +65,5 @@ def _named_key(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        told = error if isinstance(error, WriteError) else WriteError(path, error)
-        raise UsageError(f"{told}; set cache=FOLDER") from error
+        reason = error if isinstance(error, WriteError) else WriteError(path, error)
+        raise UsageError(f"{reason}; set cache=FOLDER") from error

@@ -72,8 +72,8 @@ def pivoted(block: Block, rows: str, columns: str, figure: str) -> Part:
         for name, label in sorted(labels.items(), key=lambda each: list(map(rank, each[1])))
     ]
     heads = {key: head for head, key in heads_of(block).items()}
-    told = heads.get(columns, columns)
-    about = [f"{heads.get(figure, figure)} by {told}."]
+    across_head = heads.get(columns, columns)
+    about = [f"{heads.get(figure, figure)} by {across_head}."]
     if any(len({row.get("seed") for row in each}) > 1 for each in cells.values()):
         about.append("Of several seeds the mean ± the deviation of one.")
     if block.floor and block.floor.get(figure) is not None:
@@ -83,7 +83,7 @@ def pivoted(block: Block, rows: str, columns: str, figure: str) -> Part:
         (
             [
                 *(heads.get(key, key) for key in left),
-                *(f"{told} = {setting(across[name])}" for name in ordered),
+                *(f"{across_head} = {setting(across[name])}" for name in ordered),
             ],
             body,
         ),
@@ -92,9 +92,9 @@ def pivoted(block: Block, rows: str, columns: str, figure: str) -> Part:
 
 def _left(shown: Sequence[Row], identity: Sequence[str], rows: str, columns: str) -> list[str]:
     """The columns that name a pivot's rows: `rows`, and what else tells ways in a cell apart."""
-    told = dict.fromkeys(key for row in shown for key in row.get(TRAINING) or {})
+    differing = dict.fromkeys(key for row in shown for key in row.get(TRAINING) or {})
     left = [rows]
-    for key in (part for name in identity for part in (told if name == TRAINING else [name])):
+    for key in (part for name in identity for part in (differing if name == TRAINING else [name])):
 
         def places(keys: Sequence[str]) -> int:
             return len({text([value_of(row, key) for key in keys]) for row in shown})

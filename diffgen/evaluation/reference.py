@@ -57,8 +57,8 @@ class Reference:
         if self.foreign:
             return f"{self.identity['dataset']} (statistics of another program)"
         shares = self.identity.get("shares")
-        told = f"{self.identity['count']} images" + (f", {shares}" if shares else "")
-        return "{dataset}/{split} ({told})".format(**self.identity, told=told)
+        held = f"{self.identity['count']} images" + (f", {shares}" if shares else "")
+        return "{dataset}/{split} ({held})".format(**self.identity, held=held)
 
     @property
     def foreign(self) -> bool:

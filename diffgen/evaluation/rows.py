@@ -98,9 +98,9 @@ def by(rows: Sequence[Row], column: str, descending: bool = False) -> list[Row]:
 
 def value_of(row: Row, column: str) -> Any:
     """What a row has in a column, or in a setting of its sampler or its training."""
-    told = row.get(TRAINING) or {}
-    if column in row or column in told:
-        return told.get(column, row.get(column))
+    training = row.get(TRAINING) or {}
+    if column in row or column in training:
+        return training.get(column, row.get(column))
     given, _, key = column.partition(".")
     settings = row.get("settings") or {}
     return settings.get(key) if given == "settings" else flat(row.get("recipe") or {}).get(column)

@@ -101,9 +101,9 @@ def _draw(
     apart, numbers = space.near(scored, reference)
     closest = apart.argsort(stable=True)[:PAIRS]
     pen, held = ImageDraw.Draw(sheet), space.held_out(reference)
-    told = f"in {space.name}: images, nearest training images, distance"
-    told += "" if held is None else f"; median of held-out images {float(held.median()):.3g}"
-    pen.text((GAP, top), told, "black")
+    caption = f"in {space.name}: images, nearest training images, distance"
+    caption += "" if held is None else f"; median of held-out images {float(held.median()):.3g}"
+    pen.text((GAP, top), caption, "black")
     assert reference.pixels is not None
     for column, row in enumerate(closest):
         left = GAP + column * (SIDE + GAP)

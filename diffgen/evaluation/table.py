@@ -128,8 +128,8 @@ def _expanded(block: Block, name: str) -> list[Column]:
     """A column, or one for each setting in which the rows' trainings differ."""
     if name != TRAINING:
         return [(name, _of(name, setting))]
-    told = [row.get(TRAINING) or {} for row in block.rows]
-    keys = varying(told, list(dict.fromkeys(key for each in told for key in each)))
+    trainings = [row.get(TRAINING) or {} for row in block.rows]
+    keys = varying(trainings, list(dict.fromkeys(key for each in trainings for key in each)))
     return [
         (key, lambda row, key=key: setting((row.get(TRAINING) or {}).get(key))) for key in keys
     ]
@@ -150,8 +150,9 @@ def _with(column: str, error: str) -> Callable[[Row], str]:
     """A figure with its error: `0.1234 ± 0.012`."""
 
     def cell(row: Row) -> str:
-        told = number(row.get(column))
-        return f"{told} ± {row[error]:.2g}" if told and row.get(error) is not None else told
+        figure = number(row.get(column))
+        known = figure and row.get(error) is not None
+        return f"{figure} ± {row[error]:.2g}" if known else figure
 
     return cell
 

@@ -31,6 +31,6 @@ def legend(block: Block) -> str:
         for column, (head, what) in ERRORS.items()
         if any(row.get(column) is not None for row in block.all)
     ]
-    told = f" {', '.join(behind)}." if behind else ""
+    errors = f" {', '.join(behind)}." if behind else ""
     marked = " Marked: the least distance, and what is not told apart from it."
-    return told + (marked if best_rows(block.rows) else "")
+    return errors + (marked if best_rows(block.rows) else "")

@@ -21,7 +21,7 @@ BESIDE = (
 )
 
 
-def told_apart(rows: Sequence[Row]) -> list[Row]:
+def with_differences(rows: Sequence[Row]) -> list[Row]:
     """The rows with what tells them apart in `training`, and `run` as short as that allows."""
     differing = trainings(rows)
     runs = short_paths([row["run"] for row in rows])
@@ -32,7 +32,7 @@ def told_apart(rows: Sequence[Row]) -> list[Row]:
 
 
 def training_parts(rows: Sequence[Row]) -> list[Part]:
-    """A table for each of `of_kinds`; rows are `named`."""
+    """A table for each of `of_kinds`; rows are those of `with_differences`."""
     return [_part(group) for group in of_kinds(rows)]
 
 

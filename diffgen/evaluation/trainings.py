@@ -24,10 +24,10 @@ def with_trainings(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         (row for row in found if row.get("checkpoint")), key=lambda row: "recipe" in row
     )
     made = {_content(row): row for row in named}  # of rows of 0.1.0 and later ones, a later one
-    told = dict(zip(made, trainings(list(made.values())), strict=True))
+    differing = dict(zip(made, trainings(list(made.values())), strict=True))
     for row in found:
-        if row.get("checkpoint") and told[_content(row)]:
-            row[TRAINING] = told[_content(row)]
+        if row.get("checkpoint") and differing[_content(row)]:
+            row[TRAINING] = differing[_content(row)]
     return found
 
 
