@@ -40,7 +40,7 @@ from diffgen.evaluation.metrics import (
 )
 from diffgen.evaluation.reference import Reference
 from diffgen.evaluation.scored import Scored
-from diffgen.evaluation.scoring import COLUMNS, GAP, LINE, SIDE, save_nearest
+from diffgen.evaluation.scoring import GAP, LINE, PAIRS, SIDE, save_nearest
 from diffgen.evaluation.stored import InMemory
 
 
@@ -505,7 +505,7 @@ def test_planted_images_are_found_in_pixels(tmp_path):
     save_nearest(tmp_path / "nearest.png", x, real)
     with Image.open(tmp_path / "nearest.png") as picture:
         shown = np.asarray(picture.convert("L"))
-    tiles = [(GAP + k * (SIDE + GAP), GAP + LINE) for k in range(COLUMNS)]
+    tiles = [(GAP + k * (SIDE + GAP), GAP + LINE) for k in range(PAIRS)]
     for left, top in tiles:  # each sample above the image that it was copied from
         above, below = (shown[t : t + SIDE, left : left + SIDE] for t in (top, top + SIDE + GAP))
         assert (above != below).mean() == 1 / 36
