@@ -138,6 +138,16 @@ MISTAKES = [
     ("train averages=edm", "averages= is now called ema="),
     ("train --help smapler", "no group 'smapler'; did you mean sampler?"),
     ("train seed", "'seed' sets nothing; write seed=VALUE"),
+    ("train mnist", "'mnist' sets nothing; write dataset=mnist"),
+    (
+        "train photos.zip",
+        "'photos.zip' sets nothing; write dataset=folder dataset.root=photos.zip",
+    ),
+    ("sample latest", "'latest' sets nothing; write checkpoint=latest"),
+    ("sample stesp", "'stesp' sets nothing; did you mean steps"),
+    ("sample steps=1,2", "steps=1,2: Input should be a valid integer; -m steps=1,2 runs each"),
+    ("sample sampler=ddim,heun", "sampler= takes one choice; -m sampler=ddim,heun runs each"),
+    ("sample runs=", "runs= names nothing; leave it out, or write runs=. for this folder"),
     ("train seed=1.5", "seed=1.5: Input should be a valid integer"),
     ("train --seed=1", "no flag '--seed=1'; keys are set without dashes; write seed=1"),
     ("train --cfg", "argument --cfg/-c: expected one argument"),
@@ -479,6 +489,17 @@ def test_a_sweep_says_how_many_of_its_jobs_failed(capsys):
     assert note == {"settings": f"seed={int(Seed.MISUSE)}", "reason": "two is not done; use three"}
     assert main(["sample", "-m", "seed=0,8,8", "hydra.sweep.dir=s"]) == 0
     assert not Path("s/1/failed.json").exists()
+
+
+def test_a_sweep_of_trainings_goes_on_in_its_own_folder(capsys):
+    """The same words alone would begin it anew in another one."""
+    assert main(["train", "-m", f"seed=0,{Seed.FAIL}", "runs=a b"]) == 1
+    (folder,) = Path("a b/sweeps").iterdir()
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.endswith(f"; the same command with 'hydra.sweep.dir={folder}' does them again")
+    assert main(["train", "-m", f"seed=0,{Seed.CTRL_C}", "runs=b"]) == 130
+    (folder,) = Path("b/sweeps").iterdir()
+    assert f" hydra.sweep.dir={folder.resolve()}\n" in capsys.readouterr().err
 
 
 def test_all_batches_of_a_sweep_are_launched_though_a_job_fails():

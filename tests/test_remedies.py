@@ -37,6 +37,7 @@ PRINTED_BY = {
     "commands/initial_weights": TRAINING,
     "commands/data_dependent": TRAINING,
     "commands/explain": TRAINING,
+    "commands/explain/command": {"explain"},
     "commands/tune": {"tune"},
     "commands/sample": {"sample"},
     "commands/sampling_job": {"sample"},

@@ -449,6 +449,18 @@ def test_labels_are_refused_where_none_were_learned(word, answer, unlabelled, tm
     assert done.line().startswith(answer)
 
 
+def test_a_root_of_a_data_set_without_one_is_refused(ddpm, tmp_path):
+    line = here(tmp_path, "sample", f"checkpoint={ddpm}", "root=x", "metrics=[fid]").err
+    assert line == "diffgen: root=x: the images of digits are read from no folder; leave it out\n"
+
+
+def test_a_checkpoint_is_explained_as_it_is(ddpm, tmp_path):
+    line = here(tmp_path, "explain", f"checkpoint={ddpm}", "model=edm").err
+    assert line == (
+        "diffgen: a checkpoint is told of as it is: leave out checkpoint=, or model=edm\n"
+    )
+
+
 def test_langevin_that_must_diverge_is_refused(ddpm, tmp_path):
     words = ("sampler=langevin", "sampler.epsilon=9", "steps=2", "metrics=[]", "num_samples=2")
     done = here(tmp_path, "sample", f"checkpoint={ddpm}", *words)

@@ -24,7 +24,8 @@ RETIRED = {  # keys and groups of earlier versions, and what they are called now
 }
 # Quoted, a list, a mapping, a call, interpolated.
 GRAMMAR = re.compile(r"""['"\[]|\{(.*:|\s*\})|\w+\(.*\)$|.*\$\{""")
-TEXTS = re.compile(r"(runs|cache|checkpoint|resume|(dataset\.|dataset\.test_)?root|logger\.\w+)$")
+PATHS = re.compile(r"(runs|cache|checkpoint|resume|(dataset\.|dataset\.test_)?root)$")
+TEXTS = re.compile(rf"({PATHS.pattern}|logger\.\w+$)")
 NUMBER = re.compile(r"[+-]?[\d._]+(e[+-]?\d+)?|true|false|inf|nan", re.IGNORECASE)
 
 
@@ -38,11 +39,12 @@ def parse(words: list[str]) -> tuple[Namespace, list[str]]:
     parser.error = refuse  # one line in place of argparse's page
     args, unknown = parser.parse_known_intermixed_args(words)
     args.flags = unknown
-    if unknown:  # which hydra_app refuses, as it knows what the command takes
+    args.loose = [o for o in args.overrides if sets_nothing(o)]
+    if unknown or (args.loose and not args.help):  # hydra_app knows what the command takes
         return args, words
     if args.config_dir and not os.path.isdir(args.config_dir):
         refuse(f"no folder {args.config_dir} for --config-dir")
-    args.topics = [o for o in args.overrides if args.help and sets_nothing(o)]
+    args.topics = args.loose
     flags = list(words)
     for override in args.overrides:
         flags.remove(override)
@@ -62,8 +64,8 @@ def check(override: str) -> str:
         refuse(f"{override!r} names no key; write KEY=VALUE")
     if key in RETIRED:
         refuse(f"{key}= is now called {RETIRED[key]}=")
-    if sets_nothing(override):
-        refuse(f"{override!r} sets nothing; write {override}=VALUE")
+    if PATHS.match(key) and override.endswith("="):
+        refuse(f"{override} names nothing; leave it out, or write {override}. for this folder")
     return override
 
 

@@ -24,7 +24,7 @@ from diffgen.cli.output import complain
 from diffgen.cli.recipe_choice import parse as parse_overrides
 from diffgen.cli.recipe_choice import recipe_per_job, recipes
 from diffgen.cli.registry import Command
-from diffgen.cli.sweep import own_sweeper
+from diffgen.cli.sweep import own_sweeper, same_folder
 from diffgen.errors import refuse
 from diffgen.runtime.launch import common_id, rank, register
 
@@ -32,10 +32,10 @@ from diffgen.runtime.launch import common_id, rank, register
 def run(command: Command, words: list[str]) -> int:
     """Exit status of a composed command with the words after its name."""
     args, words = parse(words)
-    if args.flags:
-        from diffgen.cli.mistaken_line import no_flag
+    if args.flags or (args.loose and not args.help):
+        from diffgen.cli.mistaken_line import no_flag, no_value
 
-        refuse(no_flag(args, command.name))
+        refuse((no_flag if args.flags else no_value)(args, command.name))
     found = recipes(command.name, args)
     named = list(args.overrides)
     for override in parse_overrides(named):
@@ -97,7 +97,8 @@ def run_with_hydra(command: Command, job: Job) -> None:
             complain(f"nothing collected of the sweep: {error}")
         stopped = isinstance(stop, KeyboardInterrupt | SystemExit)
         if stopped and preflight_callback.SWEEPS and rank() == 0:
-            words = shlex.join(["diffgen", command.name, *sys.argv[1:]])
+            folder = same_folder(command, preflight_callback.SWEEPS[0])
+            words = shlex.join(["diffgen", command.name, *sys.argv[1:], *folder])
             with suppress(OSError):
                 print(f"diffgen: what is done is kept; go on with: {words}", file=sys.stderr)
         raise

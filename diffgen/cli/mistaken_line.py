@@ -30,12 +30,28 @@ def no_flag(args: Namespace, command: str) -> str:
     key, equals, value = flag.lstrip("-").partition("=")
     key = key.replace("-", "_")
     if not equals:
-        loose = [word for word in [*rest, *args.overrides] if sets_nothing(word)]
-        value = next(iter(loose), "true")
-    args.overrides = [word for word in args.overrides if not sets_nothing(word)]
+        value = next((word for word in [*rest, *args.loose] if sets_nothing(word)), "true")
     line = Line(command, args)
     right = shown([f"{key}={value}"]) if key in line.words else line.meant(key, value)
     return f"no flag {flag!r}; keys are set without dashes{right or ', as key=value'}"
+
+
+def no_value(args: Namespace, command: str) -> str:
+    """The line for a word without =: a choice, a run, a file, or a key."""
+    word, line = args.loose[0], Line(command, args)
+    found = [group for group in line.groups - line.others if word in line.about.choices(group)]
+    usual = list(defaults(line.about.folders, command))
+    if word in line.words:
+        right = [f"{word}=VALUE"]
+    elif found:
+        right = [f"{next((group for group in usual if group in found), min(found))}={word}"]
+    elif word != "latest" and not is_path(word):
+        return f"{word!r} sets nothing{line.near(word) or '; write KEY=VALUE'}"
+    elif "checkpoint" in line.words or is_run(Path(word)):
+        right = [f"{'checkpoint' if 'checkpoint' in line.words else 'resume'}={word}"]
+    else:
+        right = ["dataset=folder", f"dataset.root={word}"]
+    return f"{word!r} sets nothing{shown(right)}"
 
 
 def shown(words: Sequence[str], note: str = "") -> str:
@@ -50,7 +66,8 @@ class Line:
         self.command, self.args = command, args
         self.name, self.search = args.config_name or command, searched(args)
         self.about = Explanations(folders(args))
-        self.overrides = OverridesParser.create().parse_overrides(args.overrides)
+        given = [word for word in args.overrides if not sets_nothing(word)]
+        self.overrides = OverridesParser.create().parse_overrides(given)
         with self.configs():
             self.groups = set(groups(GlobalHydra.instance().config_loader()))
             own = set(keys(compose(self.name, overrides=self.search)))
@@ -118,6 +135,8 @@ class Line:
     def wrong_choice(self, group: str, value: str) -> str:
         """The line for a choice that is not there: a number, a path, or another name."""
         options = self.about.choices(group)
+        if set(value.split(",")) <= set(options):
+            return f"{group}= takes one choice; -m {group}={value} runs each"
         meant = choice_for(group, value, options)
         words = [f"{group}={meant}"] if meant else []
         if not meant and group == "dataset" and is_path(value):
@@ -155,6 +174,10 @@ def choice(override: Override) -> str:
 
 def is_path(value: str) -> bool:
     return "/" in value or "." in value or (value != "" and Path(value).exists())
+
+
+def is_run(path: Path) -> bool:
+    return path.suffix in (".ckpt", ".safetensors") or (path / "checkpoints").is_dir()
 
 
 def groups(loader: ConfigLoader, parent: str = "") -> Iterator[str]:

@@ -2,6 +2,8 @@
 
 import copy
 import re
+import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +22,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from diffgen.cli.argv import quote
 from diffgen.cli.job import JobFailed, pinned, with_pins
 from diffgen.cli.output import complain
 from diffgen.cli.recipe_choice import job_with_recipe
@@ -37,6 +40,7 @@ class Plan:
     jobs: list[list[str]]
     settings: list[Any]
     title: str
+    again: str = "the same command"  # does what is left
     done: int = 0
 
     @property
@@ -99,7 +103,15 @@ def planned(command: Command, config: DictConfig, loader: Any) -> Plan:
         if command.preflight:
             resolve_name(command.preflight)(found[k])
     varied = [f"{o.key_or_group} {n}" for o in overrides if (n := _count(o)) > 1]
-    return Plan(jobs, found, " x ".join(varied))
+    words = map(shlex.quote, same_folder(command, config.hydra.sweep.dir))
+    again = " with ".join(["the same command", *words])
+    return Plan(jobs, found, " x ".join(varied), again)
+
+
+def same_folder(command: Command, folder: str | Path) -> list[str]:
+    """What to add to a sweep's words so that they go on with it, where its jobs are not kept."""
+    named = command.kept or any(word.startswith("hydra.sweep.dir=") for word in sys.argv)
+    return [] if named else [f"hydra.sweep.dir={quote(str(folder))}"]
 
 
 def set_apart(key: str, jobs: list[list[str]], made: Sequence[DictConfig]) -> None:
@@ -196,7 +208,7 @@ def _sweep(self: Any, arguments: list[str]) -> list[Sequence[JobReturn]]:
     if failed:
         raise JobFailed(
             f"{len(failed)} of {plan.total} jobs failed, the first one with: "
-            f"{failed[0]._return_value}; the same command does them again"
+            f"{failed[0]._return_value}; {plan.again} does them again"
         )
     return returns
 

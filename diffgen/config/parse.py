@@ -43,7 +43,10 @@ def line(given: Mapping[str, Any], error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"{'.'.join(map(str, first['loc']))} is missing"
     wanted = [e["msg"] for e in error.errors() if within(given, e["loc"]) == path]
-    return f"{key}={first['input']}: {' or '.join(dict.fromkeys(wanted))}"
+    several = isinstance(first["input"], str) and "," in first["input"]
+    return f"{key}={first['input']}: {' or '.join(dict.fromkeys(wanted))}" + (
+        f"; -m {key}={first['input']} runs each" if several else ""
+    )
 
 
 def within(given: Any, location: Sequence[int | str]) -> list[int | str]:

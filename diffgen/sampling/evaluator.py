@@ -28,6 +28,7 @@ from diffgen.evaluation.scoring import floor, score
 from diffgen.evaluation.torchvision_network import TorchvisionExtractor
 from diffgen.runs.cell import Cell
 from diffgen.runs.checkpoint import Checkpoint
+from diffgen.sampling.inputs import read_from
 
 CLASSIFIER = "classifier"
 EXTRACTORS: dict[str, type[Extractor]] = {
@@ -151,7 +152,7 @@ def evaluator_of(
     Nothing is downloaded into a folder that only the checkpoint names. Features are taken on
     `device`.
     """
-    dataset = {**checkpoint.recipe["dataset"], **({"root": root} if root else {})}
+    dataset = read_from(root, checkpoint.recipe["dataset"], checkpoint.trust)
     frozen = {k: tuple(v) if isinstance(v, list) else v for k, v in dataset.items()}
     name = features_name(features, dataset["name"])
     options = name, tuple(sorted(features.settings.items()))

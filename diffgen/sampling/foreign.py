@@ -20,6 +20,7 @@ from diffgen.evaluation.reference import Reference, reference
 from diffgen.evaluation.stored import InMemory
 from diffgen.files import expanded, sha256
 from diffgen.sampling.evaluator import CLASSIFIER, classifier_of, features_name, pretrained
+from diffgen.sampling.inputs import read_from
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ def against(name: str, root: str | None, size: int | None) -> Against:
     An .npz holds images (`arr_0`) or statistics of another program (`mu`, `sigma`).
     """
     if dataset_named(name) != "folder":
-        source = build("dataset", {"name": name, **({"root": root} if root else {})})
+        source = build("dataset", read_from(root, {"name": name}))
         return Against(name, source.split("train"), source.split("test"))
     if name.endswith(".npz"):
         arrays = arrays_in(name)

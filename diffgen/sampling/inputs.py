@@ -1,17 +1,19 @@
 """Pictures to edit: files, and the test images of the data set that a checkpoint learned."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from inspect import signature
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from diffgen.config.build import build
+from diffgen.config.build import build, find
 from diffgen.dataset.decode import MODES, Decoder, opened
 from diffgen.dataset.download import offline
 from diffgen.dataset.images import Images, Split, numbered_as
@@ -103,10 +105,24 @@ def split_of(checkpoint: Checkpoint, root: str | None, which: Split) -> Images:
     `root` replaces the folder its images came from. Nothing is downloaded without it: where a
     stranger's recipe would put files is nothing that the user asked for.
     """
-    dataset = {**checkpoint.recipe["dataset"], **({"root": root} if root else {})}
+    dataset = read_from(root, checkpoint.recipe["dataset"], checkpoint.trust)
     with nullcontext() if root else offline():
         images = build("dataset", dataset, checkpoint.trust).split(which)
     return numbered_as(images, checkpoint.classes)
+
+
+def read_from(
+    root: str | None, dataset: Mapping[str, Any], trust: Collection[str] = ()
+) -> dict[str, Any]:
+    """A data set's settings with another `root`, if one is given; UsageError where it has none."""
+    if root is None:
+        return dict(dataset)
+    name = dataset["name"]
+    if "root" not in signature(find("dataset", name, trust)).parameters:
+        raise UsageError(
+            f"root={root}: the images of {name} are read from no folder; leave it out"
+        )
+    return {**dataset, "root": root}
 
 
 def listed(names: Names) -> Sequence[str | int]:

@@ -15,9 +15,11 @@ from diffgen.commands.explain.explanation import Data, data_of, explained
 from diffgen.commands.explain.picture import draw
 from diffgen.commands.explain.report import Rows, part_text, plain, print_rows, show
 from diffgen.commands.initial_weights import begun
+from diffgen.commands.resume import key_of
 from diffgen.commands.train import Run
 from diffgen.config.schema import Explain
 from diffgen.dataset.images import Images, in_memory
+from diffgen.errors import UsageError
 from diffgen.files import write_text
 from diffgen.runs.checkpoint import Checkpoint, load
 from diffgen.runs.locate import locate
@@ -28,6 +30,12 @@ def explain(settings: Explain) -> None:
     """Tell of a training, whose folder is printed last, or of a checkpoint."""
     quiet()
     if settings.checkpoint is not None:
+        told = ("checkpoint", "runs", "trust", "recipe")
+        typed = HydraConfig.get().overrides.task
+        if others := [word for word in typed if key_of(word) not in told]:
+            raise UsageError(
+                f"a checkpoint is told of as it is: leave out checkpoint=, or {' '.join(others)}"
+            )
         show_checkpoint(settings.checkpoint, Path(settings.runs))
     else:
         explain_training(settings)
