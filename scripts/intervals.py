@@ -18,7 +18,7 @@ from torch import Tensor
 from diffgen.evaluation.frechet import FeatureStats, distance
 from diffgen.evaluation.influence import Z95, influence, told_apart
 
-SETS, RESAMPLED, DRAWS = 200, 100, 50
+SETS, RESAMPLED, DRAWS = 400, 100, 50
 SIZES = (  # features, images, classes
     *((4, 1000, 1), (8, 1000, 1), (16, 100, 1), (32, 1000, 1), (64, 2000, 1), (64, 200, 1)),
     *((64, 60, 1), (256, 200, 1), (64, 1000, 10), (64, 359, 10), (16, 300, 100)),
@@ -76,7 +76,7 @@ def simulated(law: Law) -> list[str]:
             influence(each, labels, own, reference) for each, own in zip(pair, stats, strict=True)
         ]
         found.append(distances[0])
-        half.append(moved[0].half_width)
+        half.append(moved[0].error(distances[0]))
         apart += told_apart(distances[1] - distances[0], moved[1] - moved[0])
         if len(resampled) < RESAMPLED:
             resampled.append(Z95 * bootstrap(pair[0], labels, reference))

@@ -615,7 +615,7 @@ def test_markdown_says_what_a_reader_must_know(tmp_path):
 
 
 def test_what_stands_behind_figures_is_told_above_the_table(tmp_path):
-    near = {"first": [0.1] * 20, "second": [0.1] * 45}
+    near = {"first": [0.1] * 20, "second": [0.1] * 20}
     errors = {"fid_error": 0.1, "kid": 0.5, "kid_error": 0.2, "fid_influence": near}
     write(tmp_path, [row(**errors), row(**errors, sampler="heun"), real()])
     text = (tmp_path / "table.md").read_text()

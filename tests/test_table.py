@@ -132,7 +132,7 @@ def test_rows_without_a_recipe_still_say_which_is_which():
 def test_rows_that_do_not_compare_have_tables_and_best_rows_of_their_own(tmp_path):
     """The worst of one reference is not told to be behind the best of another."""
     kinds = ({}, {"features_hash": "xyz"}, {"reference_hash": "xyz"}, {"n": 500})
-    moved = {"first": [0.01] * 20, "second": [0.0] * 45}
+    moved = {"first": [0.01] * 20, "second": [0.0] * 20}
     rows = [
         row(sampler=sampler, fid=fid + 10 * k) | kind | {"fid_influence": moved}
         for k, kind in enumerate(kinds)

@@ -114,14 +114,14 @@ def distance(stats: FeatureStats, reference: FeatureStats) -> float:
     return max(0.0, apart.item())
 
 
-def blocks_of(count: int, labels: Tensor | None = None, blocks: int = BLOCKS) -> Tensor:
+def blocks_of(count: int, labels: Tensor | None = None) -> Tensor:
     """The block, from 0, of each image (count,): alike in number and, with labels, in classes.
 
     It depends on numbers and labels alone, so that rows of the same seeds share their blocks.
     """
     order = torch.arange(count) if labels is None else labels.cpu().argsort(stable=True)
     block = torch.empty(count, dtype=torch.int64)
-    block[order] = torch.arange(count) % blocks
+    block[order] = torch.arange(count) % BLOCKS
     return block
 
 

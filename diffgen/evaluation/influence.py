@@ -1,39 +1,39 @@
-"""How far a Fréchet distance is off by chance, from its derivatives by single images.
+"""How far a Fréchet distance is off by chance, from the distances without one image or two.
 
-A distance is a smooth function of the weights of the images. With c = x - m, the covariance C of
-the images, S = C_ref^(1/2), S C S = V diag(l) V^T and u = V^T S c, an image moves the distance by
+With F the distance of n images, F_i that without image i and F_ij that without two of them,
 
-    a(x)    = 2 (m - m_ref) c + c^2 - sum_k u_k^2 / l_k^(1/2)                  less its mean
-    b(x, y) = 2 sum_k u_k v_k / l_k^(1/2)
-              + sum_jk w_jk (u_j u_k - l_jk) (v_j v_k - l_jk),   1 / w_jk = r_j r_k (r_j + r_k)
+    a_i = (n - 1) (F - F_i),      b_ij = (n - 1) (n - 2) (F - F_i - F_j + F_ij)
 
-in the first and the second order (r = l^(1/2), v of y as u of x, l_jk = diag(l)). The variance of
-the distance of n images is var a / n + E b^2 / (2 n^2) with m and C of the law. With those of the
-images, which are off by chance as well, var a comes out larger by E b^2 / n: the variance is then
-var a / n - E b^2 / (2 n^2), and no less than E b^2 / (2 n^2), which is all of it where the images
-have the law of the reference, since a is 0 there. Hoeffding, A Class of Statistics with
-Asymptotically Normal Distribution (1948); Efron and Stein, The Jackknife Estimate of Variance
-(1981).
+are what one image adds and what two add beyond that. The jackknife's variance var a / n is larger
+than that of F by E b^2 / (2 n^2): by half, where the images have the law of the reference. So the
+variance is var a / n - E b^2 / (2 n^2), and no less than half of the jackknife's. Efron and Stein,
+The Jackknife Estimate of Variance (1981), section 4.
 
-Both orders are taken of means over blocks of images, less the means of their classes where labels
-are known: each set has as many images of a class, so that these are no chance. Rows whose blocks
-hold the same seeds are compared in pairs: what the same noise does to both of them drops out of
-their difference.
+Both come from pairs of images of a class: a_x - a_y, and b_xz - b_yz - b_xw + b_yw for two pairs.
+What a class has on average, which is no chance since each set has as many images of it, drops out
+of them, however few these are. Sums over blocks of pairs are kept. Rows whose blocks hold the same
+seeds are compared in pairs: what the same noise does to both drops out of their difference.
+
+The distances are exact. With C the covariance, S = C_ref^(1/2), S C S = V diag(l) V^T and
+u = V^T S (x - m), an image is a term of rank 1 in diag(l), two are one of rank 2. What either adds
+to the sum of the roots is an integral of the logarithm of a determinant of 1 or 2 rows, since
+sqrt(l) = int_0^inf log(1 + l / s) s^(-1/2) ds / (2 pi).
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import exp, pi
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from diffgen.evaluation.frechet import FeatureStats, blocks_of
+from diffgen.dataset.random_choices import permutation
+from diffgen.evaluation.frechet import FeatureStats
 
 LEAST = 20  # images that have an interval
-FIRST, SECOND = 100, 10  # blocks of either order
-PAIRS = SECOND * (SECOND - 1) // 2
-ROWS_AT_ONCE = 256  # of a matrix of features by features
+BLOCKS = 100  # of pairs of images
+ROUNDS = 4  # of other pairs that a pair meets for the second order
 Z95 = 1.959963985  # of the normal law, two-sided 95 %
 
 
@@ -41,8 +41,8 @@ Z95 = 1.959963985  # of the normal law, two-sided 95 %
 class Influence:
     """What blocks of images move a distance by, plain numbers that a row can hold.
 
-    `first` of up to 100 blocks: its squares sum to var a / n. `second` of the 45 pairs of ten
-    blocks: the mean square of what is no block's own is E b^2 / (2 n^2).
+    Up to 100 numbers of either order: the squares of `first` sum to var a / n, those of `second`
+    to E b^2 / (2 n^2).
     """
 
     first: list[float]
@@ -55,7 +55,7 @@ class Influence:
         if not isinstance(found, dict) or row.get("fid") is None:
             return None
         first, second = _numbers(found.get("first")), _numbers(found.get("second"))
-        return cls(first, second) if first and len(second) == PAIRS else None
+        return cls(first, second) if first and len(first) == len(second) else None
 
     def plain(self) -> dict[str, Any]:
         return asdict(self)
@@ -68,13 +68,22 @@ class Influence:
     @property
     def deviation(self) -> float:
         """The standard deviation by chance."""
-        first, second = sum(value**2 for value in self.first), _interaction(self.second)
-        return max(first - second, second) ** 0.5
+        first, second = (sum(x**2 for x in found) for found in (self.first, self.second))
+        return max(first - second, first / 2) ** 0.5
 
     @property
     def half_width(self) -> float:
-        """Half the length of the interval of 95 % for the mean over sets of as many images."""
-        return quantile(len(self.first) - 1) * self.deviation
+        """Half the length of the interval of 95 % for the mean of a difference of distances."""
+        return quantile(len(self.first)) * self.deviation
+
+    def error(self, distance: float) -> float:
+        """The longer arm of the interval of 95 % for the mean distance of sets of as many images.
+
+        The variance is about in proportion to the distance; that at the mean is taken, not that at
+        this distance, as in the interval of Wilson, Probable Inference (1927).
+        """
+        width = self.half_width
+        return width * (1 + min(width / (2 * distance), 1.0)) if distance > 0 else width
 
 
 def influence(
@@ -82,22 +91,19 @@ def influence(
 ) -> Influence:
     """That of the distance of images with these statistics, from some or all of them.
 
-    some: their features (S, d) float64, S at least 20; labels: theirs, (S,) or None, so that
-    blocks are alike in classes.
+    some: their features (S, d) float64, S at least 20; labels: theirs, (S,) or None. Where there
+    are more than S / 2 classes, all images count as one.
     """
-    root = reference.root
-    values, vectors = torch.linalg.eigh(root @ stats.covariance @ root)
-    large = values > 1e-13 * values[-1]  # in other directions there is rounding alone
-    values, way = values[large], root @ vectors[:, large]
-    centred = some - stats.mean
-    along, scales = centred @ way, values.sqrt()
-    first = 2 * centred @ (stats.mean - reference.mean) + centred.square().sum(1)
-    first -= (along.square() / scales).sum(1)
-    classes = _Classes.of(labels, len(some))
-    return Influence(
-        _blocks_of_first(first, classes, stats.count),
-        _pairs_of_second(along, values, classes, stats.count),
-    )
+    without, (one, other) = _Without.of(some, stats, reference), _pairs(labels, len(some))
+    added, count = without.one(), stats.count
+    first = (added[one] - added[other]) / (2 * len(one) * count) ** 0.5
+    order = torch.from_numpy(permutation(len(one), 0))
+    x, y, second = one[order], other[order], []
+    for by in range(1, ROUNDS + 1):  # each pair beside `by` others
+        found = without.two(x, y, x.roll(by), y.roll(by))
+        second.append(found / (8 * ROUNDS * len(one)) ** 0.5 / count)
+    blocks = min(BLOCKS, len(one))
+    return Influence(_sums(first, blocks), _sums(torch.cat(second), blocks))
 
 
 def told_apart(distance: float, influence: Influence) -> bool:
@@ -123,83 +129,83 @@ def best_rows(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def quantile(freedom: int) -> float:
-    """Student's t, two-sided 95 %, to 5e-4 from 19 degrees of freedom on (Cornish and Fisher)."""
+    """Student's t, two-sided 95 %, to 3e-3 from 10 degrees of freedom on (Cornish and Fisher)."""
     z = Z95
     return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
 
 @dataclass(frozen=True, eq=False)
-class _Classes:
-    """The class of each image (S,), from 0, and how many it has; one where they have too few."""
+class _Without:
+    """The distance of n images without one or two of them.
 
-    of_image: Tensor
-    sizes: Tensor
+    centred: features less their mean (S, d); along: u of each (S, k); inverse: 1 / (l + s) at the
+    points s of the integral (k, P); own: the sum of u^2 / (l + s), (S, P); weights: theirs (P,).
+    """
+
+    centred: Tensor
+    apart: Tensor
+    along: Tensor
+    inverse: Tensor
+    own: Tensor
+    weights: Tensor
+    n: int
 
     @classmethod
-    def of(cls, labels: Tensor | None, count: int) -> "_Classes":
-        if labels is None or 2 * len(labels.unique()) > count:
-            labels = torch.zeros(count, dtype=torch.int64)
-        _, number, sizes = labels.unique(return_inverse=True, return_counts=True)
-        return cls(number, sizes)
+    def of(cls, some: Tensor, stats: FeatureStats, reference: FeatureStats) -> "_Without":
+        root, centred = reference.root, some - stats.mean
+        values, vectors = torch.linalg.eigh(root @ stats.covariance @ root)
+        large = values > 1e-13 * values[-1]  # in other directions there is rounding alone
+        values, along = values[large], centred @ (root @ vectors[:, large])
+        least, most = values.log().aminmax() if len(values) else (torch.zeros(()),) * 2
+        points = torch.arange(float(least) - 10, float(most) + 14, dtype=torch.float64).exp()
+        inverse, weights = 1 / (values[:, None] + points), points.sqrt() / (2 * pi)
+        weights[[0, -1]] /= 1 - exp(-0.5)  # the rest to either side, a geometric series
+        own = along.square() @ inverse
+        apart = stats.mean - reference.mean
+        return cls(centred, apart, along, inverse, own, weights, stats.count)
 
-    def means(self, x: Tensor) -> Tensor:
-        """The mean of each class, (K, ...), of x (S, ...)."""
-        sums = x.new_zeros(len(self.sizes), *x.shape[1:]).index_add_(0, self.of_image, x)
-        return sums / self.sizes.reshape(-1, *[1] * (x.ndim - 1))
+    def one(self) -> Tensor:
+        """a of each image (S,), less what is the same for all."""
+        n = self.n
+        roots = (1 - n / (n - 1) ** 2 * self.own).clamp(min=1e-15).log() @ self.weights
+        sizes = (n / (n - 2) - 1 / (n - 1)) * self.centred.square().sum(1)
+        return 2 * (self.centred @ self.apart + (n - 1) ** 1.5 / (n - 2) ** 0.5 * roots) + sizes
 
-    def blocks(self, number: int) -> tuple[Tensor, Tensor, float]:
-        """The block of each image (S,), how many images of each class a block has (number, K), and
-        the share of the variance of a block's sum that is left without the means of classes."""
-        block = blocks_of(len(self.of_image), self.of_image, number)
-        counts = torch.zeros(number, len(self.sizes), dtype=torch.float64)
-        counts.index_put_((block, self.of_image), counts.new_ones(()), accumulate=True)
-        lost = (counts.square().sum(0) / self.sizes).sum() / len(block)
-        return block, counts, 1 - float(lost)
+    def two(self, x: Tensor, y: Tensor, z: Tensor, w: Tensor) -> Tensor:
+        """b_xz - b_yz - b_xw + b_yw (P,), of the numbers (P,) of four images each."""
+        n = self.n
+        ratio = self._left(x, z) * self._left(y, w) / (self._left(y, z) * self._left(x, w))
+        roots = (n - 2) * (n - 1) ** 1.5 / (n - 3) ** 0.5 * (ratio.log() @ self.weights)
+        moved = ((self.centred[x] - self.centred[y]) * (self.centred[z] - self.centred[w])).sum(1)
+        return -2 * (roots + (n - 1) / ((n - 2) * (n - 3)) * moved)
+
+    def _left(self, x: Tensor, y: Tensor) -> Tensor:
+        """The determinant (P, points) that two images leave."""
+        n, one, other = self.n, self.own[x], self.own[y]
+        both = (self.along[x] * self.along[y]) @ self.inverse
+        trace = ((n - 1) * (one + other) + 2 * both) / (n - 2)
+        area = n / (n - 2) * (one * other - both.square())
+        return (1 - trace / (n - 1) + area / (n - 1) ** 2).clamp(min=1e-15)
 
 
-def _blocks_of_first(first: Tensor, classes: _Classes, count: int) -> list[float]:
-    number = min(FIRST, len(first))
-    block, _, left = classes.blocks(number)
-    moved = first - classes.means(first)[classes.of_image]
-    sums = first.new_zeros(number).index_add_(0, block, moved)
-    return (sums / (left * len(first) * count) ** 0.5).tolist()
+def _pairs(labels: Tensor | None, count: int) -> tuple[Tensor, Tensor]:
+    """The numbers of the two images (P,) of each pair: of a class, and each image in one pair."""
+    if labels is None or 2 * len(labels.unique()) > count:
+        labels = torch.zeros(count, dtype=torch.int64)
+    order = labels.argsort(stable=True)
+    _, sizes = labels.unique(return_counts=True)
+    place = torch.cat([torch.arange(size) for size in sizes.tolist()])
+    second = (place % 2 == 1).nonzero()[:, 0]
+    return order[second - 1], order[second]
 
 
-def _pairs_of_second(along: Tensor, values: Tensor, classes: _Classes, count: int) -> list[float]:
-    (block, counts, left), scales, own = (
-        classes.blocks(SECOND),
-        values.sqrt(),
-        classes.means(along),
-    )
-    parts, sizes = [along[block == number] for number in range(SECOND)], counts.sum(1)
-    shares = counts / sizes[:, None]
-    means = torch.stack([part.mean(0) for part in parts]) - shares @ own
-    pairs = 2 * (means / scales) @ means.T
-    for rows in torch.arange(len(values)).split(ROWS_AT_ONCE):  # all of it is ten times d^2
-        moved = torch.stack([part[:, rows].T @ part / len(part) for part in parts])
-        for each, share in zip(moved, shares, strict=True):
-            each -= (own[:, rows].T * share) @ own
-        moved -= torch.einsum("b,bij->ij", sizes / len(along), moved)
-        weight = 1 / (scales[rows, None] * scales * (scales[rows, None] + scales))
-        pairs += (moved * weight).flatten(1) @ moved.flatten(1).T
-    upper = torch.triu_indices(SECOND, SECOND, 1)
-    size = len(along) / SECOND * (1 - 1 / SECOND) / left
-    return (pairs[upper[0], upper[1]] * size / count / 2**0.5).tolist()
+def _sums(values: Tensor, blocks: int) -> list[float]:
+    """Of values (P,) over blocks of them, one of each block in turn."""
+    block = torch.arange(len(values)) % blocks
+    return values.new_zeros(blocks).index_add_(0, block, values).tolist()
 
 
 def _numbers(found: Any) -> list[float]:
     """A list of numbers as it is, none for anything else."""
     numbers = isinstance(found, list) and all(isinstance(value, float) for value in found)
     return found if numbers else []
-
-
-def _interaction(second: list[float]) -> float:
-    """The mean square of what pairs of blocks do beyond what either block does in all pairs."""
-    upper = torch.triu_indices(SECOND, SECOND, 1)
-    pairs = torch.zeros(SECOND, SECOND, dtype=torch.float64)
-    pairs[upper[0], upper[1]] = torch.tensor(second, dtype=torch.float64)
-    pairs += pairs.T.clone()
-    mean = pairs.sum() / (SECOND * (SECOND - 1))
-    own = (pairs.sum(1) - (SECOND - 1) * mean) / (SECOND - 2)
-    rest = (pairs - mean - own - own[:, None])[upper[0], upper[1]]
-    return float(rest.square().sum()) / (SECOND * (SECOND - 3) / 2)

@@ -66,16 +66,17 @@ def metric_names(asked: Sequence[str] | str) -> list[str]:
 def fid(scored: Scored, reference: Reference) -> Row:
     """Fréchet distance to the whole reference, and its interval where there are images enough.
 
-    `fid_error` is half the length of the interval of 95 % for sets of as many images;
+    `fid_error` is the longer arm of the interval of 95 % for sets of as many images;
     `fid_influence` holds what blocks of images move the distance by, from which a table finds
     what differs (see `influence`).
     """
-    found: Row = {"fid": frechet(scored.stats, reference.stats)}
+    apart = frechet(scored.stats, reference.stats)
+    found: Row = {"fid": apart}
     if len(scored) < LEAST_OF_INFLUENCE:
         return found | {"fid_error": None, "fid_influence": None}
     labels = None if scored.labels is None else scored.labels.cpu()[scored.numbers]
     moved = influence(scored.some, labels, scored.stats, reference.stats)
-    return found | {"fid_error": moved.half_width, "fid_influence": moved.plain()}
+    return found | {"fid_error": moved.error(apart), "fid_influence": moved.plain()}
 
 
 def fid_test(scored: Scored, reference: Reference) -> Row:
