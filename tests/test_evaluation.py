@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -646,6 +647,24 @@ def test_no_two_ways_of_sampling_look_alike(what, values, tmp_path):
     text = (tmp_path / "table.md").read_text()
     assert f"| sampler | {what} | seed |" in text
     assert "over seeds" not in text
+
+
+def test_a_table_wider_than_the_terminal_comes_in_parts_with_the_same_rows(monkeypatch, capsys):
+    rows = [row(steps=steps, kid=0.1, precision=0.5, recall=0.25) for steps in (5, 10)]
+    monkeypatch.setenv("COLUMNS", "60")
+    show([*rows, real()])
+    assert len([line for line in capsys.readouterr().out.splitlines() if "FD" in line]) == 2
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
+    show([*rows, real()])
+    _, *lines = re.sub("\x1b[^m]*m", "", capsys.readouterr().out).splitlines()
+    assert max(map(len, lines)) <= 60
+    heads = [line for line in lines if "sampler" in line]
+    assert len(heads) == 3
+    assert all(head.split()[:2] == ["sampler", "steps"] for head in heads)
+    for name in ("FD(classifier)", "/ real", "KID", "precision", "recall", "images/s"):
+        assert sum(f" {name} " in head for head in heads) == 1
+    rows_told = [tuple(line.split()[:2]) for line in lines if "ddim" in line]
+    assert rows_told == 3 * [("ddim", "5"), ("ddim", "10")]
 
 
 def test_seeds_of_one_way_are_told_together(tmp_path, capsys):

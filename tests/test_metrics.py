@@ -31,7 +31,7 @@ from diffgen.evaluation.frechet import (
 )
 from diffgen.evaluation.influence import Influence, best_rows, influence, quantile, told_apart
 from diffgen.evaluation.kernel_distance import deviation, errors_of
-from diffgen.evaluation.left_empty import LEAST, left_empty, needing_more
+from diffgen.evaluation.left_empty import LEAST, needing_more, notes
 from diffgen.evaluation.metrics import (
     GROUPS,
     METRICS,
@@ -76,7 +76,8 @@ def test_metrics_that_need_more_images_are_left_empty(n):
     assert {name for name in METRICS if found[name] is None} == set(
         needing_more(METRICS, n, whole)
     )
-    told = left_empty(METRICS, labels, n, whole, 60)
+    told = "".join(notes(names=list(METRICS), labels=labels, n=n, dim=2, reference=whole, held=60))
+    assert ("no more than the 2 features" in told) == (n <= 2)
     assert set(re.findall(r"(\w+) \(needs \d+ images or more\)", told)) == {
         name for name, least in LEAST.items() if least > n
     }

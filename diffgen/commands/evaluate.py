@@ -22,7 +22,7 @@ from diffgen.errors import UsageError, did_you_mean
 from diffgen.evaluation import table
 from diffgen.evaluation.features import Extractor, batches
 from diffgen.evaluation.frechet import FeatureStats
-from diffgen.evaluation.left_empty import HELD_OUT, left_empty
+from diffgen.evaluation.left_empty import HELD_OUT, notes
 from diffgen.evaluation.metrics import metric_names
 from diffgen.evaluation.reference import reference
 from diffgen.evaluation.rows import Row, blocks
@@ -81,8 +81,11 @@ def main(words: Sequence[str]) -> int:
         check_alike(images.name, images.pixels.shape[1:], target.train, remedy)
     real = reference_of(target, extractor, cache)
     held = 0 if target.test is None else len(target.test)
-    if empty := left_empty(metrics, images.labels, len(images), real, held):
-        log.info(empty)
+    n, dim = len(images), extractor.dim
+    for line in notes(
+        names=metrics, labels=images.labels, n=n, dim=dim, reference=real, held=held
+    ):
+        log.info(line)
     if target.test is not None and held > 1 and not HELD_OUT.isdisjoint(metrics):
         real = replace(real, held_out=reference(target.test, "test", extractor, cache))
     if options.save_stats:

@@ -1,6 +1,6 @@
 """What metrics need to be figures at all: images, of each class and held out, and features."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
@@ -31,19 +31,30 @@ def _least(name: str, of: str = "") -> str:
     return f"{LEAST[name]} {of}images or more"
 
 
-def left_empty(
-    names: Sequence[str], labels: Tensor | None, n: int, reference: Reference, held: int
-) -> str:
-    """What to tell of the metrics that stay empty for n images with labels (n,); "" of none.
+def notes(
+    *,
+    names: Sequence[str],
+    labels: Tensor | None,
+    n: int,
+    dim: int,
+    reference: Reference,
+    held: int,
+) -> Iterator[str]:
+    """What to tell of n images with labels (n,), of `dim` features: lines.
 
     held: how many images are held out.
     """
+    if "fid" in names and n <= dim:
+        yield (
+            f"n={n} images are no more than the {dim} features: the distance is mostly what it is "
+            "too large by, and its interval of 95 % may be one of 90 %"
+        )
     less = [name for name in names if name in HELD_OUT and held < LEAST["fid"]]
     needed = dict.fromkeys(less, _least("fid", "held-out ")) | needing_more(names, n, reference)
     if "fid_per_class" in names and "fid_per_class" not in needed:
         needed |= _classes_left_empty(labels, reference)
-    told = ", ".join(f"{name} (needs {what})" for name, what in needed.items())
-    return told and f"left empty: {told}"
+    if needed:
+        yield f"left empty: {', '.join(f'{name} (needs {what})' for name, what in needed.items())}"
 
 
 def _classes_left_empty(labels: Tensor | None, reference: Reference) -> dict[str, str]:

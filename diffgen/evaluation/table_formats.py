@@ -38,17 +38,47 @@ def formatted(name: str, parts: Sequence[Part]) -> str:
 
 
 def print_parts(parts: Sequence[Part]) -> None:
-    """Print the tables, wider than the terminal rather than cut."""
+    """Print the tables; one wider than the terminal in parts that fit, the same rows in each."""
+    console = Console()
     for part in parts:
         print(part.text)
-        heads, body = part.grid
-        table = Table(*map(escape, heads), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
-        for column, is_text in zip(table.columns, text_columns(part.grid), strict=True):
-            column.justify = "left" if is_text else "right"
-        for row in body:
-            table.add_row(*map(escape, row))
-        wanted = Measurement.get(Console(width=1000), Console(width=1000).options, table).maximum
-        Console(width=max(wanted, Console().width)).print(table)
+        for grid in _fitting(part.grid, console.width) if console.is_terminal else [part.grid]:
+            table = _laid_out(grid)
+            Console(width=max(_width(table), console.width)).print(table)
+
+
+def _fitting(grid: Grid, width: int) -> list[Grid]:
+    """The grid in parts of its columns, each behind the columns that tell its rows apart."""
+    heads, body = grid
+    told = (k for k in range(1, len(heads)) if len({tuple(r[:k]) for r in body}) == len(body))
+    first = list(range(next(told, 1)))
+    parts = [first]
+    for column in range(len(first), len(heads)):
+        longer = [*parts[-1], column]
+        fits = parts[-1] == first or _width(_laid_out(_columns(grid, longer))) <= width
+        parts[-1:] = [longer] if fits else [parts[-1], [*first, column]]
+    return [_columns(grid, part) for part in parts]
+
+
+def _columns(grid: Grid, chosen: Sequence[int]) -> Grid:
+    heads, body = grid
+    return [heads[k] for k in chosen], [[row[k] for k in chosen] for row in body]
+
+
+def _laid_out(grid: Grid) -> Table:
+    heads, body = grid
+    table = Table(*map(escape, heads), box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column, is_text in zip(table.columns, text_columns(grid), strict=True):
+        column.justify = "left" if is_text else "right"
+    for row in body:
+        table.add_row(*map(escape, row))
+    return table
+
+
+def _width(table: Table) -> int:
+    """How wide the table is where nothing is cut."""
+    console = Console(width=1000)
+    return Measurement.get(console, console.options, table).maximum
 
 
 def comma_separated(heads: Sequence[str], body: Sequence[Sequence[str]]) -> str:

@@ -21,7 +21,7 @@ from diffgen.evaluation.dinov2 import Dinov2Extractor
 from diffgen.evaluation.features import Extractor
 from diffgen.evaluation.features_classifier import ClassifierExtractor, FeaturesClassifier, cached
 from diffgen.evaluation.inception import InceptionExtractor
-from diffgen.evaluation.left_empty import HELD_OUT, left_empty
+from diffgen.evaluation.left_empty import HELD_OUT, notes
 from diffgen.evaluation.random_network import RandomExtractor
 from diffgen.evaluation.reference import Reference, reference, short_hash
 from diffgen.evaluation.scoring import floor, score
@@ -94,15 +94,11 @@ class Evaluator:
         """
         held = len(self.test)
         n = asked or min(num_samples, held or num_samples)
-        if "fid" in names and n <= self.extractor.dim:
-            say_once(
-                f"n={n} images are no more than the {self.extractor.dim} features: the distance "
-                "is mostly what it is too large by"
-            )
-        if empty := left_empty(
-            names, None if labels is None else labels[:n], n, self.reference, held
+        counted, dim = None if labels is None else labels[:n], self.extractor.dim
+        for line in notes(
+            names=names, labels=counted, n=n, dim=dim, reference=self.reference, held=held
         ):
-            say_once(empty)
+            say_once(line)
         if n > num_samples:
             raise UsageError(f"n={n} needs as many images: num_samples={num_samples} is less")
         if n > held > 0:  # of none, `for_labels` has told
