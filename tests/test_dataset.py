@@ -611,8 +611,9 @@ def test_a_flat_folder_of_test_images_has_no_labels(tmp_path):
 
 def test_classes_called_like_splits_are_classes(tmp_path):
     files = {f"{c}/{n}.png": picture(noise(4, 4)) for c in ("train", "car") for n in range(2)}
-    images = Folder(write_files(tmp_path / "set", files)[0], test_fraction=0).split("train")
+    images = Folder(write_files(tmp_path / "set-1.0", files)[0], test_fraction=0).split("train")
     assert images.classes == ("car", "train")
+    assert images.name == "set-1.0"
 
 
 def test_labels_are_left_out_where_there_are_none_or_none_are_wanted(tmp_path):

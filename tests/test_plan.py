@@ -21,7 +21,7 @@ from diffgen.evaluation.rows import blocks, varying
 from diffgen.runs.cell import Cell
 from diffgen.runs.checkpoint_format import seal
 from diffgen.runtime.devices import fabric_of
-from diffgen.sampling.request import Request, request_of, tuned_key
+from diffgen.sampling.request import Request, labels_of, request_of, tuned_key
 from diffgen.training.ema import Ema
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -66,6 +66,11 @@ def folder_of(made: SamplingJob) -> Path:
 
 def test_every_key_that_tells_ways_apart_is_held_here():
     assert set(CHANGES) == set(KEYS)
+
+
+def test_classes_may_be_called_like_ways_to_choose_them():
+    assert labels_of("balanced", ("cat", "dog")) is None
+    assert labels_of("balanced", ("cat", "balanced")) == (1,)
 
 
 @pytest.mark.parametrize("key", KEYS)
