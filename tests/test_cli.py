@@ -491,6 +491,20 @@ def test_a_sweep_says_how_many_of_its_jobs_failed(capsys):
     assert not Path("s/1/failed.json").exists()
 
 
+@pytest.mark.parametrize("name", ["LOCAL_RANK", "SLURM_NTASKS"])
+def test_a_variable_that_is_no_number_is_named(name, capsys, monkeypatch):
+    monkeypatch.setenv(name, "two")
+    assert main(["train"]) == 2
+    told = f"diffgen: {name}='two' of the environment is no number: `unset {name}`\n"
+    assert capsys.readouterr().err == told
+
+
+def test_an_empty_name_of_the_cache_is_none(monkeypatch):
+    monkeypatch.setenv("DIFFGEN_CACHE", "")
+    assert main(["train"]) == 0
+    assert SEEN[-1][0]["cache"] == "~/.cache/diffgen"
+
+
 def test_a_sweep_of_trainings_goes_on_in_its_own_folder(capsys):
     """The same words alone would begin it anew in another one."""
     assert main(["train", "-m", f"seed=0,{Seed.FAIL}", "runs=a b"]) == 1

@@ -697,6 +697,15 @@ def test_a_row_that_was_changed_is_left_out_of_tables(tmp_path, caplog):
     assert "was changed after it was written" in caplog.text
 
 
+def test_images_that_no_metric_was_asked_of_are_no_fault_of_a_table(tmp_path, caplog):
+    Cell(tmp_path / "a").keep_row({"sampler": "ddim", "metrics": []})
+    Cell(tmp_path / "b").keep_row({"sampler": "ddim", "metrics": ["fid"]})
+    with caplog.at_level("WARNING"):
+        assert collect([tmp_path]) == []
+    (told,) = caplog.messages
+    assert "b/result.json, which is no finished row" in told
+
+
 @pytest.fixture(scope="module")
 def processes(ddpm, sweep, tmp_path_factory):
     """The runs that need processes of their own, all started at once."""

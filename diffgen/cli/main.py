@@ -17,6 +17,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         prepare()
         share_processors()
+        if not os.environ.get("DIFFGEN_CACHE"):  # empty, which would be the working folder
+            os.environ.pop("DIFFGEN_CACHE", None)
         status = answer(words)
         sys.stdout.flush()
         return status

@@ -57,6 +57,8 @@ def _finished(path: Path) -> Row | None:
     except (OSError, ValueError, TypeError) as error:
         log.warning("left out %s, which is damaged (%s)", path, error)
         return None
+    if row.get("metrics") == []:  # images alone, as they were asked for
+        return None
     if any(row.get(key) is None for key in ESSENTIAL):
         log.warning("left out %s, which is no finished row of a table", path)
         return None

@@ -16,6 +16,8 @@ from tempfile import TemporaryDirectory
 
 from omegaconf import OmegaConf
 
+from diffgen.errors import UsageError
+
 GRACE = 10  # seconds in which a process may end in order before it is killed
 ASKED = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
 MEETING = "DIFFGEN_MEETING"  # the folder in which the processes of a job say that they are ready
@@ -32,7 +34,15 @@ IGNORED_WARNINGS = (
 def rank() -> int:
     """The number of this process among those of its run, 0 where it is alone."""
     names = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # torchrun, Lightning, srun
-    return next((int(os.environ[name]) for name in names if name in os.environ), 0)
+    return next((_number(name) for name in names if name in os.environ), 0)
+
+
+def _number(name: str) -> int:
+    """A whole number that the environment holds; UsageError where it is none."""
+    value = os.environ[name]
+    if not value.isdecimal():
+        raise UsageError(f"{name}={value!r} of the environment is no number: `unset {name}`")
+    return int(value)
 
 
 def run_id() -> str:
@@ -61,7 +71,7 @@ def slurm_tasks() -> int:
     Lightning tells such a shell by the same names.
     """
     shell = os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
-    return 1 if shell else int(os.environ.get("SLURM_NTASKS", "1"))
+    return 1 if shell or "SLURM_NTASKS" not in os.environ else _number("SLURM_NTASKS")
 
 
 def restarted() -> bool:
