@@ -147,6 +147,7 @@ MISTAKES = [
     ("sample stesp", "'stesp' sets nothing; did you mean steps"),
     ("sample steps=1,2", "steps=1,2: Input should be a valid integer; -m steps=1,2 runs each"),
     ("sample sampler=ddim,heun", "sampler= takes one choice; -m sampler=ddim,heun runs each"),
+    ("train model.name=edm", "model.name=edm would change the name alone; write model=edm"),
     ("sample runs=", "runs= names nothing; leave it out, or write runs=. for this folder"),
     ("train seed=1.5", "seed=1.5: Input should be a valid integer"),
     ("train --seed=1", "no flag '--seed=1'; keys are set without dashes; write seed=1"),

@@ -64,6 +64,10 @@ def check(override: str) -> str:
         refuse(f"{override!r} names no key; write KEY=VALUE")
     if key in RETIRED:
         refuse(f"{key}= is now called {RETIRED[key]}=")
+    if key == "model.name":  # a paper's other settings would stay those of another one
+        refuse(
+            f"{override} would change the name alone; write model{override.partition('name')[2]}"
+        )
     if PATHS.match(key) and override.endswith("="):
         refuse(f"{override} names nothing; leave it out, or write {override}. for this folder")
     return override
