@@ -192,6 +192,8 @@ MISTAKES = [
     ("train gpus=1", "no key 'gpus'; write trainer.devices=1"),
     ("train gpus=[0,1]", "no key 'gpus'; write trainer.devices=2"),
     ("sample gpus=2", "no key 'gpus'; write devices=2"),
+    ("sample trajectory=8", "no key 'trajectory'; write task=trajectory task.frames=8"),
+    ("sample inpainting=left", "no key 'inpainting'; write task=inpaint task.mask=left"),
     ("train --batch-size 64", "no flag '--batch-size'; keys are set without dashes; write"),
     (
         "train --fp16",
@@ -497,6 +499,13 @@ def test_a_variable_that_is_no_number_is_named(name, capsys, monkeypatch):
     monkeypatch.setenv(name, "two")
     assert main(["train"]) == 2
     told = f"diffgen: {name}='two' of the environment is no number: `unset {name}`\n"
+    assert capsys.readouterr().err == told
+
+
+def test_a_name_of_a_run_leads_out_of_no_folder(capsys, monkeypatch):
+    monkeypatch.setenv("DIFFGEN_RUN_ID", "../other")
+    assert main(["train"]) == 2
+    told = "diffgen: DIFFGEN_RUN_ID=../other of the environment is no folder's own name\n"
     assert capsys.readouterr().err == told
 
 

@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from diffgen.commands.arguments import Parser
@@ -20,6 +21,10 @@ from diffgen.sampling.training_row import training_rows
 
 def main(words: Sequence[str]) -> int:
     """Print the tables of what stands at these paths and write them where --out says."""
+    if any(a == "--sort" and b.startswith("-") for a, b in pairwise(words)):
+        raise UsageError(
+            "--sort takes a column, as --sort fid; --descending has the greatest first"
+        )
     options = _parser().parse_args(words)
     trained = with_differences(training_rows(options.paths))
     folders = [path for path in options.paths if path.is_dir()]

@@ -207,7 +207,7 @@ def text(value: object) -> str:
 
 def number(value: Any) -> str:
     """Four significant digits, for 0.0123 and 431 alike."""
-    return "" if value is None else f"{value:.4g}"
+    return "" if value is None else f"{value + 0.0:.4g}"  # 0 for -0.0
 
 
 def setting(value: object) -> str:

@@ -57,6 +57,8 @@ def common_id() -> str | None:
     """
     env = os.environ
     if named := env.get("DIFFGEN_RUN_ID"):
+        if "/" in named or named in (".", ".."):
+            raise UsageError(f"DIFFGEN_RUN_ID={named} of the environment is no folder's own name")
         return named
     if (elastic := env.get("TORCHELASTIC_RUN_ID", "none")) != "none":
         return elastic
