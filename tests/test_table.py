@@ -257,7 +257,7 @@ def test_each_format_has_the_same_figures_and_is_all_that_is_printed(cells, form
 
 
 REFUSED = {
-    ("--sort", "-fid"): "--sort takes a column, as --sort fid; --descending turns",
+    ("--sort", "-fid"): "--sort takes a column, as --sort fid; --descending has",
     ("--sort", "fidd"): "no row has a column 'fidd'; did you mean fid?",
     ("--pivot", "sampler"): "--pivot takes two columns, as --pivot sampler,steps",
     ("--pivot", "sampler,nowhere"): "no row has a column 'nowhere'",
