@@ -11,6 +11,7 @@ metric by both programs, and their relative difference.
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch_fidelity
@@ -99,7 +100,7 @@ def by_diffgen(extractor: Extractor, mine: Tensor, real: Tensor) -> dict[str, fl
 
 def of_inception(path: Path) -> tuple[Extractor, dict[str, str]]:
     """Both programs' extractor of a file of random weights."""
-    cls = theirs.FeatureExtractorInceptionV3
+    cls: Any = theirs.FeatureExtractorInceptionV3
     known, theirs.load_state_dict_from_url = theirs.load_state_dict_from_url, lambda *_, **__: {}
     load, cls.load_state_dict = cls.load_state_dict, lambda *_: None
     network = cls("inception-v3-compat", ["2048"])
