@@ -6,6 +6,7 @@ import random
 import re
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -238,6 +239,29 @@ def test_a_recipe_selects_no_code(key, value, answer, good, tmp_path):
     found = checkpoint.load(saved(data, tmp_path / "x.ckpt"))
     with pytest.raises(UsageError, match=re.escape(answer)):
         found.denoiser()
+
+
+SMALL = {"width": 16, "multipliers": [1], "attention": []}
+MADE = {
+    "unet": {**SMALL, "groups": 4},
+    "song_unet": {**SMALL, "multipliers": [1, 1], "taps": [1, 3, 3, 1], "encoder": "residual"},
+    "mp_unet": SMALL,
+    "dit": {"width": 16, "depth": 1, "heads": 2},
+    "dilated": {"width": 16, "groups": 4},
+}
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_a_network_takes_the_tensors_of_the_file_and_computes_as_one_in_memory(name, good):
+    found = checkpoint.load(good)
+    recipe = {**found.recipe, "network": {"name": name, **MADE[name]}}
+    wanted = replace(found, recipe=recipe).denoiser_recipe().denoiser((1, 8, 8), 10).eval()
+    state = {key: value.normal_() for key, value in wanted.network.state_dict().items()}
+    made = replace(found, recipe=recipe, states={"raw": state}).denoiser()
+    x, t = torch.randn(2, 1, 8, 8), torch.tensor(0.5, dtype=torch.float64)
+    assert torch.equal(made(x, t, torch.tensor([1, 2])), wanted(x, t, torch.tensor([1, 2])))
+    for key, value in made.network.state_dict().items():
+        assert value.data_ptr() == state[key].data_ptr()
 
 
 def test_another_packages_class_needs_trust(good, tmp_path):

@@ -21,8 +21,8 @@ from diffgen.cli.config_files import config_dir
 from diffgen.cli.help import text
 from diffgen.cli.job import Job, PastHydra, full_error
 from diffgen.cli.output import complain
+from diffgen.cli.recipe_choice import Recipes, recipe_per_job, recipes
 from diffgen.cli.recipe_choice import parse as parse_overrides
-from diffgen.cli.recipe_choice import recipe_per_job, recipes
 from diffgen.cli.registry import Command
 from diffgen.cli.sweep import own_sweeper, same_folder
 from diffgen.errors import refuse
@@ -38,11 +38,7 @@ def run(command: Command, words: list[str]) -> int:
         refuse((no_flag if args.flags else no_value)(args, command.name))
     found = recipes(command.name, args)
     named = list(args.overrides)
-    for override in parse_overrides(named):
-        key = override.key_or_group
-        group = key in found.defaults or any((folder / key).is_dir() for folder in found.folders)
-        if group and isinstance(override.value(), list):
-            refuse(f"{key}= takes one choice; -m {key}=A,B runs both")
+    refuse_lists_of_choices(found, named)
     args.overrides, words = found.added(named), [*words, *found.of(named)]
     asked = os.environ.get("HYDRA_FULL_ERROR")
     logging.raiseExceptions = False  # do not report a log that cannot be written
@@ -78,6 +74,15 @@ def run(command: Command, words: list[str]) -> int:
         complain(line)
         return status
     return 0
+
+
+def refuse_lists_of_choices(found: Recipes, overrides: list[str]) -> None:
+    """UsageError where a group is given a list."""
+    for override in parse_overrides(overrides):
+        key = override.key_or_group
+        group = key in found.defaults or any((folder / key).is_dir() for folder in found.folders)
+        if group and isinstance(override.value(), list):
+            refuse(f"{key}= takes one choice; -m {key}=A,B runs both")
 
 
 def run_with_hydra(command: Command, job: Job) -> None:

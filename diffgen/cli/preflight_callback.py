@@ -106,10 +106,11 @@ def bound_checkpoints(config: DictConfig) -> None:
 
     It is asked before torch and lightning are imported, which takes seconds.
     """
-    for key in CHECKPOINTS:
+    named = (OmegaConf.select(config, key) for key in CHECKPOINTS)
+    for name in filter(None, named):
         path = None
         with suppress(UsageError):  # what is no checkpoint is told with the other values
-            path = locate(str(OmegaConf.select(config, key)), Path(config.runs))
+            path = locate(str(name), Path(config.runs))
         if path and path.is_file() and path.suffix == ".ckpt":
             read(path, numbers=None)
 

@@ -50,8 +50,8 @@ def print_parts(parts: Sequence[Part]) -> None:
 def _fitting(grid: Grid, width: int) -> list[Grid]:
     """The grid in parts of its columns, each behind the columns that tell its rows apart."""
     heads, body = grid
-    told = (k for k in range(1, len(heads)) if len({tuple(r[:k]) for r in body}) == len(body))
-    first = list(range(next(told, 1)))
+    enough = (k for k in range(1, len(heads)) if len({tuple(r[:k]) for r in body}) == len(body))
+    first = list(range(next(enough, 1)))
     parts = [first]
     for column in range(len(first), len(heads)):
         longer = [*parts[-1], column]

@@ -80,8 +80,9 @@ class Checkpoint:
 
     def weights(self, ema: str | float | None = None) -> dict[str, Tensor]:
         """The weights meant by `ema`, by the names of the network's parameters."""
-        name = self.average(ema)
-        return self.states.get(name) or posthoc.combined(self._kept(float(name)))
+        if width := posthoc.width_of(ema):
+            return posthoc.combined(self._kept(width))
+        return self.states[self.average(ema)]
 
     def made_of(self, ema: str | float | None) -> list[str]:
         """The hashes of the files that give these weights."""
